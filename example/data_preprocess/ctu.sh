@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# CTU: one day of a computer's electricity use, plotted -> desktop or laptop. Makes data/ctu_image/.
+#
+#   bash example/data_preprocess/ctu.sh                 # fetches Computers.zip from the UCR archive
+#   bash example/data_preprocess/ctu.sh --source DIR    # reads Computers_TRAIN.ts and Computers_TEST.ts in DIR
+#   bash example/data_preprocess/ctu.sh --help          # all options
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "$0")/../.." && pwd)"
+source "$(dirname "$0")/../setup_env.sh"
+
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"  # the recipes
+python -m timemaster.data.prepare recipes.ctu --out "$ROOT/data" "$@"

@@ -1,0 +1,1 @@
+"""Recipes: one file per dataset. Each holds TASK = timemaster.tasks.Task(...)."""

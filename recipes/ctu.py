@@ -1,0 +1,70 @@
+"""CTU, computer type usage: is a day of electricity use a desktop's or a laptop's?
+
+The set is `Computers` of the UCR archive: 250 days for training and 250 for testing, half of them desktops, one
+reading per two minutes (720 a day). It comes from the British study "Powering the Nation" (1 is desktop, 2 laptop).
+The archive's values are z-scored day by day: the watts are gone, only the shape is left, and the question says so.
+The data are fetched from the archive, or read from a folder: `--source DIR` with Computers_TRAIN.ts and _TEST.ts.
+
+    bash example/data_preprocess/ctu.sh
+"""
+
+from __future__ import annotations
+
+import statistics
+from itertools import pairwise
+from pathlib import Path
+
+from timemaster.data.plot import PlotStyle
+from timemaster.data.series import Series, check_splits, download, read_splits
+from timemaster.rewards import RewardPart, accuracy, format_strict
+from timemaster.tasks import Task
+
+URL = "https://www.timeseriesclassification.com/aeon-toolkit/Computers.zip"
+SHA256 = ""  # the archive publishes none: rows, length and classes are checked instead
+CLASSES = {"1": "Desktop", "2": "Laptop"}
+LABELS = ("Desktop", "Laptop")
+LENGTH = 720  # readings of one day
+
+QUESTION = """<image>
+The plot shows how much electricity one computer in a British home used during one day: 720 readings, one every two
+minutes, in order of time. The values are standardised (each day has mean 0 and standard deviation 1), so the height
+of the line tells about the shape of the day and not about watts.
+
+The computer is one of these:
+- Desktop: a fixed computer with its parts in a case, drawing from the mains alone.
+- Laptop: a portable computer with a battery, drawing from its charger.
+
+Look at the resting level, at how often and how long the line leaves it, and at the form of the peaks; then decide.
+First reason inside <think> and </think>. Then give exactly one of the two names, Desktop or Laptop, inside <class> and
+</class>."""
+
+
+def load(source: Path | None) -> dict[str, list[Series]]:
+    splits = read_splits(source or download(URL, SHA256), "Computers", CLASSES)
+    check_splits(splits, {"train": 250, "test": 250}, LENGTH)
+    return splits
+
+
+def explain(series: Series, task: Task) -> str:
+    """Facts of the day: resting level, highest reading and when, how often and how long the line is high."""
+    values = series.values[0]
+    rest, top = statistics.median(values), max(values)
+    is_high = [value > (rest + top) / 2 for value in values]
+    num_rises = sum(now and not before for before, now in pairwise([False, *is_high]))
+    return (
+        f"The line rests at {rest:.1f} and reaches its highest value {top:.1f} at reading {values.index(top)}. "
+        f"It rises above the middle between the two {num_rises} {'time' if num_rises == 1 else 'times'} and stays "
+        f"there for {sum(is_high)} of the {len(values)} readings. Its lowest value is {min(values):.1f}."
+    )
+
+
+TASK = Task(
+    name="ctu",
+    data_source="computer_dataset",
+    labels=LABELS,
+    question=QUESTION,
+    load=load,
+    plot=PlotStyle(title="Complete Signal", x_label="Timestamp", y_label="Value"),
+    rewards=(RewardPart("accuracy", 0.9, accuracy(LABELS)), RewardPart("format", 0.1, format_strict)),
+    explain=explain,
+)

@@ -1,0 +1,154 @@
+"""Reading answers, the reward parts, and the score they make."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+
+from timemaster.rewards import (
+    RewardPart,
+    accuracy,
+    as_reward,
+    format_lenient,
+    format_strict,
+    load_function,
+    predict_label,
+    score,
+    tag_contents,
+)
+from timemaster.types import Example, InputError, Rollout
+
+LABELS = ("Desktop", "Laptop")
+EXAMPLE = Example(id="test.parquet:7", messages=[], answer="Laptop", data_source="computer_dataset", extra={"index": 7})
+GOLD = "<think>It rests low.</think><class>Laptop</class>"
+
+
+def rollout(text: str) -> Rollout:
+    return Rollout(
+        id=EXAMPLE.id, token_ids=[], mask=[], logprobs=[], versions=[], media=[], text=text, finish_reason="stop"
+    )
+
+
+def test_tag_contents_are_in_order_and_unstripped():
+    assert tag_contents("<class>A</class> x <class> B\n</class> <class>open", "class") == ["A", " B\n"]
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        (GOLD, "Laptop"),
+        ("<class> LAPTOP\n</class>", "Laptop"),
+        ("<think><class>Desktop</class>? no</think><class>laptop</class>", "Laptop"),  # weighed in thought: no answer
+        ("<think>a</think><class>Desktop</class><class>Laptop</class>", None),  # two answers are none
+        ("<think><class>Laptop</class></think>", None),
+        ("<class>Tablet</class>", None),
+        ("<class>a Laptop</class>", None),
+        ("Laptop", None),
+        ("", None),
+    ],
+)
+def test_predict_label(text: str, label: str | None):
+    assert predict_label(text, LABELS) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "lenient"),
+    [
+        (GOLD, 1.0, 1.0),
+        (" <think>a\nb</think>\n<class>Tablet</class>\n", 1.0, 0.0),  # well formed, no label
+        ("<class>Laptop</class>", 0.0, 1.0),  # no think
+        ("<class>Laptop</class><think>a</think>", 0.0, 1.0),  # wrong order
+        ("<think> </think><class>Laptop</class>", 0.0, 1.0),  # empty think
+        ("<think>a</think><class> </class>", 0.0, 0.0),  # empty class
+        ("<think>a<class>Laptop</class></think>", 0.0, 1.0),  # nested
+        ("<think>a</think><think>b</think><class>Laptop</class>", 0.0, 1.0),  # two thinks
+        ("<think>a</think><class>Laptop</class><class>Laptop</class>", 0.0, 1.0),  # two classes
+        ("So: <think>a</think><class>Laptop</class>", 0.0, 1.0),  # text outside
+        ("<think>a</think><class>Laptop", 0.0, 0.0),  # cut off
+    ],
+)
+def test_format_rules(text: str, strict: float, lenient: float):
+    assert format_strict(rollout(text), EXAMPLE) == strict
+    assert format_lenient(LABELS)(rollout(text), EXAMPLE) == lenient
+
+
+def test_total_is_the_weighted_sum_and_parts_are_unweighted():
+    parts = (RewardPart("accuracy", 0.9, accuracy(LABELS)), RewardPart("format", 0.1, format_strict))
+    assert score(rollout(GOLD), EXAMPLE, parts).total == pytest.approx(1.0)  # 0.9 * 1 + 0.1 * 1
+    wrong = score(rollout(GOLD.replace("Laptop", "Desktop")), EXAMPLE, parts)
+    assert wrong.total == pytest.approx(0.1)  # 0.9 * 0 + 0.1 * 1
+    assert wrong.parts == {"accuracy": 0.0, "format": 1.0}
+    assert score(rollout("<class>Laptop</class>"), EXAMPLE, parts).total == pytest.approx(0.9)  # 0.9 * 1 + 0.1 * 0
+
+
+def test_factories_make_picklable_rewards():
+    again = pickle.loads(pickle.dumps(accuracy(LABELS)))
+    assert again(rollout(GOLD), EXAMPLE) == 1.0
+
+
+def broken(rollout: Rollout, example: Example) -> float:
+    raise KeyError("judge")
+
+
+@pytest.mark.parametrize(
+    "bad", [broken, lambda r, e: math.nan, lambda r, e: math.inf, lambda r, e: "1", lambda r, e: None]
+)
+def test_a_failing_part_names_example_part_and_cause_or_counts_zero(bad):
+    parts = (RewardPart("format", 0.1, format_strict), RewardPart("judge", 0.5, bad))
+    with pytest.raises(InputError, match=r"part 'judge' failed on example 'test.parquet:7'"):
+        score(rollout(GOLD), EXAMPLE, parts)
+    result = score(rollout(GOLD), EXAMPLE, parts, on_error="zero")
+    assert result.total == pytest.approx(0.1)  # 0.1 * 1 + 0.5 * 0
+    assert result.parts == {"format": 1.0, "judge": 0.0}
+    assert "judge" in result.error
+    assert "test.parquet:7" in result.error
+
+
+def test_on_error_is_checked():
+    with pytest.raises(InputError, match="raise, zero"):
+        score(rollout(GOLD), EXAMPLE, (), on_error="ignore")
+
+
+def test_verl_form_is_recognised_by_its_parameter_names():
+    def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+        right = ground_truth in solution_str
+        return {"score": 2.0 * right, "acc": right, "index": extra_info["index"], "pred": data_source}
+
+    result = score(rollout(GOLD), EXAMPLE, (RewardPart("custom", 0.5, as_reward(compute_score)),))
+    assert result.total == pytest.approx(1.0)  # 0.5 * 2.0
+    assert result.parts == {"custom": 2.0, "custom/acc": 1.0, "custom/index": 7.0}  # "pred" is no number
+
+
+def test_verl_form_may_give_a_float_and_take_fewer_parameters():
+    reward = as_reward(lambda solution_str, ground_truth: float(ground_truth in solution_str))
+    assert reward(rollout(GOLD), EXAMPLE) == 1.0
+    assert as_reward(format_strict) is format_strict
+
+
+def test_other_signatures_are_refused():
+    with pytest.raises(InputError, match="rollout, example"):
+        as_reward(lambda text: 1.0)
+
+
+def test_load_function_from_module_and_file(tmp_path: Path):
+    assert load_function("timemaster.rewards.parts:format_strict") is format_strict
+    file = tmp_path / "mine.py"
+    file.write_text("def short(rollout, example):\n    return 1.0 if len(rollout.text) < 9 else 0.0\n")
+    assert load_function(f"{file}:short")(rollout("brief"), EXAMPLE) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("timemaster.rewards", "package.module:function"),
+        ("nowhere.at.all:f", "failed"),
+        ("missing.py:f", "does not exist"),
+        ("timemaster.rewards.parts:nothing", "format_strict"),
+    ],
+)
+def test_load_function_says_what_is_wrong(path: str, message: str):
+    with pytest.raises(InputError, match=message):
+        load_function(path)

@@ -1,0 +1,259 @@
+"""Parquet out and in: our rows, other tools' rows, and rows that cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from timemaster.data.rows import example_from_row
+from timemaster.data.series import Series
+from timemaster.data.store import BadRow, check_labels, plot_row, read_examples, write_rows
+from timemaster.types import InputError, Message, Part
+
+QUESTION = "<image>Desktop or Laptop?"
+
+
+def png(colour: int = 0, width: int = 20, height: int = 10) -> bytes:
+    file = io.BytesIO()
+    noise = np.random.default_rng(colour).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "PNG")
+    return file.getvalue()
+
+
+def our_row(index: int = 0, **changes: Any) -> dict[str, Any]:
+    series = Series([[0.5, -1.0, 2.0]], "Laptop", index)
+    return plot_row(series, png(index), QUESTION, "computer_dataset", "train") | changes
+
+
+def save(folder: Path, rows: list[dict[str, Any]], name: str = "train.parquet") -> str:
+    pq.write_table(pa.Table.from_pylist(rows), folder / name)
+    return str(folder / name)
+
+
+def only(file: str) -> Any:
+    examples, bad = read_examples([file])
+    assert bad == []
+    assert len(examples) == 1
+    return examples[0]
+
+
+def test_our_rows_come_back(tmp_path: Path):
+    file = tmp_path / "train.parquet"
+    write_rows(file, [our_row(5), our_row(6)])
+    examples, bad = read_examples([str(file)])
+    assert bad == []
+    assert [e.id for e in examples] == ["train.parquet:0", "train.parquet:1"]
+    example = examples[1]
+    image = example.messages[0].parts[0]
+    assert example.messages == [Message("user", [image, Part("text", text="Desktop or Laptop?")])]
+    assert image.media is not None
+    assert image.media.data == png(6)
+    assert image.media.uid == hashlib.sha256(png(6)).hexdigest()[:32]
+    assert (image.media.width, image.media.height) == (20, 10)
+    assert (example.answer, example.data_source) == ("Laptop", "computer_dataset")
+    assert example.extra["index"] == 6
+    assert (example.extra["file"], example.extra["row"]) == (str(file), 1)
+    assert list(tmp_path.iterdir()) == [file]  # no temporary file is left
+
+
+def test_a_demonstration_is_an_assistant_turn_and_its_markers_are_text(tmp_path: Path):
+    row = plot_row(Series([[0.0]], "Laptop", 0), png(), QUESTION, "x", "train", "an <image> of a <class>Laptop</class>")
+    write_rows(tmp_path / "sft.parquet", [row])
+    user, assistant = only(str(tmp_path / "sft.parquet")).messages
+    assert user.role == "user"
+    assert assistant == Message("assistant", [Part("text", text="an <image> of a <class>Laptop</class>")])
+
+
+def test_columns_are_those_of_verl_and_of_easyr1(tmp_path: Path):
+    write_rows(tmp_path / "train.parquet", [our_row()])
+    schema = pq.read_schema(tmp_path / "train.parquet")
+    verl = ["data_source", "prompt", "images", "videos", "ability", "reward_model", "extra_info"]
+    assert schema.names == [*verl, "problem", "answer", "data"]
+    assert schema.field("images").type == pa.list_(pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    row = pd.read_parquet(tmp_path / "train.parquet").iloc[0]  # as verl reads it
+    assert dict(row["prompt"][0]) == {"content": QUESTION, "role": "user"}
+    assert row["images"][0]["bytes"] == png(0)
+    assert row["images"][0]["path"] is None
+    assert dict(row["reward_model"]) == {"ground_truth": "Laptop", "style": "rule"}
+    assert dict(row["extra_info"]) == {"answer": "Laptop", "index": 0, "question": QUESTION, "split": "train"}
+    assert list(row["data"]) == [0.5, -1.0, 2.0]
+    assert len(row["videos"]) == 0
+    assert (row["problem"], row["answer"]) == (QUESTION, "Laptop")  # EasyR1: prompt_key=problem, answer_key=answer
+
+
+def test_several_channels_are_kept_apart(tmp_path: Path):
+    write_rows(tmp_path / "t.parquet", [plot_row(Series([[1.0], [2.0]], "A", 0), png(), QUESTION, "har", "train")])
+    assert pq.read_table(tmp_path / "t.parquet").to_pylist()[0]["data"] == [[1.0], [2.0]]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"problem": QUESTION, "answer": "Laptop", "images": [{"bytes": png(), "path": None}]},  # EasyR1
+        {"question": QUESTION, "answer": "Laptop", "images": [png()]},
+        {"problem": QUESTION, "answer": "Laptop", "image": png()},
+        {"problem": QUESTION, "answer": "Laptop", "images": ["plots/a.png"]},
+        {"problem": QUESTION, "answer": "Laptop", "images": json.dumps(["plots/a.png"])},
+        {"problem": QUESTION, "answer": "Laptop", "images": [{"bytes": None, "path": "plots/a.png"}]},
+        {
+            "prompt": json.dumps([{"role": "user", "content": QUESTION}]),
+            "reward_model": json.dumps({"ground_truth": "Laptop"}),
+            "images": [png()],
+        },
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": QUESTION[7:]}]}
+            ],
+            "answer": "Laptop",
+            "images": [png()],
+        },
+    ],
+)
+def test_other_tools_rows_mean_the_same(tmp_path: Path, row: dict[str, Any]):
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "a.png").write_bytes(png())
+    example = only(save(tmp_path, [row]))
+    image, text = example.messages[0].parts
+    assert text == Part("text", text="Desktop or Laptop?")
+    assert image.media.uid == hashlib.sha256(png()).hexdigest()[:32]
+    assert (image.media.width, image.media.height) == (20, 10)
+    assert (image.media.data is None) == (image.media.path != "")
+    assert (example.answer, example.data_source) == ("Laptop", "")
+
+
+def test_files_of_the_datasets_library_are_read(tmp_path: Path):
+    import datasets
+
+    picture = Image.open(io.BytesIO(png(3)))
+    features = datasets.Features(
+        {"problem": datasets.Value("string"), "answer": datasets.Value("string"), "images": [datasets.Image()]}
+    )
+    rows = {"problem": [QUESTION], "answer": ["Laptop"], "images": [[picture]]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    media = only(str(tmp_path / "train.parquet")).messages[0].parts[0].media
+    decoded = np.asarray(Image.open(io.BytesIO(media.data)))
+    assert (decoded == np.asarray(picture)).all()
+
+
+def test_rows_as_pandas_gives_them(tmp_path: Path):
+    write_rows(tmp_path / "train.parquet", [our_row(4)])
+    row = {str(name): value for name, value in pd.read_parquet(tmp_path / "train.parquet").iloc[0].items()}
+    assert isinstance(row["prompt"], np.ndarray)
+    example = example_from_row(row, "train.parquet:0", tmp_path)
+    assert example.messages == only(str(tmp_path / "train.parquet")).messages
+    assert example_from_row(row | {"reward_model": float("nan")}, "x:0", tmp_path).answer == "Laptop"
+
+
+def test_markers_become_parts_in_order(tmp_path: Path):
+    (tmp_path / "v.mp4").write_bytes(b"not opened")
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a<image>b<video>c<image>"}]
+    row = {"prompt": prompt, "answer": "x", "images": [png(1), png(2)], "videos": ["v.mp4"]}
+    system, user = only(save(tmp_path, [row])).messages
+    assert system == Message("system", [Part("text", text="Be brief.")])
+    assert [part.kind for part in user.parts] == ["text", "image", "text", "video", "text", "image"]
+    assert user.parts[1].media.data == png(1)
+    assert user.parts[5].media.data == png(2)
+    assert user.parts[3].media.path == str(tmp_path / "v.mp4")
+
+
+def test_a_question_in_square_brackets_is_a_question(tmp_path: Path):
+    row = {"problem": "[1, 2, 3] is what?", "answer": "a list"}
+    assert only(save(tmp_path, [row])).messages[0].parts == [Part("text", text="[1, 2, 3] is what?")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"prompt": [{"role": "user", "content": "no marker"}]}, "0 <image> markers in the prompt, 1 images"),
+        ({"prompt": [{"role": "user", "content": "<image><image>two"}]}, "2 <image> markers in the prompt, 1 images"),
+        ({"prompt": [{"role": "user", "content": "<image><video>a"}]}, "1 <video> markers in the prompt, 0 videos"),
+        ({"prompt": [{"role": "user", "content": "<image> "}]}, "empty prompt"),
+        ({"prompt": []}, "empty prompt"),
+        ({"prompt": [{"role": "robot", "content": "<image>a"}]}, "role of system, user, assistant, tool"),
+        ({"images": [{"bytes": png()[:200], "path": None}]}, r"corrupt image \(200 bytes\)"),
+        ({"images": [{"bytes": b"GIF, not really", "path": None}]}, "corrupt image"),
+        ({"images": [{"bytes": None, "path": "gone.png"}]}, "gone.png does not exist"),
+        ({"images": [{"bytes": None, "path": None}]}, "neither bytes nor path"),
+        ({"reward_model": {"ground_truth": "", "style": "rule"}}, "no answer"),
+    ],
+)
+def test_bad_rows_are_named_or_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], reason: str
+):
+    file = tmp_path / "train.parquet"
+    write_rows(file, [our_row(0), our_row(1, **changes)])
+    with pytest.raises(InputError, match=rf"1 of 2 rows cannot be used:\n  .*train.parquet, row 1: .*{reason}"):
+        read_examples([str(file)])
+    with caplog.at_level(logging.WARNING):
+        examples, bad = read_examples([str(file)], on_bad_row="skip")
+    assert [e.id for e in examples] == ["train.parquet:0"]
+    assert [(b.file, b.row) for b in bad] == [(str(file), 1)]
+    assert "1 of 2 rows" in caplog.text
+
+
+def test_only_the_first_bad_rows_are_listed_and_an_empty_rest_is_an_error(tmp_path: Path):
+    write_rows(tmp_path / "t.parquet", [our_row(i, prompt=[]) for i in range(8)])
+    with pytest.raises(InputError, match=r"8 of 8 rows[\s\S]*row 4: [\s\S]*and 3 more[\s\S]*No row is left"):
+        read_examples([str(tmp_path / "t.parquet")], on_bad_row="skip")
+
+
+def test_bad_files_are_errors_whatever_on_bad_row_says(tmp_path: Path):
+    with pytest.raises(InputError, match=r"gone\.parquet' does not exist"):
+        read_examples([str(tmp_path / "gone.parquet")], on_bad_row="skip")
+    (tmp_path / "zero.parquet").touch()
+    with pytest.raises(InputError, match="not a readable parquet file"):
+        read_examples([str(tmp_path / "zero.parquet")])
+    pq.write_table(pa.table({"prompt": pa.array([], pa.string()), "answer": pa.array([], pa.string())}), tmp_path / "e")
+    with pytest.raises(InputError, match="has no rows"):
+        read_examples([str(tmp_path / "e")])
+    with pytest.raises(InputError, match=r"has no prompt column \(one of prompt, messages, problem, question\)"):
+        read_examples([save(tmp_path, [{"text": "a", "answer": "b"}])])
+    with pytest.raises(InputError, match="has no answer column"):
+        read_examples([save(tmp_path, [{"prompt": "a"}])])
+    with pytest.raises(InputError, match="allowed: raise, skip"):
+        read_examples([], on_bad_row="ignore")
+
+
+def test_ids_are_unique_over_files(tmp_path: Path):
+    files = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_rows(tmp_path / folder / "train.parquet", [our_row()])
+        files.append(str(tmp_path / folder / "train.parquet"))
+    examples, _ = read_examples(files)
+    assert [e.id for e in examples] == ["a/train.parquet:0", "b/train.parquet:0"]
+    with pytest.raises(InputError, match="given twice"):
+        read_examples([files[0], files[0]])
+
+
+def test_labels_outside_the_set_are_named(tmp_path: Path):
+    rows = [
+        our_row(0),
+        our_row(1, reward_model={"ground_truth": "Tablet", "style": "rule"}),
+        our_row(2, data_source="y"),
+    ]
+    file = tmp_path / "train.parquet"
+    write_rows(file, rows)
+    examples, _ = read_examples([str(file)])
+    tasks = {"computer_dataset": SimpleNamespace(name="ctu", labels=("Desktop", "Laptop"))}
+    assert check_labels(examples, tasks) == [
+        BadRow(str(file), 1, "answer is 'Tablet'; the labels of ctu are Desktop, Laptop"),
+        BadRow(str(file), 2, "data_source is 'y'; the recipes have ['computer_dataset']"),
+    ]
+
+
+def test_default_source_serves_files_without_the_column(tmp_path: Path):
+    file = save(tmp_path, [{"problem": "a", "answer": "b"}])
+    assert read_examples([file], default_source="ctu")[0][0].data_source == "ctu"

@@ -1,0 +1,283 @@
+"""The FSDP2 backend: one rank of the actor (and of the reference). Always sharded with `fully_shard`, also alone.
+
+A rank is given its own micro-batches by the driver, as many as every other rank, and the global denominator; it knows
+nothing of rewards, engines, prompts or Ray.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from timemaster.algo.losses import LossConfig, LossInputs, LossResult, policy_loss, sft_loss
+from timemaster.backends.policy import Policy
+from timemaster.config import Config
+from timemaster.data.batch import Batch, Collator
+from timemaster.data.media import banned_token_ids, load_model_config, vision_spec
+from timemaster.types import Sample
+
+MicroBatches = Sequence[Sequence[Sample]]  # this rank's micro-batches; an empty one only joins the collectives
+
+
+def init_distributed(rank: int, world_size: int, address: str, port: int, device: str, local_rank: int) -> None:
+    """Join the process group of the trainer ranks: gloo on CPU, NCCL on GPU."""
+    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
+    os.environ["LOCAL_RANK"] = str(local_rank)
+    if device == "cuda":
+        torch.cuda.set_device(local_rank)
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timedelta(minutes=30))
+
+
+class FsdpBackend:
+    """The trained policy of one rank, its optimizer, and the reference model when a KL term is on."""
+
+    def __init__(self, cfg: Config, device: str, num_updates: int, with_reference: bool) -> None:
+        self.cfg = cfg
+        self.device = torch.device(device)
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self._mesh = init_device_mesh(device, (self.world_size,))
+        self._config = load_model_config(cfg.model.path)
+        self.spec = vision_spec(self._config, cfg.data.min_pixels, cfg.data.max_pixels)
+        self.dtype = compute_dtype(cfg, device)
+        self.policy = self._load(trained=True)
+        self.reference = self._load(trained=False) if with_reference else None
+        padded = not cfg.actor.use_remove_padding
+        self.collate = Collator(cfg.model.path, self.spec, pad_token_id=0, padded=padded)
+        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        optim = cfg.actor.optim
+        betas = (optim.betas[0], optim.betas[1])
+        self.optimizer = torch.optim.AdamW(trained, optim.lr, betas, weight_decay=optim.weight_decay)
+        self.num_updates, self.updates_done = max(num_updates, 1), 0
+
+    def _load(self, trained: bool) -> Policy:
+        from transformers import Qwen2_5_VLForConditionalGeneration
+
+        cfg = self.cfg.model
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            cfg.path,
+            dtype=torch.float32 if trained else self.dtype,  # float32 masters for the optimizer
+            attn_implementation=attention(cfg.attn_implementation, self.device.type),
+        )
+        if trained and cfg.enable_gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        policy = Policy(model, banned_token_ids(self.spec), cfg.freeze_vision_tower or not trained)
+        policy.requires_grad_(trained).train(trained)
+        if cfg.freeze_vision_tower:
+            model.model.visual.requires_grad_(False).to(self.device, self.dtype)
+        self._shard(policy)
+        return policy.to(self.device)
+
+    def _shard(self, policy: Policy) -> None:
+        model: Any = policy.model
+        mixed = MixedPrecisionPolicy(param_dtype=self.dtype, reduce_dtype=torch.float32)
+        args: dict[str, Any] = {"mesh": self._mesh, "mp_policy": mixed}
+        if self.cfg.model.freeze_vision_tower:  # whole on every rank: ranks without images need not join
+            args["ignored_params"] = set(model.model.visual.parameters())
+        else:
+            for block in model.model.visual.blocks:
+                fully_shard(block, **args)
+        for layer in model.model.language_model.layers:
+            fully_shard(layer, **args)
+        fully_shard(policy, **args)
+
+    # ---- forward passes
+
+    @torch.no_grad()
+    def logprobs(self, micro_batches: MicroBatches, which: str) -> list[list[list[float]]]:
+        """Log-probs of the trained tokens under "policy" or "reference", per micro-batch and sample."""
+        model = self.policy if which == "policy" else self.reference
+        if model is None:
+            raise RuntimeError("no reference model was loaded: set actor.use_kl_loss=true")
+        out = []
+        for micro in micro_batches:
+            batch = self._batch(micro)
+            values, _ = model(batch, self.cfg.rollout.temperature)
+            out.append([row.tolist() for row in values.cpu().split(batch.counts)] if micro else [])
+        return out
+
+    def _batch(self, micro: Sequence[Sample]) -> Batch:
+        if micro:
+            self._stand_in = micro[:1]
+        return self.collate(micro or self._stand_in).to(self.device)
+
+    # ---- updates
+
+    def update(self, micro_batches: MicroBatches, denominator: float) -> dict[str, float]:
+        """One optimizer step of the policy loss. `denominator` counts the trained tokens of all ranks.
+
+        Returns global per-token means by name, `grad_norm`, `lr` and the log-prob difference to the engine.
+        """
+        actor = self.cfg.actor
+        loss_cfg = LossConfig(
+            policy_loss=actor.policy_loss,
+            clip_ratio_low=actor.clip_ratio_low,
+            clip_ratio_high=actor.clip_ratio_high,
+            entropy_coeff=actor.entropy_coeff,
+            kl_coef=actor.kl_loss_coef if actor.use_kl_loss else 0.0,
+        )
+        return self._step(micro_batches, denominator, self.cfg.rollout.temperature, loss_cfg)
+
+    def update_sft(self, micro_batches: MicroBatches, denominator: float) -> dict[str, float]:
+        """One optimizer step of supervised training."""
+        return self._step(micro_batches, denominator, 1.0, None)
+
+    @torch.no_grad()
+    def evaluate_sft(self, micro_batches: MicroBatches, denominator: float) -> dict[str, float]:
+        """The supervised loss without an update."""
+        sums: dict[str, torch.Tensor] = {}
+        for micro in micro_batches:
+            self._loss(micro, denominator, 1.0, None, sums)
+        return self._reduce(sums, denominator)
+
+    def _step(
+        self, micro_batches: MicroBatches, denominator: float, temperature: float, loss_cfg: LossConfig | None
+    ) -> dict[str, float]:
+        started = time.perf_counter()
+        self.optimizer.zero_grad()
+        sums: dict[str, torch.Tensor] = {}
+        for micro in micro_batches:
+            loss = self._loss(micro, denominator, temperature, loss_cfg, sums)
+            (loss * self.world_size).backward()  # FSDP averages over ranks, the denominator is already global
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.cfg.actor.grad_clip)
+        grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if not math.isfinite(grad_norm):
+            raise FloatingPointError(f"gradient norm is {grad_norm} at update {self.updates_done + 1}; weights are kept")
+        self._schedule()
+        self.optimizer.step()
+        self.updates_done += 1
+        lr = self.optimizer.param_groups[0]["lr"]
+        seconds = time.perf_counter() - started
+        return self._reduce(sums, denominator) | {"grad_norm": grad_norm, "lr": lr, "update_seconds": seconds}
+
+    def _loss(
+        self, micro: Sequence[Sample], denominator: float, temperature: float, loss_cfg: LossConfig | None,
+        sums: dict[str, torch.Tensor],
+    ) -> torch.Tensor:  # fmt: skip
+        batch = self._batch(micro)
+        logprobs, entropy = self.policy(batch, temperature)
+        if not micro:
+            return 0.0 * logprobs.sum()
+        inputs = LossInputs(
+            logprobs=logprobs,
+            entropy=entropy,
+            old_logprobs=batch.old_logprobs,
+            ref_logprobs=batch.ref_logprobs,
+            advantages=batch.advantages,
+        )
+        result: LossResult = policy_loss(inputs, loss_cfg, denominator) if loss_cfg else sft_loss(inputs, denominator)
+        loss, metrics = result
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
+        if batch.old_logprobs is not None:
+            track_difference(sums, logprobs.detach() - batch.old_logprobs)
+        return loss
+
+    def _schedule(self) -> None:
+        factor = lr_factor(self.cfg, self.updates_done, self.num_updates)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.cfg.actor.optim.lr * factor
+
+    def _reduce(self, sums: dict[str, torch.Tensor], denominator: float) -> dict[str, float]:
+        gathered: list[dict[str, float]] = [{} for _ in range(self.world_size)]
+        dist.all_gather_object(gathered, {name: float(value) for name, value in sums.items()})
+        out = {}
+        for name in sorted({name for one in gathered for name in one}):
+            values = [one[name] for one in gathered if name in one]
+            out[name] = max(values) if name.endswith("_max") else sum(values) / denominator
+        return out
+
+    def move(self, device: str) -> None:
+        """Move parameters and optimizer state between host and device memory."""
+        self.policy.to(device)
+        for state in self.optimizer.state.values():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.ndim:
+                    state[name] = value.to(device)
+        if device == "cpu" and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    # ---- weights
+
+    def weights(self, dtype: torch.dtype) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        """Trained weights as full tensors, one layer at a time, cast before they are gathered. All ranks together.
+
+        Tied heads are sent under their own name too: an engine may hold a copy of them.
+        """
+        model: Any = self.policy.model
+        layers: dict[str, list[tuple[str, torch.nn.Parameter]]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                key = ".".join(name.split(".")[: 4 if ".layers." in name or ".blocks." in name else 2])
+                layers.setdefault(key, []).append((name, parameter))
+        if self._config.tie_word_embeddings:
+            layers["lm_head"] = [("lm_head.weight", model.lm_head.weight)]
+        for layer in layers.values():
+            yield [(name, full(parameter.detach().to(dtype))) for name, parameter in layer]
+
+    def parameter_table(self) -> dict[str, tuple[int, bool]]:
+        """(number of parameters, trained) of each part of the model."""
+        model: Any = self.policy.model
+        parts = {
+            "vision tower": model.model.visual.blocks,
+            "vision merger": model.model.visual.merger,
+            "vision patches": model.model.visual.patch_embed,
+            "language model": model.model.language_model.layers,
+            "embeddings": model.model.language_model.embed_tokens,
+        }
+        if not self._config.tie_word_embeddings:
+            parts["head"] = model.lm_head
+        return {
+            name: (sum(p.numel() for p in part.parameters()), any(p.requires_grad for p in part.parameters()))
+            for name, part in parts.items()
+        }
+
+
+def track_difference(sums: dict[str, torch.Tensor], difference: torch.Tensor) -> None:
+    """Add |d|, k3 and max |d| of d = trainer log-prob - engine log-prob on the same tokens to `sums`."""
+    zero = torch.zeros((), device=difference.device)
+    clamped = difference.clamp(-20, 20)
+    sums["logprob_diff"] = sums.get("logprob_diff", zero) + difference.abs().sum()
+    sums["logprob_diff_k3"] = sums.get("logprob_diff_k3", zero) + (clamped.exp() - clamped - 1).sum()
+    sums["logprob_diff_max"] = torch.maximum(sums.get("logprob_diff_max", zero), difference.abs().max())
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole tensor of a shard (a collective), or the tensor itself."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def compute_dtype(cfg: Config, device: str) -> torch.dtype:
+    """The dtype of forward passes and of the engines' weights."""
+    name = cfg.model.dtype if cfg.model.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
+    return getattr(torch, name)
+
+
+def attention(name: str, device: str) -> str:
+    """Resolve model.attn_implementation."""
+    if name != "auto":
+        return name
+    import importlib.util
+
+    return "flash_attention_2" if device == "cuda" and importlib.util.find_spec("flash_attn") else "sdpa"
+
+
+def lr_factor(cfg: Config, done: int, total: int) -> float:
+    """What the learning rate is multiplied by after `done` of `total` updates: linear warm-up, then constant or cosine."""
+    optim = cfg.actor.optim
+    if done < optim.lr_warmup_steps:
+        return (done + 1) / optim.lr_warmup_steps
+    if optim.lr_scheduler_type == "constant":
+        return 1.0
+    progress = min((done - optim.lr_warmup_steps) / max(total - optim.lr_warmup_steps, 1), 1.0)
+    return optim.min_lr_ratio + (1 - optim.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))

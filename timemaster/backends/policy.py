@@ -1,0 +1,81 @@
+"""Qwen2.5-VL with a fused head: from a micro-batch to the log-probs and entropies of its trained tokens.
+
+One module, one forward, so that FSDP2's hooks see everything. The [tokens, vocabulary] logits never exist whole: the
+head runs over chunks of the trained positions only and is recomputed in the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from timemaster.data.batch import Batch
+
+CHUNK_TOKENS = 1024
+BANNED_LOGIT = -1e30  # not -inf: zero probability times -inf would be NaN in the entropy
+
+
+class Policy(nn.Module):
+    """Wraps a Qwen2_5_VLForConditionalGeneration. `banned` tokens have probability zero, as in the engines."""
+
+    def __init__(self, model: nn.Module, banned: list[int], freeze_vision_tower: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("banned", torch.tensor(banned), persistent=False)
+        self.freeze_vision_tower = freeze_vision_tower
+
+    def forward(self, batch: Batch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs [N] and entropies [N] (nats) of the trained tokens at the sampling temperature, float32."""
+        hidden = self.hidden_states(batch).flatten(0, 1)[batch.select]
+        weight = self.model.lm_head.weight  # type: ignore[union-attr]
+        parts = [
+            checkpoint(self._head, hidden[i : i + CHUNK_TOKENS], weight, batch.targets[i : i + CHUNK_TOKENS], temperature,
+                       use_reentrant=False)
+            for i in range(0, len(hidden), CHUNK_TOKENS)
+        ]  # fmt: skip
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    def _head(
+        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = F.linear(hidden, weight.to(hidden.dtype)).float() / temperature
+        logits = logits.index_fill(-1, self.banned, BANNED_LOGIT)
+        log_z = logits.logsumexp(-1)
+        chosen = logits.gather(-1, targets[:, None])[:, 0]
+        entropy = log_z - ((logits - log_z[:, None]).exp() * logits).sum(-1)
+        return chosen - log_z, entropy
+
+    def hidden_states(self, batch: Batch) -> torch.Tensor:
+        """The language model's last hidden states [B, T, hidden]."""
+        core: Any = self.model.model  # type: ignore[union-attr]
+        embeds = core.get_input_embeddings()(batch.input_ids)
+        if batch.pixel_values is not None:
+            features = self._features(core, batch.pixel_values, batch.image_grid_thw).to(embeds.dtype)
+            flat = embeds.flatten(0, 1)
+            flat = flat.index_copy(0, batch.feature_at, features[batch.feature_index])
+            embeds = flat.view_as(embeds)
+        elif not self.freeze_vision_tower and torch.is_grad_enabled():
+            embeds = embeds + 0.0 * self._dummy_features(core).sum().to(embeds.dtype)
+        out = core.language_model(
+            inputs_embeds=embeds,
+            position_ids=batch.position_ids,
+            attention_mask=batch.attention_mask,
+            use_cache=False,
+        )
+        return out.last_hidden_state
+
+    def _features(self, core: Any, pixel_values: torch.Tensor, grid_thw: torch.Tensor | None) -> torch.Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vision_tower):
+            return torch.cat(core.get_image_features(pixel_values, grid_thw, return_dict=True).pooler_output)
+
+    def _dummy_features(self, core: Any) -> torch.Tensor:
+        """A pass over one blank image: a rank without images must join the collectives of the ranks that have some."""
+        vision = core.config.vision_config
+        patches = vision.spatial_merge_size**2
+        width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        grid = torch.tensor([[1, vision.spatial_merge_size, vision.spatial_merge_size]], device=self.banned.device)
+        return self._features(core, torch.zeros(patches, width, device=self.banned.device), grid)

@@ -1,0 +1,47 @@
+"""From the command line to a checked `Config`: the only file that imports hydra and omegaconf.
+
+    python -m timemaster.grpo data.recipes=recipes.ctu data.train_files=data/ctu_image/train.parquet ...
+
+Unknown keys and wrong types are errors. `--help` prints every setting with its default.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from timemaster.config import Config, check
+from timemaster.types import InputError, WorkerDied
+
+log = logging.getLogger(__name__)
+
+
+def launch(main: Callable[[Config], None], mode: str) -> None:
+    """Compose the configuration, check it for `mode` ("grpo" or "sft"), run `main`; turn user errors into messages."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+    def run(composed: DictConfig) -> None:
+        from timemaster.run import setup_logging
+
+        setup_logging()
+        try:
+            cfg = OmegaConf.to_object(composed)
+            assert isinstance(cfg, Config)
+            check(cfg, "eval" if cfg.trainer.val_only else mode)
+            main(cfg)
+        except InputError as error:
+            log.error("%s", error)
+            sys.exit(2)
+        except WorkerDied as error:
+            log.error("%s", error)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            log.error("interrupted")
+            sys.exit(130)
+
+    hydra.main(config_path="pkg://timemaster.conf", config_name="config", version_base="1.3")(run)()

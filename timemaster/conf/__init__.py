@@ -1,0 +1,1 @@
+"""The YAML that hydra composes over the typed defaults of `timemaster.config`."""

@@ -1,0 +1,151 @@
+"""Samples to tensors: how a mini-batch is spread over ranks and micro-batches, packed or padded.
+
+Axes: B = rows, T = tokens of a row, N = trained tokens. Packed: one row, sequences end to end, kept apart by text
+positions that restart. Padded: a row per sequence. Each image of a micro-batch is given to the vision tower once,
+however many sequences show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from itertools import accumulate
+
+import numpy as np
+import torch
+
+from timemaster.data.media import PixelCache, VisionSpec, grid_thw
+from timemaster.data.positions import find_spans, mrope_positions
+from timemaster.types import Sample
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """One micro-batch."""
+
+    input_ids: torch.Tensor  # [B, T]
+    position_ids: torch.Tensor  # [4, B, T]: text positions (restarting per sequence), then time, height, width
+    attention_mask: torch.Tensor | None  # [B, T], 1 on tokens; None when packed
+    select: torch.Tensor  # [N] flat positions whose next token is trained
+    targets: torch.Tensor  # [N] those next tokens
+    pixel_values: torch.Tensor | None  # patches of the distinct images
+    image_grid_thw: torch.Tensor | None  # [distinct images, 3]
+    feature_index: torch.Tensor | None  # [image tokens of the batch] which distinct image token each one shows
+    feature_at: torch.Tensor | None  # [image tokens of the batch] flat positions
+    old_logprobs: torch.Tensor | None  # [N]
+    ref_logprobs: torch.Tensor | None  # [N]
+    advantages: torch.Tensor  # [N]
+    counts: list[int]  # trained tokens of each sample; sums to N
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in moved.items()})
+
+
+def spread(samples: Sequence[Sample], num_ranks: int, max_tokens: int, padded: bool) -> list[list[list[int]]]:
+    """Indices of samples by rank and micro-batch: `spread(...)[rank][micro]` is a list of indices, maybe empty.
+
+    Ranks get about equal token counts, sequences of one prompt stay together where that is possible (they share
+    images), and every rank has the same number of micro-batches, so that collectives match.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(sample.id, []).append(i)
+    units = list(groups.values()) if len(groups) >= 2 * num_ranks else [[i] for i in range(len(samples))]
+    loads: list[int] = [0] * num_ranks
+    ranks: list[list[int]] = [[] for _ in range(num_ranks)]
+    sizes = [sum(len(samples[i].token_ids) for i in unit) for unit in units]
+    for u in sorted(range(len(units)), key=lambda u: -sizes[u]):
+        target = min(range(num_ranks), key=lambda r: (loads[r], r))
+        loads[target] += sizes[u]
+        ranks[target] += units[u]
+    plans = [_cut([(i, len(samples[i].token_ids)) for i in sorted(rank)], max_tokens, padded) for rank in ranks]
+    most = max(len(plan) for plan in plans)
+    return [plan + [[] for _ in range(most - len(plan))] for plan in plans]
+
+
+def _cut(items: list[tuple[int, int]], max_tokens: int, padded: bool) -> list[list[int]]:
+    micros: list[list[int]] = []
+    cost: Callable[[list[int]], int] = (lambda lens: max(lens) * len(lens)) if padded else sum
+    lengths: list[int] = []
+    for index, length in items:
+        if micros and cost([*lengths, length]) <= max_tokens:
+            micros[-1].append(index)
+            lengths.append(length)
+        else:
+            micros.append([index])
+            lengths = [length]
+    return micros
+
+
+class Collator:
+    """Makes batches; keeps the pixels of recent images."""
+
+    def __init__(self, processor_path: str, spec: VisionSpec, pad_token_id: int, padded: bool) -> None:
+        self.spec = spec
+        self.pixels = PixelCache(processor_path, spec)
+        self._pad = pad_token_id
+        self._padded = padded
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """One micro-batch of at least one sample."""
+        lengths = [len(sample.token_ids) for sample in samples]
+        width = max(lengths) if self._padded else sum(lengths)
+        rows = len(samples) if self._padded else 1
+        starts = [k * width for k in range(rows)] if self._padded else [0, *accumulate(lengths[:-1])]
+        input_ids = torch.full((rows * width,), self._pad)
+        position_ids = torch.zeros((4, rows * width), dtype=torch.long)
+        attention = torch.zeros(rows * width, dtype=torch.long)
+        for sample, start, length in zip(samples, starts, lengths, strict=True):
+            here = slice(start, start + length)
+            input_ids[here] = torch.tensor(sample.token_ids)
+            position_ids[0, here] = torch.arange(length)
+            position_ids[1:, here] = torch.from_numpy(mrope_positions(sample.token_ids, sample.media, self.spec))
+            attention[here] = 1
+        trained = [np.flatnonzero(sample.mask) for sample in samples]
+        select = np.concatenate([start + at - 1 for start, at in zip(starts, trained, strict=True)])
+        select_t = torch.from_numpy(select)
+        pixel_values, grids, feature_index, feature_at = self._vision(samples, starts)
+        return Batch(
+            input_ids=input_ids.view(rows, width),
+            position_ids=position_ids.view(4, rows, width),
+            attention_mask=attention.view(rows, width) if self._padded else None,
+            select=select_t,
+            targets=input_ids[select_t + 1],
+            pixel_values=pixel_values,
+            image_grid_thw=grids,
+            feature_index=feature_index,
+            feature_at=feature_at,
+            old_logprobs=_gather([s.logprobs for s in samples], trained),
+            ref_logprobs=_gather([s.ref_logprobs for s in samples], trained),
+            advantages=torch.cat([torch.full((len(at),), s.advantage) for s, at in zip(samples, trained, strict=True)]),
+            counts=[len(at) for at in trained],
+        )
+
+    def _vision(
+        self, samples: Sequence[Sample], starts: Sequence[int]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        distinct = {item.uid: item for sample in samples for item in sample.media}
+        if not distinct:
+            return None, None, None, None
+        grids = {uid: grid_thw(item, self.spec) for uid, item in distinct.items()}
+        sizes = [t * h * w // self.spec.merge_size**2 for t, h, w in grids.values()]
+        first = dict(zip(distinct, [0, *accumulate(sizes[:-1])], strict=True))
+        index, at = [], []
+        for sample, start in zip(samples, starts, strict=True):
+            spans = find_spans(sample.token_ids, sample.media, self.spec)
+            for item, (offset, length) in zip(sample.media, spans, strict=True):
+                index.append(torch.arange(first[item.uid], first[item.uid] + length))
+                at.append(torch.arange(start + offset, start + offset + length))
+        pixels = torch.cat([self.pixels.get(item) for item in distinct.values()])
+        return pixels, torch.tensor(list(grids.values())), torch.cat(index), torch.cat(at)
+
+
+def _gather(values: Sequence[list[float] | None], trained: Sequence[np.ndarray]) -> torch.Tensor | None:
+    rows = [np.asarray(v)[at] for v, at in zip(values, trained, strict=True) if v is not None]
+    if not rows:
+        return None
+    if len(rows) != len(values):
+        raise ValueError("either every sample of a micro-batch carries these log-probs or none does")
+    return torch.from_numpy(np.concatenate(rows)).float()

@@ -1,0 +1,198 @@
+"""Time series from files: UCR/UEA archives (`.ts`, `.arff`, zip), sktime's bundled sets, downloads, seeded splits.
+
+Knows nothing about plots, prompts or models. sktime does the parsing and is imported only when a file is read
+(it takes seconds).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import math
+import random
+import tempfile
+import time
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from timemaster.types import InputError
+
+logger = logging.getLogger(__name__)
+
+DOWNLOADS = Path("data/downloads")
+NUM_TRIES = 4  # one try and three retries
+CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One recording. Example: Series([[-0.24, -0.24, 5.1]], label="Desktop", index=17)"""
+
+    values: list[list[float]]  # [num_channels][length]
+    label: str  # spelled as in the task's labels
+    index: int  # position in its split, from 0
+    meta: dict[str, Any] = field(default_factory=dict)  # anything else worth knowing, such as the archive's split
+
+
+def read_series(path: Path, class_names: Mapping[str, str]) -> list[Series]:
+    """All series of one `.ts` or `.arff` file, labels translated by `class_names` (archive's class -> label).
+
+    Raises InputError for another file type, a class that `class_names` does not know, and missing values.
+    """
+    frame, classes = _parse(path)
+    columns = [frame[name] for name in frame.columns]
+    series = []
+    for index, (name, *channels) in enumerate(zip(classes, *columns, strict=True)):
+        if name not in class_names:
+            raise InputError(f"{path}: series {index} has class {name!r}; the recipe knows {list(class_names)}.")
+        values = [[float(value) for value in channel] for channel in channels]
+        if not all(math.isfinite(value) for channel in values for value in channel):
+            raise InputError(f"{path}: series {index} has missing values; fill them first or leave the series out.")
+        series.append(Series(values, class_names[name], index))
+    return series
+
+
+def _parse(path: Path) -> tuple[Any, list[str]]:
+    from sktime.datasets import load_from_arff_to_dataframe, load_from_tsfile_to_dataframe
+
+    readers = {".ts": load_from_tsfile_to_dataframe, ".arff": load_from_arff_to_dataframe}
+    if path.suffix not in readers:
+        raise InputError(f"{path}: cannot read {path.suffix!r} files; give .ts or .arff.")
+    try:
+        frame, classes = readers[path.suffix](str(path))
+    except Exception as error:  # sktime raises many kinds for a broken file
+        raise InputError(f"{path}: not a readable {path.suffix} file: {error}") from error
+    return frame, [str(name) for name in classes]
+
+
+def read_splits(source: Path, name: str, class_names: Mapping[str, str]) -> dict[str, list[Series]]:
+    """The "train" and "test" series of the archive set `name` (as in "Computers").
+
+    `source` is a zip file, or a folder that holds `<name>_TRAIN.ts`, `<name>_TRAIN.arff` or `<name>.zip`, possibly
+    one folder deeper. Raises InputError when a split is not there.
+    """
+    if source.is_dir() and not _find(source, f"{name}_TRAIN") and (source / f"{name}.zip").is_file():
+        source = source / f"{name}.zip"
+    if source.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            _unzip(source, Path(folder))
+            return _read_folder(Path(folder), name, class_names, f"{source}")
+    return _read_folder(source, name, class_names, f"{source}")
+
+
+def _unzip(archive: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder)
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{archive}: not a zip file ({error}). Delete it and fetch it again.") from error
+
+
+def _read_folder(folder: Path, name: str, class_names: Mapping[str, str], shown: str) -> dict[str, list[Series]]:
+    splits = {}
+    for split in ("train", "test"):
+        path = _find(folder, f"{name}_{split.upper()}")
+        if path is None:
+            raise InputError(
+                f"{shown}: no {name}_{split.upper()}.ts or .arff in it. Give the folder or zip of the set {name}."
+            )
+        splits[split] = read_series(path, class_names)
+    return splits
+
+
+def _find(folder: Path, stem: str) -> Path | None:
+    for suffix in (".ts", ".arff"):
+        found = sorted([*folder.glob(stem + suffix), *folder.glob(f"*/{stem}{suffix}")])
+        if found:
+            return found[0]
+    return None
+
+
+def bundled_splits(name: str, class_names: Mapping[str, str]) -> dict[str, list[Series]]:
+    """The "train" and "test" series of a set that comes with sktime (as "ItalyPowerDemand"); needs no network."""
+    spec = importlib.util.find_spec("sktime")
+    if spec is None or spec.origin is None:
+        raise InputError("sktime is not installed: run the set-up script, or pip install sktime.")
+    return read_splits(Path(spec.origin).parent / "datasets" / "data" / name, name, class_names)
+
+
+def download(url: str, sha256: str = "", folder: Path = DOWNLOADS) -> Path:
+    """The file at `url`, kept in `folder` for the next time. Three retries with growing pauses, and a progress bar.
+
+    Raises InputError when the network does not answer, and when `sha256` is given and differs.
+    """
+    path = folder / url.rsplit("/", 1)[-1]
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        _fetch(url, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 and digest != sha256:
+        path.unlink()
+        raise InputError(f"{url}: its sha256 is {digest}, expected {sha256}. The file was removed; try again later.")
+    return path
+
+
+def _fetch(url: str, path: Path) -> None:
+    import urllib.request
+
+    from tqdm import tqdm
+
+    partial = path.with_name(path.name + ".part")
+    for attempt in range(NUM_TRIES):
+        try:
+            with urllib.request.urlopen(url, timeout=30) as response, partial.open("wb") as file:
+                size = int(response.headers.get("Content-Length") or 0) or None
+                with tqdm(total=size, desc=path.name, unit="B", unit_scale=True) as bar:
+                    while block := response.read(CHUNK_BYTES):
+                        file.write(block)
+                        bar.update(len(block))
+            if size is not None and partial.stat().st_size != size:
+                raise OSError(f"connection closed after {partial.stat().st_size} of {size} bytes")
+            partial.replace(path)
+            return
+        except OSError as error:  # URLError, HTTPError and time-outs are all OSErrors
+            reason = error
+        if attempt + 1 < NUM_TRIES:
+            pause = 2**attempt
+            logger.warning("%s: %s; trying again in %d s", url, reason, pause)
+            time.sleep(pause)
+    partial.unlink(missing_ok=True)
+    raise InputError(
+        f"{url} could not be fetched in {NUM_TRIES} tries ({reason}). Check the network, or fetch the file elsewhere "
+        "and give its folder: --source DIR."
+    )
+
+
+def check_splits(splits: Mapping[str, Sequence[Series]], num_rows: Mapping[str, int], length: int) -> None:
+    """Raises InputError unless every split has its `num_rows` and every series `length` readings, as published."""
+    for split, expected in num_rows.items():
+        if len(splits[split]) != expected:
+            raise InputError(f"The {split} split has {len(splits[split])} series; the published set has {expected}.")
+        for series in splits[split]:
+            wrong = {len(channel) for channel in series.values} - {length}
+            if wrong:
+                raise InputError(f"{split} series {series.index} has {wrong.pop()} readings; expected {length}.")
+
+
+def stratified_split(series: Sequence[Series], first_size: int, seed: int) -> tuple[list[Series], list[Series]]:
+    """Two parts, the first of exactly `first_size`, each with the classes in the whole's proportions.
+
+    The same seed gives the same parts. Order is kept. Raises InputError when `first_size` leaves a part empty.
+    """
+    if not 0 < first_size < len(series):
+        raise InputError(f"Cannot cut {first_size} of {len(series)} series: both parts need at least one.")
+    positions = defaultdict(list)
+    for position, item in enumerate(series):
+        positions[item.label].append(position)
+    shares = {label: first_size * len(members) / len(series) for label, members in positions.items()}
+    counts = Counter({label: math.floor(share) for label, share in shares.items()})
+    by_remainder = sorted(shares, key=lambda label: (counts[label] - shares[label], label))
+    counts.update(by_remainder[: first_size - counts.total()])
+    rng = random.Random(seed)
+    chosen = {i for label in sorted(positions) for i in rng.sample(positions[label], counts[label])}
+    return [s for i, s in enumerate(series) if i in chosen], [s for i, s in enumerate(series) if i not in chosen]

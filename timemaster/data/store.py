@@ -1,0 +1,199 @@
+"""Parquet files of examples: written for verl, EasyR1 and TimeMaster alike, read from any of them.
+
+Columns: `data_source, prompt, images, videos, ability, reward_model, extra_info` as verl has them (TimeMaster is a
+fork of it), `problem` and `answer` as EasyR1 wants them, `data` with the raw series. Images are PNG bytes inside the
+file without a path, so no file name can tell the label. `rows` knows the other dialects.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from timemaster.data.rows import ANSWERS, IMAGES, PROMPTS, VIDEOS, example_from_row
+from timemaster.data.series import Series
+from timemaster.types import Example, InputError
+
+logger = logging.getLogger(__name__)
+
+ON_BAD_ROW = ("raise", "skip")
+BATCH = 256  # rows of a row group
+NUM_LISTED = 5  # bad rows named in a message
+READ = (*PROMPTS, *ANSWERS, *IMAGES, *VIDEOS, "data_source", "extra_info")
+
+TURNS = pa.list_(pa.struct({"content": pa.string(), "role": pa.string()}))
+PICTURES = pa.list_(pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+REWARD_MODEL = pa.struct({"ground_truth": pa.string(), "style": pa.string()})
+EXTRA_INFO = pa.struct({"answer": pa.string(), "index": pa.int64(), "question": pa.string(), "split": pa.string()})
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be used. Example: BadRow("data/train.parquet", 17, "corrupt image (80 bytes): …")"""
+
+    file: str
+    row: int  # from 0
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.row}: {self.reason}"
+
+
+class HasLabels(Protocol):
+    """What `check_labels` needs of a `Task`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+
+def plot_row(
+    series: Series, png: bytes, question: str, data_source: str, split: str, demonstration: str = ""
+) -> dict[str, Any]:
+    """The parquet row that asks `question` about the plot `png`; with `demonstration`, an assistant turn follows."""
+    turns = [{"role": "user", "content": question}]
+    if demonstration:
+        turns.append({"role": "assistant", "content": demonstration})
+    return {
+        "data_source": data_source,
+        "prompt": turns,
+        "images": [{"bytes": png, "path": None}],
+        "videos": [],
+        "ability": "time series",
+        "reward_model": {"ground_truth": series.label, "style": "rule"},
+        "extra_info": {"answer": series.label, "index": series.index, "question": question, "split": split},
+        "problem": question,
+        "answer": series.label,
+        "data": series.values[0] if len(series.values) == 1 else series.values,
+    }
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write `rows` (of `plot_row`) to a parquet file: under another name first, so `path` is never half a file."""
+    if not rows:
+        raise InputError(f"{path}: no rows to write.")
+    values = pa.list_(pa.float64())
+    schema = pa.schema(
+        {
+            "data_source": pa.string(),
+            "prompt": TURNS,
+            "images": PICTURES,
+            "videos": pa.list_(pa.string()),
+            "ability": pa.string(),
+            "reward_model": REWARD_MODEL,
+            "extra_info": EXTRA_INFO,
+            "problem": pa.string(),
+            "answer": pa.string(),
+            "data": pa.list_(values) if isinstance(rows[0]["data"][0], list) else values,
+        }
+    )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for start in range(0, len(rows), BATCH):
+                writer.write_table(pa.Table.from_pylist(list(rows[start : start + BATCH]), schema=schema))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_examples(
+    files: Sequence[str], on_bad_row: str = "raise", default_source: str = ""
+) -> tuple[list[Example], list[BadRow]]:
+    """All examples of parquet `files`, and the rows that could not be used.
+
+    An example's id is "<file name>:<row>", with folders in front where two files share a name; its `extra` is the
+    row's extra_info with `file` and `row` added. The raw series is not read. `default_source` is the data_source of
+    files without that column.
+
+    Raises InputError for a missing, unreadable or empty file and a missing column; for bad rows, too, with
+    on_bad_row="raise". With "skip" they are logged, counted and returned.
+    """
+    if on_bad_row not in ON_BAD_ROW:
+        raise InputError(f"on_bad_row is {on_bad_row!r}; allowed: {', '.join(ON_BAD_ROW)}.")
+    examples: list[Example] = []
+    bad: list[BadRow] = []
+    for file, name in zip(files, _unique_names(files), strict=True):
+        for number, row in enumerate(_rows(file)):
+            try:
+                example = example_from_row(row, f"{name}:{number}", Path(file).parent, default_source)
+            except InputError as error:
+                bad.append(BadRow(file, number, str(error)))
+            else:
+                examples.append(replace(example, extra={**example.extra, "file": file, "row": number}))
+    report_bad_rows(bad, len(examples) + len(bad), on_bad_row)
+    return examples, bad
+
+
+def report_bad_rows(bad: Sequence[BadRow], num_rows: int, on_bad_row: str) -> None:
+    """InputError listing the first of `bad` (on_bad_row="raise", or no good row is left), or a warning ("skip")."""
+    if not bad:
+        return
+    listed = "".join(f"\n  {row}" for row in bad[:NUM_LISTED])
+    more = f"\n  and {len(bad) - NUM_LISTED} more" if len(bad) > NUM_LISTED else ""
+    message = f"{len(bad)} of {num_rows} rows cannot be used:{listed}{more}"
+    if len(bad) == num_rows:
+        raise InputError(f"{message}\nNo row is left: mend the file.")
+    if on_bad_row == "raise":
+        raise InputError(f"{message}\nMend them, or leave them out with data.on_bad_row=skip.")
+    logger.warning("%s\nThey are left out.", message)
+
+
+def check_labels(examples: Sequence[Example], tasks: Mapping[str, HasLabels]) -> list[BadRow]:
+    """The rows whose answer is no label of their task; `tasks` by data_source, as `load_tasks` gives them."""
+    bad = []
+    for example in examples:
+        name, _, number = example.id.rpartition(":")
+        file, row = example.extra.get("file", name), int(example.extra.get("row", number))
+        task = tasks.get(example.data_source)
+        if task is None:
+            bad.append(BadRow(file, row, f"data_source is {example.data_source!r}; the recipes have {list(tasks)}"))
+        elif example.answer.strip().casefold() not in {label.casefold() for label in task.labels}:
+            expected = ", ".join(task.labels)
+            bad.append(BadRow(file, row, f"answer is {example.answer!r}; the labels of {task.name} are {expected}"))
+    return bad
+
+
+def _rows(file: str) -> Iterator[dict[str, Any]]:
+    parquet = _open(file)
+    columns = [name for name in READ if name in parquet.schema_arrow.names]
+    for batch in parquet.iter_batches(BATCH, columns=columns):
+        yield from batch.to_pylist()
+
+
+def _open(file: str) -> pq.ParquetFile:
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"Data file {file!r} does not exist (looked from {Path.cwd()}). Prepare the data first.")
+    try:
+        parquet = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"Data file {file!r} is not a readable parquet file: {error}") from error
+    if parquet.metadata.num_rows == 0:
+        raise InputError(f"Data file {file!r} has no rows. Prepare the data again.")
+    columns = parquet.schema_arrow.names
+    for what, names in (("prompt", PROMPTS), ("answer", ANSWERS)):
+        if not set(names) & set(columns):
+            raise InputError(f"Data file {file!r} has no {what} column (one of {', '.join(names)}); it has {columns}.")
+    return parquet
+
+
+def _unique_names(files: Sequence[str]) -> list[str]:
+    """The shortest ends of the paths that tell them apart: file names, or with one folder in front, or two, …"""
+    paths = [Path(file).resolve().parts for file in files]
+    twice = [file for file, count in Counter(paths).items() if count > 1]
+    if twice:
+        raise InputError(f"Data file {str(Path(*twice[0]))!r} is given twice.")
+    length = 1
+    while len({path[-length:] for path in paths}) < len(paths):
+        length += 1
+    return ["/".join(path[-length:]) for path in paths]

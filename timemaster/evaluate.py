@@ -1,0 +1,174 @@
+"""Evaluation: answers to files of examples, what they are worth, and the files that let others check it.
+
+EVAL=True in the scripts sets trainer.val_only=true and comes here. Written under the run's folder:
+
+    eval/step_<N>/metrics.json  predictions.jsonl  confusion.png      (step_<N>_blank/ with blanked images)
+
+Unparsed answers are a category of their own, never a class. While training, `validate` looks at data.val_files.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from timemaster.backends.checkpoint import checkpoints, live_name
+from timemaster.config import Config
+from timemaster.inputs import Job, engine_spec, load_jobs, make_renderer, resolve_device
+from timemaster.metrics import Prediction, summarise
+from timemaster.run import Run, rollout_rows
+from timemaster.tasks import Task, load_tasks, predict
+from timemaster.types import Group, InputError, Sampling
+
+if TYPE_CHECKING:
+    from timemaster.workers import Workers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One thing to evaluate. Example: Target(step=40, model="checkpoints/…/global_step_40/huggingface", blank=False)"""
+
+    step: int
+    model: str
+    blank: bool
+
+    @property
+    def name(self) -> str:
+        return f"step_{self.step}" + ("_blank" if self.blank else "")
+
+
+def validate(run: Run, workers: Workers, jobs: Sequence[Job], step: int) -> dict[str, float]:
+    """Answer the validation rows with the current weights. Returns val/accuracy, val/reward_mean and kin."""
+    groups = answer(run.cfg, workers, jobs, version=step, label="validating")
+    summary = summarise(predictions(groups, load_tasks(run.cfg.data.recipes)))
+    names = ("accuracy", "macro_f1", "format_rate", "reward_mean", "response_tokens_mean")
+    metrics = {f"val/{name}": float(summary[name]) for name in names if summary[name] is not None}
+    metrics["val/unparsed"] = summary["unparsed"] / summary["n"]
+    run.say(f"validation after step {step}: " + ", ".join(f"{k[4:]} {v:.3f}" for k, v in metrics.items()))
+    return metrics
+
+
+def evaluate(cfg: Config) -> list[dict[str, Any]]:
+    """Evaluate data.test_files with every checkpoint asked for. Returns the metrics of each and writes the files."""
+    from timemaster.data.media import blank
+    from timemaster.workers import Workers
+
+    with Run(cfg, "eval") as run:
+        renderer = make_renderer(cfg)
+        jobs = load_jobs(cfg, cfg.data.test_files, renderer, run.folder)
+        targets = resolve_targets(cfg, run.folder)
+        workers = Workers(cfg, resolve_device(cfg))
+        run.say(f"starting the engine with {targets[0].model}")
+        workers.start(engine=engine_spec(cfg, workers.device, targets[0].model, jobs, renderer.end_of_turn), training=None)
+        blanked = [(blank(example), None) for example, _ in jobs] if any(t.blank for t in targets) else []
+        blank_jobs = [(example, renderer.prompt(example)) for example, _ in blanked]
+        results, loaded = [], targets[0].model
+        for target in targets:
+            if target.model != loaded:
+                workers.load_engines(read_layers(target.model))
+                loaded = target.model
+            groups = answer(cfg, workers, blank_jobs if target.blank else jobs, version=target.step, label=target.name)
+            results.append(write_results(run.folder / "eval" / target.name, cfg, target, groups))
+        workers.stop()
+    return results
+
+
+def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
+    """What eval.checkpoint and eval.blank_images ask for. InputError when a checkpoint is not there."""
+    have = {step: str(path / "huggingface") for step, path in checkpoints(folder)}
+    found: list[tuple[int, str]] = []
+    for name in cfg.eval.checkpoint:
+        if name == "base" or (name == "latest" and not have):
+            found.append((0, cfg.model.path))
+        elif name == "latest":
+            found.append((max(have), have[max(have)]))
+        elif int(name) in have:
+            found.append((int(name), have[int(name)]))
+        else:
+            raise InputError(f"eval.checkpoint={name}: {folder} has steps {sorted(have) or 'none'}; or use latest, base.")
+    blanks = {True: [True], False: [False], "both": [False, True]}[cfg.eval.blank_images]
+    return [Target(step, model, b) for step, model in dict.fromkeys(found) for b in blanks]
+
+
+def read_layers(model: str) -> Iterator[list[tuple[str, Any]]]:
+    """The weights of a Hugging Face folder in portions of (name, tensor), for engines that run already."""
+    from safetensors import safe_open
+
+    tied: list[tuple[str, Any]] = []
+    names: set[str] = set()
+    for path in sorted(Path(model).glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            portion = [(live_name(name), file.get_tensor(name)) for name in sorted(file.keys())]
+        names |= {name for name, _ in portion}
+        tied += [("lm_head.weight", tensor) for name, tensor in portion if name.endswith("embed_tokens.weight")]
+        yield portion
+    if "lm_head.weight" not in names:
+        yield tied  # tied heads are kept under one name on disk, and as a copy in some engines
+
+
+def answer(cfg: Config, workers: Workers, jobs: Sequence[Job], version: int, label: str) -> list[Group]:
+    """One answer per row, greedy unless eval.temperature says otherwise, with a progress bar."""
+    e = cfg.eval
+    sampling = Sampling(temperature=e.temperature, top_p=e.top_p, top_k=e.top_k, max_tokens=cfg.data.max_response_length)
+    size = cfg.rollout.max_num_seqs * len(workers.engines)
+    groups: list[Group] = []
+    with tqdm(total=len(jobs), desc=label, unit="row", leave=False) as bar:
+        for i in range(0, len(jobs), size):
+            groups += workers.rollout(jobs[i : i + size], sampling, version, seed=f"{cfg.data.seed}/eval")
+            bar.update(len(jobs[i : i + size]))
+    return groups
+
+
+def predictions(groups: Sequence[Group], tasks: dict[str, Task]) -> list[Prediction]:
+    """What was answered, read by each row's task."""
+    out = []
+    for group in groups:
+        task = tasks.get(group.example.data_source)
+        for rollout in group.rollouts:
+            assert rollout.score is not None
+            out.append(
+                Prediction(
+                    data_source=group.example.data_source,
+                    truth=group.example.answer,
+                    predicted=predict(task, rollout.text) if task else None,
+                    labels=list(task.labels) if task else [],
+                    reward=rollout.score.total,
+                    parts=rollout.score.parts,
+                    num_tokens=sum(rollout.mask),
+                )
+            )
+    return out
+
+
+def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Group]) -> dict[str, Any]:
+    """Write metrics.json, predictions.jsonl and confusion.png. Returns the metrics."""
+    from timemaster.plot_results import confusion_png
+
+    folder.mkdir(parents=True, exist_ok=True)
+    answers = predictions(groups, load_tasks(cfg.data.recipes))
+    summary = summarise(answers)
+    about = {"model": target.model, "step": target.step, "blank_images": target.blank, "files": cfg.data.test_files}
+    (folder / "metrics.json").write_text(json.dumps(about | summary, indent=2) + "\n")
+    rows = [row for group in groups for row in rollout_rows(group)]
+    with open(folder / "predictions.jsonl", "w") as file:
+        for row, one in zip(rows, answers, strict=True):
+            file.write(json.dumps({"prediction": one.predicted, "data_source": one.data_source} | row) + "\n")
+    if summary["confusion"]:
+        (folder / "confusion.png").write_bytes(confusion_png(summary["confusion"]))
+    low, high = summary["accuracy_ci95"]
+    log.info(
+        "%s (%s): accuracy %.3f [%.3f, %.3f] of %d rows, macro F1 %.3f, format %.3f, unparsed %d, %.1f tokens a response",
+        target.name, target.model, summary["accuracy"], low, high, summary["n"], summary["macro_f1"] or 0.0,
+        summary["format_rate"] or 0.0, summary["unparsed"], fmean(one.num_tokens for one in answers),
+    )  # fmt: skip
+    log.info("  written to %s", folder)
+    return about | summary

@@ -1,0 +1,183 @@
+"""Group relative policy optimisation: the whole training loop.
+
+What it is: prompts go to the engines, scored groups come back, become advantages, the trainer takes a step, the engines
+get the new weights. What it is not: it knows nothing of GPUs, tokens, images or files; see workers.py for how each verb
+is carried out, backends/fsdp.py for the update, algo/losses.py for the loss.
+
+    python -m timemaster.grpo --help
+    python -m timemaster.grpo trainer.val_only=true ...    evaluates instead (timemaster/evaluate.py)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from timemaster.cli import launch
+from timemaster.config import Config
+from timemaster.types import InputError
+
+if TYPE_CHECKING:
+    from timemaster.data.render import Renderer
+    from timemaster.data.stream import Stream
+    from timemaster.inputs import Job
+    from timemaster.run import Run
+    from timemaster.types import Group, Sample, Sampling
+    from timemaster.workers import Workers
+
+SHOWN = (
+    "reward/mean",
+    "reward/accuracy",
+    "reward/format",
+    "actor/kl",
+    "actor/entropy",
+    "response/tokens_mean",
+    "rollout/logprob_diff_mean",
+    "throughput/tokens_per_second",
+)
+
+
+def train(cfg: Config) -> None:
+    """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
+    from timemaster.algo.advantages import to_samples
+    from timemaster.data.stream import Stream
+    from timemaster.evaluate import validate
+    from timemaster.inputs import load_jobs, make_renderer, resolve_device
+    from timemaster.run import Run, save
+    from timemaster.workers import Workers
+
+    with Run(cfg, "grpo") as run:
+        renderer = make_renderer(cfg)
+        jobs = load_jobs(cfg, cfg.data.train_files, renderer, run.folder)
+        val_jobs = load_jobs(cfg, cfg.data.val_files, renderer, run.folder)
+        stream = Stream(len(jobs), cfg.data.train_batch_size, cfg.data.seed, cfg.data.shuffle)
+        total = cfg.trainer.total_training_steps or stream.num_steps(cfg.trainer.total_epochs)
+        workers = Workers(cfg, resolve_device(cfg))
+        first = start(run, workers, renderer, jobs, stream, total)
+        workers.sync_weights(verify=True)
+        if cfg.trainer.val_before_train and first == 0:
+            validate(run, workers, val_jobs, step=0)
+        run.start_bar(first, total)
+        for step in range(first + 1, total + 1):
+            prompts = [jobs[row] for row in stream.batch(step - 1)]
+            with run.phase("rollout"):
+                groups = workers.rollout(prompts, sampling(cfg), version=step - 1, seed=f"{cfg.data.seed}/{step}")
+            samples = to_samples(groups, cfg.algorithm.adv_estimator, cfg.algorithm.norm_adv_by_std_in_grpo)
+            if cfg.actor.use_kl_loss:
+                with run.phase("reference"):
+                    samples = with_reference(samples, workers.logprobs(samples, "reference"))
+            with run.phase("update"):
+                updates = [workers.update(mini) for mini in mini_batches(cfg, samples)]
+            with run.phase("sync"):
+                workers.sync_weights()
+            metrics = measure(groups, updates, sum(run.seconds.values())) | {"memory/gib": workers.peak_memory()}
+            last = step == total or run.stop_requested
+            if val_jobs and cfg.trainer.test_freq and (last or step % cfg.trainer.test_freq == 0):
+                with run.phase("validate"):
+                    metrics |= validate(run, workers, val_jobs, step)
+            run.write_rollouts(step, groups)
+            run.log_step(step, metrics, SHOWN)
+            check_difference(cfg, step, metrics)
+            if last or (cfg.trainer.save_freq and step % cfg.trainer.save_freq == 0):
+                save(run, workers, step)
+            if run.stop_requested:
+                break
+        workers.stop()
+
+
+def start(run: Run, workers: Workers, renderer: Renderer, jobs: list[Job], stream: Stream, total: int) -> int:
+    """Start engines and trainer, print what is about to happen. Returns the step to continue after, 0 for a new run."""
+    from timemaster.inputs import decoded, describe, engine_spec
+
+    cfg = run.cfg
+    resume, first = run.resume_point()
+    updates = cfg.data.train_batch_size // cfg.actor.ppo_mini_batch_size * cfg.actor.ppo_epochs
+    model = f"{resume}/huggingface" if resume else cfg.model.path
+    engine = engine_spec(cfg, workers.device, model, jobs, renderer.end_of_turn)
+    run.say(f"starting {engine[0]} engines and trainer ranks on {workers.device}")
+    table = workers.start(engine=engine, training=(total * updates, cfg.actor.use_kl_loss, resume))
+    rows: list[tuple[str, object]] = [
+        ("run folder", run.folder),
+        ("train rows", stream.num_rows),
+        ("steps", f"{first} done, {total} in all ({stream.num_rows / cfg.data.train_batch_size:.1f} an epoch)"),
+        ("sequences a step", f"{cfg.data.train_batch_size} prompts x {cfg.rollout.n} answers"),
+        ("optimizer updates a step", updates),
+        ("engines", f"{len(workers.engines)} x {engine[0]}, {engine[1].dtype}"),
+        ("reference model", "loaded, for the KL term" if cfg.actor.use_kl_loss else "none"),
+    ]
+    describe(cfg, rows, table, decoded(renderer, jobs[0][1].token_ids))
+    return first
+
+
+def sampling(cfg: Config) -> Sampling:
+    """How the policy explores."""
+    from timemaster.types import Sampling
+
+    r = cfg.rollout
+    limit = cfg.data.max_response_length
+    return Sampling(n=r.n, temperature=r.temperature, top_p=r.top_p, top_k=r.top_k, max_tokens=limit)
+
+
+def with_reference(samples: list[Sample], ref_logprobs: list[list[float]]) -> list[Sample]:
+    """The samples with the reference model's log-probs put at their trained tokens."""
+    out = []
+    for sample, values in zip(samples, ref_logprobs, strict=True):
+        queue = iter(values)
+        out.append(replace(sample, ref_logprobs=[next(queue) if trained else 0.0 for trained in sample.mask]))
+    return out
+
+
+def mini_batches(cfg: Config, samples: list[Sample]) -> list[list[Sample]]:
+    """The samples of a step in optimizer-step portions, whole groups each, once per epoch over them."""
+    size = cfg.actor.ppo_mini_batch_size * cfg.rollout.n
+    return [samples[i : i + size] for i in range(0, len(samples), size)] * cfg.actor.ppo_epochs
+
+
+def measure(groups: list[Group], updates: list[dict[str, float]], seconds: float) -> dict[str, float]:
+    """A step's metrics. The log-prob difference is of the first update: after it the policy is not the one that sampled."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    scores = [rollout.score for rollout in rollouts if rollout.score is not None]
+    tokens = [sum(rollout.mask) for rollout in rollouts]
+    flat = [len({rollout.score.total for rollout in group.rollouts if rollout.score}) == 1 for group in groups]
+    metrics = {
+        "reward/mean": fmean(score.total for score in scores),
+        "reward/errors": float(sum(bool(score.error) for score in scores)),
+        "reward/zero_spread_groups": fmean(flat),
+        "response/tokens_mean": fmean(tokens),
+        "response/tokens_max": float(max(tokens)),
+        "response/cut_off": fmean(rollout.finish_reason == "length" for rollout in rollouts),
+        "throughput/tokens_per_second": sum(len(rollout.token_ids) for rollout in rollouts) / seconds,
+    }
+    for name in sorted({name for score in scores for name in score.parts}):
+        metrics[f"reward/{name}"] = fmean(score.parts[name] for score in scores if name in score.parts)
+    for name in updates[0]:
+        if name.startswith("logprob_diff"):
+            metrics[f"rollout/{name}" + ("_mean" if name == "logprob_diff" else "")] = updates[0][name]
+        elif name != "update_seconds":
+            metrics[f"actor/{name}"] = fmean(update[name] for update in updates)
+    return metrics
+
+
+def check_difference(cfg: Config, step: int, metrics: dict[str, float]) -> None:
+    """Stop when engine and trainer disagree on the same tokens by more than rollout.limit_logprob_diff in mean."""
+    limit, found = cfg.rollout.limit_logprob_diff, metrics["rollout/logprob_diff_mean"]
+    if limit and found > limit:
+        raise InputError(
+            f"step {step}: engine and trainer log-probs differ by {found:.2e} in mean on the same tokens, allowed is "
+            f"rollout.limit_logprob_diff={limit:g}. Look for stale weights or caches, other pixel limits or positions."
+        )
+
+
+def main(cfg: Config) -> None:
+    """Train, or evaluate with trainer.val_only=true."""
+    from timemaster.evaluate import evaluate
+
+    if cfg.trainer.val_only:
+        evaluate(cfg)
+    else:
+        train(cfg)
+
+
+if __name__ == "__main__":
+    launch(main, "grpo")

@@ -1,0 +1,141 @@
+"""What a run reads before it starts: device, rows and their tokens, engine settings, the table of derived sizes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+
+from tqdm import tqdm
+
+from timemaster.config import Config, world_size
+from timemaster.data.media import load_model_config, vision_spec
+from timemaster.data.render import Renderer
+from timemaster.data.store import check_labels, read_examples
+from timemaster.rollout.engine import EngineSpec, resolve_engine
+from timemaster.tasks import load_tasks
+from timemaster.types import Example, InputError, Prompt, Sample
+
+log = logging.getLogger(__name__)
+Job = tuple[Example, Prompt]
+
+
+def resolve_device(cfg: Config) -> str:
+    """ "cuda" where a GPU is found (or asked for), else "cpu"."""
+    import torch
+
+    found = torch.cuda.is_available()
+    if cfg.trainer.device == "cuda" and not found:
+        raise InputError("trainer.device=cuda, but torch finds no GPU here. Use trainer.device=auto or cpu.")
+    return "cuda" if found and cfg.trainer.device != "cpu" else "cpu"
+
+
+def make_renderer(cfg: Config) -> Renderer:
+    """The tokenizer and vision arithmetic of the run's model."""
+    spec = vision_spec(load_model_config(cfg.model.path), cfg.data.min_pixels, cfg.data.max_pixels)
+    return Renderer(cfg.model.path, spec)
+
+
+def read_rows(cfg: Config, files: list[str], folder: Path) -> list[Example]:
+    """The rows of parquet files, checked against their task's labels. Bad rows stop the run or are skipped and listed."""
+    if not files:
+        return []
+    examples, bad = read_examples(files, cfg.data.on_bad_row)
+    wrong = check_labels(examples, load_tasks(cfg.data.recipes))
+    if wrong and cfg.data.on_bad_row == "raise":
+        shown = "\n  ".join(f"{row.file} row {row.row}: {row.reason}" for row in wrong[:5])
+        raise InputError(f"{len(wrong)} rows have a label their task does not know:\n  {shown}")
+    if wrong:
+        refused = {f"{row.file}:{row.row}" for row in wrong}
+        examples = [e for e in examples if f"{e.extra['file']}:{e.extra['row']}" not in refused]
+        bad += wrong
+    if bad:
+        reasons = [{"file": row.file, "row": row.row, "reason": row.reason} for row in bad]
+        _list_rows(folder, "skipped_rows.jsonl", reasons)
+        log.warning("skipped %d bad rows, listed in %s/skipped_rows.jsonl", len(bad), folder)
+    return examples
+
+
+def load_jobs(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -> list[Job]:
+    """Rows with their prompts; prompts over data.max_prompt_length are dropped, counted and listed, never cut."""
+    jobs: list[Job] = []
+    dropped = []
+    for example in tqdm(read_rows(cfg, files, folder), desc="reading prompts", leave=False):
+        prompt = renderer.prompt(example)
+        if len(prompt.token_ids) > cfg.data.max_prompt_length:
+            dropped.append({"id": example.id, "tokens": len(prompt.token_ids)})
+        else:
+            jobs.append((example, prompt))
+    _report_dropped(cfg, folder, dropped, len(jobs), cfg.data.max_prompt_length)
+    return jobs
+
+
+def load_samples(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -> list[Sample]:
+    """Supervised samples; rows over max_prompt_length + max_response_length are dropped, counted and listed."""
+    limit = cfg.data.max_prompt_length + cfg.data.max_response_length
+    rows = tqdm(read_rows(cfg, files, folder), desc="reading demonstrations", leave=False)
+    samples = [renderer.sample(example) for example in rows]
+    dropped = [{"id": s.id, "tokens": len(s.token_ids)} for s in samples if len(s.token_ids) > limit]
+    kept = [sample for sample in samples if len(sample.token_ids) <= limit]
+    _report_dropped(cfg, folder, dropped, len(kept), limit)
+    return kept
+
+
+def _report_dropped(cfg: Config, folder: Path, dropped: list[dict[str, object]], kept: int, limit: int) -> None:
+    if not dropped:
+        return
+    _list_rows(folder, "dropped_rows.jsonl", dropped)
+    longest = max(int(str(row["tokens"])) for row in dropped)
+    text = f"{len(dropped)} rows over {limit} tokens (the longest has {longest})"
+    if not kept:
+        raise InputError(f"no row is left: {text}. Raise data.max_prompt_length or lower data.max_pixels.")
+    log.warning("dropped %s; %d rows stay; listed in %s/dropped_rows.jsonl", text, kept, folder)
+
+
+def _list_rows(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
+    with open(folder / name, "a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def engine_spec(cfg: Config, device: str, model_path: str, jobs: list[Job], stop: int) -> tuple[str, EngineSpec]:
+    """The engine's name and settings for this run."""
+    rollout, name = cfg.rollout, resolve_engine(cfg.rollout.name)
+    colocated = device == "cuda" and rollout.placement == "colocated"
+    wire = "object_store" if device == "cpu" or name == "hf" else "ipc" if colocated else "nccl"
+    dtype = cfg.model.dtype if cfg.model.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
+    return name, EngineSpec(
+        model_path=model_path,
+        dtype=dtype,
+        device=device,
+        wire=wire,
+        stop_token_ids=[stop],
+        max_model_len=cfg.data.max_prompt_length + cfg.data.max_response_length,
+        min_pixels=cfg.data.min_pixels,
+        max_pixels=cfg.data.max_pixels,
+        max_images=max(len(prompt.media) for _, prompt in jobs),
+        tensor_parallel=rollout.tensor_model_parallel_size,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        cpu_kv_cache_gib=rollout.cpu_kv_cache_gib,
+        max_num_seqs=rollout.max_num_seqs,
+        max_num_batched_tokens=rollout.max_num_batched_tokens,
+        enforce_eager=rollout.enforce_eager,
+        sleep=colocated and not cfg.trainer.val_only,
+        preserve=["visual.*"] if cfg.model.freeze_vision_tower else [],
+    )
+
+
+def describe(cfg: Config, rows: list[tuple[str, object]], table: dict[str, tuple[int, bool]], sample: str) -> None:
+    """Print derived sizes, what is trained, and one decoded sample, before the first step."""
+    log.info("")
+    for name, value in [*rows, ("trainer ranks", world_size(cfg))]:
+        log.info("  %-34s %s", name, value)
+    for name, (size, trained) in table.items():
+        log.info("  %-34s %s parameters, %s", name, f"{size:,}", "trained" if trained else "frozen")
+    log.info("  one row as the model sees it:\n    %s\n", sample.replace("\n", "\n    "))
+
+
+def decoded(renderer: Renderer, token_ids: list[int]) -> str:
+    """Text of a row as the model sees it, with runs of image tokens written as a count."""
+    text = renderer.decode(token_ids, skip_special_tokens=False)
+    return re.sub(r"(<\|image_pad\|>)+", lambda run: f"[{run[0].count('image_pad')} image tokens]", text)

@@ -1,0 +1,26 @@
+"""Rewards: plain functions of one rollout and its example.
+
+    def short(rollout: Rollout, example: Example) -> float:
+        return 1.0 if len(rollout.text) < 500 else 0.0
+
+    RewardPart("short", 0.1, short)
+
+Knows nothing about tokens, engines or datasets. `scoring` also takes functions written for verl.
+"""
+
+from timemaster.rewards.parse import predict_label, tag_contents
+from timemaster.rewards.parts import accuracy, format_lenient, format_strict
+from timemaster.rewards.scoring import RewardFn, RewardPart, as_reward, load_function, score
+
+__all__ = [
+    "RewardFn",
+    "RewardPart",
+    "accuracy",
+    "as_reward",
+    "format_lenient",
+    "format_strict",
+    "load_function",
+    "predict_label",
+    "score",
+    "tag_contents",
+]

@@ -1,0 +1,102 @@
+"""What every engine can do: tokens in, tokens out, load weights, sleep, wake.
+
+An engine knows nothing of text, rewards, groups or training. It is driven by steps, so that a caller can score finished
+answers and submit next turns while other sequences are still being decoded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from timemaster.types import Completion, InputError, Prompt, Sampling
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """Everything an engine needs to start. Example: EngineSpec(model_path="checkpoints/tiny", dtype="float32", ...)"""
+
+    model_path: str
+    dtype: str  # "float32" or "bfloat16"
+    device: str  # "cpu" or "cuda"
+    wire: str  # how weights arrive: "object_store", "ipc" or "nccl"
+    stop_token_ids: list[int]  # end of turn
+    max_model_len: int  # tokens, prompt and answer
+    min_pixels: int
+    max_pixels: int
+    max_images: int  # most images in one row
+    tensor_parallel: int
+    gpu_memory_utilization: float
+    cpu_kv_cache_gib: float
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    enforce_eager: bool
+    sleep: bool  # give memory back between rollouts (colocated on GPU)
+    preserve: list[str]  # names of weights that are never sent and must survive sleep
+
+
+class Engine(Protocol):
+    """The protocol. `init_weight_transfer_engine` to `finish_weight_update` are vLLM's own weight-transfer verbs."""
+
+    def submit(self, key: str, prompt: Prompt, sampling: Sampling) -> None:
+        """Queue a prompt; its `sampling.n` answers come back together under `key`."""
+
+    def step(self) -> list[tuple[str, list[Completion]]]:
+        """Advance a little; the requests that finished. Call while `busy`."""
+
+    def busy(self) -> bool:
+        """Whether any request is unfinished."""
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Open the wire."""
+
+    def start_weight_update(self) -> None:
+        """Begin to receive a full set of weights."""
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive one chunk."""
+
+    def finish_weight_update(self) -> None:
+        """Make the received weights the ones that sample; every cache of the old ones is dropped."""
+
+    def checksums(self) -> dict[str, str]:
+        """A digest per weight, to compare before and after an update."""
+
+    def reset_weights(self) -> None:
+        """Set every weight to zero, so that a following update must bring all of them."""
+
+    def sleep(self) -> None:
+        """Give device memory back."""
+
+    def wake(self, tags: list[str] | None = None) -> None:
+        """Take device memory again: "weights", "kv_cache", or both."""
+
+
+def resolve_engine(name: str) -> str:
+    """ "vllm" or "hf" for rollout.name; `auto` falls back to hf with one clear line. InputError when vllm is missing."""
+    have_vllm = importlib.util.find_spec("vllm") is not None
+    if name == "auto":
+        if not have_vllm:
+            log.warning("rollout.name=auto: vLLM is not installed, sampling with transformers' generate (hf), slower.")
+        return "vllm" if have_vllm else "hf"
+    if name == "vllm" and not have_vllm:
+        raise InputError(
+            "rollout.name=vllm, but vLLM is not installed. Install it (uv pip install -r requirements-cpu.txt, or "
+            "requirements-gpu.txt), or set rollout.name=auto to sample with transformers where it does not install."
+        )
+    return name
+
+
+def make_engine(name: str, spec: EngineSpec) -> Engine:
+    """Start an engine. `name` is "vllm" or "hf"."""
+    if name == "vllm":
+        from timemaster.rollout.vllm import VllmEngine
+
+        return VllmEngine(spec)
+    from timemaster.rollout.hf import HfEngine
+
+    return HfEngine(spec)

@@ -1,0 +1,244 @@
+"""The vLLM engine: the only file that imports vllm.
+
+In-process `LLM` (no second engine process), one request per prompt with `n` answers, log-probs of the policy that
+really sampled (`processed_logprobs`), vision tokens banned, weights through vLLM's weight-transfer interface.
+Run on CPU: everything with wire "object_store". Written after vLLM's documentation and not yet run on a GPU: wires
+"ipc" and "nccl", sleep, tensor parallel.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from typing import Any
+
+from timemaster.data.media import banned_token_ids, load_image, load_model_config, vision_spec
+from timemaster.rollout.engine import EngineSpec
+from timemaster.rollout.wire import Chunk, unpack
+from timemaster.types import Completion, Prompt, Sampling
+
+
+def _quiet_environment(spec: EngineSpec) -> None:
+    """Settings vLLM reads at import. Its log is held to errors so that it does not bury ours."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if spec.device == "cpu":
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    warnings.filterwarnings("ignore", module="vllm|transformers|torch")
+
+
+def ban_tokens_processor() -> type:
+    """A vLLM logits processor that forbids the vision tokens of the model it serves, for every request."""
+    import torch
+    from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+
+    class BanVisionTokens(LogitsProcessor):
+        def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+            spec = vision_spec(vllm_config.model_config.hf_config, 0, 0)
+            self._banned = torch.tensor(banned_token_ids(spec), device=device)
+
+        def apply(self, logits: torch.Tensor) -> torch.Tensor:
+            return logits.index_fill_(-1, self._banned, float("-inf"))
+
+        def is_argmax_invariant(self) -> bool:
+            return False
+
+        def update_state(self, batch_update: BatchUpdate | None) -> None:
+            pass
+
+    return BanVisionTokens
+
+
+def register_object_store_wire() -> None:
+    """Teach vLLM the wire that needs no GPU: chunks of tensors handed over by Ray's object store (or in process)."""
+    from dataclasses import dataclass
+
+    from vllm.distributed.weight_transfer.base import (
+        WeightTransferEngine,
+        WeightTransferInitInfo,
+        WeightTransferUpdateInfo,
+    )
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+    @dataclass
+    class UpdateInfo(WeightTransferUpdateInfo):
+        chunk: Chunk
+
+    class ObjectStoreEngine(WeightTransferEngine):
+        init_info_cls = WeightTransferInitInfo
+        update_info_cls = UpdateInfo
+
+        def init_transfer_engine(self, init_info: WeightTransferInitInfo) -> None:
+            pass  # nothing to open: the chunks come as arguments
+
+        def start_weight_update(self) -> None:
+            initialize_layerwise_reload(self.model)
+
+        def update_weights(self, update_info: dict[str, Any]) -> None:
+            self.receive_weights(self.parse_update_info(update_info))  # the base would synchronise an accelerator
+
+        def receive_weights(self, update_info: UpdateInfo) -> None:
+            self.model.load_weights(unpack(update_info.chunk))
+
+        def finish_weight_update(self) -> None:
+            finalize_layerwise_reload(self.model, self.model_config)
+
+        def shutdown(self) -> None:
+            pass
+
+    if "object_store" not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine("object_store", ObjectStoreEngine)
+
+
+class VllmEngine:
+    """See `timemaster.rollout.engine.Engine`."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        _quiet_environment(spec)
+        from vllm import LLM
+        from vllm.config import WeightTransferConfig
+
+        register_object_store_wire()
+        self._spec = spec
+        self._image_token = load_model_config(spec.model_path).image_token_id
+        device_args: dict[str, Any] = {"gpu_memory_utilization": spec.gpu_memory_utilization}
+        if spec.device == "cpu":
+            device_args = {"kv_cache_memory_bytes": int(spec.cpu_kv_cache_gib * 2**30)}
+        if spec.sleep:
+            device_args |= {"enable_sleep_mode": True, "sleep_preserve_parameter_names": spec.preserve}
+        if spec.tensor_parallel > 1:
+            device_args |= {"tensor_parallel_size": spec.tensor_parallel, "distributed_executor_backend": "mp"}
+        self._llm = LLM(
+            model=spec.model_path,
+            dtype=spec.dtype,
+            max_model_len=spec.max_model_len,
+            max_num_seqs=spec.max_num_seqs,
+            max_num_batched_tokens=max(spec.max_num_batched_tokens, spec.max_model_len),
+            enforce_eager=spec.enforce_eager or spec.device == "cpu",
+            enable_chunked_prefill=spec.device != "cpu",  # its CPU build cannot rewind the generator of a seeded request
+            limit_mm_per_prompt={"image": max(spec.max_images, 1), "video": 0},
+            mm_processor_kwargs={"size": {"shortest_edge": spec.min_pixels, "longest_edge": spec.max_pixels}},
+            mm_device_do_normalize=False,
+            logprobs_mode="processed_logprobs",
+            logits_processors=[ban_tokens_processor()],
+            weight_transfer_config=WeightTransferConfig(backend=spec.wire),
+            generation_config="vllm",
+            disable_log_stats=True,
+            **device_args,
+        )
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+        self._prompts: dict[str, list[int]] = {}
+
+    def submit(self, key: str, prompt: Prompt, sampling: Sampling) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            n=sampling.n,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            stop_token_ids=self._spec.stop_token_ids,
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        request: dict[str, Any] = {"prompt_token_ids": self._collapse(prompt.token_ids)}
+        if prompt.media:
+            request["multi_modal_data"] = {"image": [load_image(item) for item in prompt.media]}
+            request["multi_modal_uuids"] = {"image": [item.uid for item in prompt.media]}
+        self._prompts[key] = prompt.token_ids
+        self._llm.llm_engine.add_request(key, request, params)
+
+    def _collapse(self, token_ids: list[int]) -> list[int]:
+        """One placeholder per image, as vLLM expects; it expands them again."""
+        out: list[int] = []
+        for token in token_ids:
+            if token != self._image_token or not out or out[-1] != token:
+                out.append(token)
+        return out
+
+    def step(self) -> list[tuple[str, list[Completion]]]:
+        finished = []
+        for output in self._llm.llm_engine.step():
+            if not output.finished:
+                continue
+            expected = self._prompts.pop(output.request_id)
+            if output.prompt_token_ids != expected:
+                raise RuntimeError(
+                    f"{output.request_id}: vLLM sees {len(output.prompt_token_ids)} prompt tokens, the trainer "
+                    f"{len(expected)}: image sizes or pixel limits differ between them"
+                )
+            finished.append((output.request_id, [_completion(answer) for answer in output.outputs]))
+        return finished
+
+    def busy(self) -> bool:
+        return self._llm.llm_engine.has_unfinished_requests()
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self._llm.init_weight_transfer_engine({"init_info": init_info})
+
+    def start_weight_update(self) -> None:
+        self._llm.start_weight_update()
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self._llm.update_weights({"update_info": update_info})
+
+    def finish_weight_update(self) -> None:
+        self._llm.finish_weight_update()
+        # All three belong together: the scheduler and the worker must forget the old weights' results alike.
+        self._llm.reset_prefix_cache()
+        self._llm.reset_mm_cache()
+        self._llm.llm_engine.reset_encoder_cache()
+
+    def checksums(self) -> dict[str, str]:
+        parts = self._llm.collective_rpc("compute_weight_checksums")
+        return {name: digest for part in parts for name, digest in part.items()}
+
+    def reset_weights(self) -> None:
+        self._llm.collective_rpc("reset_weights")
+
+    def sleep(self) -> None:
+        if self._spec.sleep:
+            self._llm.sleep(level=2)
+
+    def wake(self, tags: list[str] | None = None) -> None:
+        if self._spec.sleep:
+            self._llm.wake_up(tags)
+
+
+def _completion(answer: Any) -> Completion:
+    token_ids = list(answer.token_ids)
+    logprobs = [step[token].logprob for step, token in zip(answer.logprobs, token_ids, strict=True)]
+    return Completion(token_ids=token_ids, logprobs=logprobs, finish_reason=answer.finish_reason)
+
+
+def gpu_sender(wire: str, rank: int, client: Any, weights: Any, meta: list[Any], init: dict[str, Any]) -> Any:
+    """vLLM's own sender for wires "ipc" and "nccl" on a trainer rank; call `send_weights()` on every rank together.
+
+    `weights()` yields layers of (name, full tensor); `meta` lists (name, dtype, shape) in the same order.
+    """
+    from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+    class Source(WeightSource):
+        def metadata(self) -> list[ParamMeta]:
+            return [ParamMeta(name, dtype, shape) for name, dtype, shape in meta]
+
+        def __iter__(self) -> Any:
+            for layer in weights():
+                yield from layer
+
+    # The packed buffer must hold the largest tensor: the default of 1 GiB is too small for the 7B model's embeddings.
+    largest = max(dtype.itemsize * math.prod(shape) for _, dtype, shape in meta)
+    sizes = {"packed": True, "packed_buffer_size_bytes": max(1 << 30, largest)}
+    info_cls = IPCTrainerInitInfo if wire == "ipc" else NCCLTrainerInitInfo
+    return WeightTransferTrainerFactory.trainer_init(info_cls(**init, **sizes, rank=rank), client=client, source=Source())

@@ -1,0 +1,225 @@
+"""A run's folder and voice: config, metrics, TensorBoard or wandb, rollouts, console line, progress bar, Ctrl-C.
+
+    checkpoints/<project>/<experiment>/
+        config.yaml  metrics.jsonl  tensorboard/  rollouts/step_<N>.jsonl  global_step_<N>/  eval/step_<N>/
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from tqdm import tqdm
+
+from timemaster.backends.checkpoint import begin, commit, latest, no_space, read_state
+from timemaster.config import Config, run_dir
+from timemaster.types import Group, InputError, WorkerDied
+
+if TYPE_CHECKING:
+    from timemaster.workers import Workers
+
+log = logging.getLogger(__name__)
+
+
+class ConsoleHandler(logging.Handler):
+    """Log lines that do not tear the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record))
+
+
+def setup_logging() -> None:
+    """Our lines bare, warnings marked; other libraries only from errors on."""
+    handler = ConsoleHandler()
+    handler.setFormatter(_Format())
+    logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
+    for name in ("timemaster", "recipes", "__main__"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+class _Format(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        mark = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return mark + super().format(record)
+
+
+class Run:
+    """One run on disk and on the console. Use as a context; `stop_requested` turns True on Ctrl-C."""
+
+    def __init__(self, cfg: Config, mode: str) -> None:
+        self.cfg, self.mode = cfg, mode
+        self.folder = Path(run_dir(cfg))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.stop_requested = False
+        self.seconds: dict[str, float] = {}
+        self._bar: tqdm[Any] | None = None
+        self._sinks: list[Any] = []
+        self._old_handler: Any = None
+
+    def __enter__(self) -> Run:
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(asdict(self.cfg), sort_keys=False))
+        self._sinks = [TensorBoard(self.folder)] if "tensorboard" in self.cfg.trainer.logger else []
+        if "wandb" in self.cfg.trainer.logger:
+            self._sinks.append(Wandb(self.cfg, self.folder))
+        self._old_handler = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._old_handler)
+        if self._bar is not None:
+            self._bar.close()
+        for sink in self._sinks:
+            sink.close()
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.stop_requested:
+            raise KeyboardInterrupt
+        self.stop_requested = True
+        log.warning("Ctrl-C: this step is finished and saved, then the run ends. Press again to end at once.")
+
+    def say(self, text: str) -> None:
+        """A line on the console."""
+        log.info("%s", text)
+
+    def resume_point(self) -> tuple[str, int]:
+        """(checkpoint folder, step) to continue from, ("", 0) for a new run."""
+        found = latest(self.folder)
+        if found is None:
+            self._forget_after(0)
+            return "", 0
+        if self.cfg.trainer.resume_mode == "disable":
+            raise InputError(
+                f"{self.folder} already holds {found.name} and trainer.resume_mode=disable: remove the folder, "
+                "choose another trainer.experiment_name, or set trainer.resume_mode=auto to continue it."
+            )
+        step = int(read_state(found)["step"])
+        self._forget_after(step)
+        log.info("resuming after step %d from %s", step, found)
+        return str(found), step
+
+    def start_bar(self, first: int, total: int) -> None:
+        """Show progress over steps, with the time left."""
+        self._bar = tqdm(total=total, initial=first, desc=self.mode, unit="step", dynamic_ncols=True)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase of the current step."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def log_step(self, step: int, metrics: dict[str, float], shown: Sequence[str]) -> None:
+        """Write a step's metrics everywhere and one line with those in `shown` to the console."""
+        self.seconds["step"] = sum(self.seconds.values())
+        row = {"step": step, **metrics, **{f"seconds/{name}": value for name, value in self.seconds.items()}}
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+        for sink in self._sinks:
+            sink.write(step, {name: value for name, value in row.items() if name != "step"})
+        if "console" in self.cfg.trainer.logger:
+            parts = [f"{_short(name)} {_number(row[name])}" for name in shown if name in row]
+            phases = " ".join(f"{name} {value:.1f}" for name, value in self.seconds.items() if name != "step")
+            log.info("step %d | %s | %.1f s (%s)", step, " | ".join(parts), self.seconds["step"], phases)
+        if self._bar is not None:
+            self._bar.update(1)
+        self.seconds = {}
+
+    def _forget_after(self, step: int) -> None:
+        """Drop metrics rows of steps after `step`: a resumed run does them again."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(row + "\n" for row in rows))
+        temporary.replace(path)
+
+    def write_rollouts(self, step: int, groups: Sequence[Group]) -> None:
+        """rollouts/step_<N>.jsonl: what was asked, answered and scored."""
+        limit = self.cfg.trainer.rollouts_to_log
+        rows = [row for group in groups for row in rollout_rows(group)][:limit]
+        if rows:
+            path = self.folder / "rollouts" / f"step_{step}.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def save(run: Run, workers: Workers, step: int) -> None:
+    """Write the checkpoint of a step: temporary name, sync, rename, then prune. Sharded state needs all ranks."""
+    started = time.perf_counter()
+    folder = begin(run.folder, step, workers.checkpoint_bytes)
+    try:
+        workers.save(str(folder))
+        state = {"step": step, "updates_done": workers.updates_done, "seed": run.cfg.data.seed}
+        final = commit(folder, state, run.cfg.trainer.max_ckpt_to_keep)
+    except (WorkerDied, OSError) as error:
+        if "No space left" not in str(error):
+            raise
+        raise no_space(run.folder, step, workers.checkpoint_bytes) from error
+    log.info("saved %s (%.1f s)", final, time.perf_counter() - started)
+
+
+def rollout_rows(group: Group) -> list[dict[str, Any]]:
+    """A group as JSON rows."""
+    prompt = "\n".join(part.text or f"[{part.kind}]" for m in group.example.messages for part in m.parts)
+    return [
+        {
+            "id": rollout.id,
+            "prompt": prompt,
+            "response": rollout.text,
+            "truth": group.example.answer,
+            "score": rollout.score.total if rollout.score else None,
+            "parts": rollout.score.parts if rollout.score else {},
+            "error": rollout.score.error if rollout.score else "",
+            "tokens": sum(rollout.mask),
+            "finish_reason": rollout.finish_reason,
+        }
+        for rollout in group.rollouts
+    ]
+
+
+def _short(name: str) -> str:
+    return name.rsplit("/", 1)[-1].removesuffix("_mean")
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+class TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    def __init__(self, cfg: Config, folder: Path) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise InputError("trainer.logger has wandb, which is not installed: uv pip install wandb") from error
+        names = {"project": cfg.trainer.project_name, "name": cfg.trainer.experiment_name}
+        self._run = wandb.init(dir=str(folder), config=asdict(cfg), resume="allow", **names)
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        self._run.log(metrics, step=step)
+
+    def close(self) -> None:
+        self._run.finish()

@@ -1,0 +1,84 @@
+"""Supervised fine-tuning on rows that end with an assistant turn: the same samples, backend and checkpoints as GRPO.
+
+Prompt and image tokens are context; the assistant's tokens and its end of turn are trained. One optimizer step takes
+data.train_batch_size rows.
+
+    python -m timemaster.sft data.train_files=data/ctu_image/sft.parquet model.path=... trainer.experiment_name=sft
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from timemaster.cli import launch
+from timemaster.config import Config
+
+if TYPE_CHECKING:
+    from timemaster.run import Run
+    from timemaster.types import Sample
+    from timemaster.workers import Workers
+
+SHOWN = ("sft/loss", "sft/entropy", "sft/grad_norm", "sft/lr", "val/loss", "throughput/tokens_per_second")
+
+
+def train(cfg: Config) -> None:
+    """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
+    from timemaster.data.stream import Stream
+    from timemaster.inputs import decoded, describe, load_samples, make_renderer, resolve_device
+    from timemaster.run import Run, save
+    from timemaster.workers import Workers
+
+    with Run(cfg, "sft") as run:
+        renderer = make_renderer(cfg)
+        samples = load_samples(cfg, cfg.data.train_files, renderer, run.folder)
+        val_samples = load_samples(cfg, cfg.data.val_files, renderer, run.folder)
+        stream = Stream(len(samples), cfg.data.train_batch_size, cfg.data.seed, cfg.data.shuffle)
+        total = cfg.trainer.total_training_steps or stream.num_steps(cfg.trainer.total_epochs)
+        resume, first = run.resume_point()
+        workers = Workers(cfg, resolve_device(cfg))
+        run.say(f"starting trainer ranks on {workers.device}")
+        table = workers.start(engine=None, training=(total, False, resume))
+        rows: list[tuple[str, object]] = [
+            ("run folder", run.folder),
+            ("train rows", stream.num_rows),
+            ("steps", f"{first} done, {total} in all ({stream.num_rows / cfg.data.train_batch_size:.1f} an epoch)"),
+            ("rows a step", cfg.data.train_batch_size),
+        ]
+        describe(cfg, rows, table, decoded(renderer, samples[0].token_ids))
+        run.start_bar(first, total)
+        for step in range(first + 1, total + 1):
+            batch = [samples[row] for row in stream.batch(step - 1)]
+            with run.phase("update"):
+                update = workers.update_sft(batch)
+            metrics = measure(batch, update, run.seconds["update"]) | {"memory/gib": workers.peak_memory()}
+            last = step == total or run.stop_requested
+            if val_samples and cfg.trainer.test_freq and (last or step % cfg.trainer.test_freq == 0):
+                with run.phase("validate"):
+                    metrics["val/loss"] = validate(run, workers, val_samples)
+            run.log_step(step, metrics, SHOWN)
+            if last or (cfg.trainer.save_freq and step % cfg.trainer.save_freq == 0):
+                save(run, workers, step)
+            if run.stop_requested:
+                break
+        workers.stop()
+
+
+def measure(batch: list[Sample], update: dict[str, float], seconds: float) -> dict[str, float]:
+    """A step's metrics."""
+    tokens = sum(len(sample.token_ids) for sample in batch)
+    metrics = {f"sft/{name}": value for name, value in update.items() if name != "update_seconds"}
+    return metrics | {"throughput/tokens_per_second": tokens / seconds}
+
+
+def validate(run: Run, workers: Workers, samples: list[Sample]) -> float:
+    """Mean loss per token over the validation rows."""
+    return workers.evaluate_sft(samples)["loss"]
+
+
+def main(cfg: Config) -> None:
+    """Train."""
+    train(cfg)
+
+
+if __name__ == "__main__":
+    launch(main, "sft")

@@ -1,0 +1,94 @@
+"""A task: everything that is special about one dataset, as plain data and functions. A recipe is a file with one.
+
+Knows nothing about models, training or the file formats of examples; see `recipes/ctu.py` for a whole one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from timemaster.data.plot import PlotStyle
+from timemaster.data.series import Series
+from timemaster.rewards import RewardPart, predict_label
+from timemaster.types import Example, InputError, Message
+
+IMAGE = "<image>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One dataset as a task. Example: Task(name="ctu", data_source="computer_dataset", labels=("Desktop", "Laptop"), …)
+
+    Raises InputError when the labels repeat, the question has not exactly one `<image>`, or a number is out of range.
+    """
+
+    name: str  # of scripts and folders: data/<name>_image
+    data_source: str  # marks the task's rows in a parquet file
+    labels: tuple[str, ...]  # class 0, class 1, …
+    question: str  # the user turn; the plot goes where `<image>` stands
+    load: Callable[[Path | None], dict[str, list[Series]]]  # folder or zip (None: fetch it) -> "train" and "test"
+    plot: PlotStyle
+    rewards: tuple[RewardPart, ...]
+    explain: Callable[[Series, Task], str] | None = None  # true facts of a series, for demonstrations
+    respond: Callable[[Example, str], list[Message] | None] | None = None  # next turns given the text so far; None ends
+    validation_fraction: float = 0.1  # of the train split, cut for validation
+
+    def __post_init__(self) -> None:
+        if len({label.casefold() for label in self.labels}) != len(self.labels) or not self.labels:
+            raise InputError(f"Task {self.name!r}: labels {self.labels} must be there and differ (case ignored).")
+        if self.question.count(IMAGE) != 1:
+            raise InputError(f"Task {self.name!r}: the question has {self.question.count(IMAGE)} {IMAGE}; needs one.")
+        if not 0 < self.validation_fraction < 1:
+            raise InputError(f"Task {self.name!r}: validation_fraction is {self.validation_fraction}; 0 < it < 1.")
+        if not self.rewards:
+            raise InputError(f"Task {self.name!r}: rewards is empty; give at least one RewardPart.")
+
+
+def predict(task: Task, text: str) -> str | None:
+    """The label that `text` chooses; None when it cannot be read (see `predict_label`)."""
+    return predict_label(text, task.labels)
+
+
+def demonstration(task: Task, series: Series) -> str:
+    """A perfect answer for `series`: "<think>facts</think><class>Label</class>". The task needs an explainer."""
+    if task.explain is None:
+        raise InputError(f"Task {task.name!r} has no `explain` function, so there are no demonstrations to make.")
+    return f"<think>{task.explain(series, task)}</think><class>{series.label}</class>"
+
+
+def load_task(module: str) -> Task:
+    """The task of a recipe, as in load_task("recipes.ctu"): the attribute TASK of that module.
+
+    Raises InputError when the module cannot be imported or has no such attribute.
+    """
+    try:
+        task = getattr(importlib.import_module(module), "TASK", None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the recipe is there; something it imports is not
+        raise InputError(f"No recipe {module!r}; there are {find_recipes()}. Write the name with dots.") from error
+    if not isinstance(task, Task):
+        raise InputError(f"Recipe {module!r} has no TASK = Task(...); see recipes/ctu.py for one.")
+    return task
+
+
+def load_tasks(modules: Sequence[str]) -> dict[str, Task]:
+    """The tasks of several recipes by their data_source. Raises InputError when two share one."""
+    tasks: dict[str, Task] = {}
+    for module in modules:
+        task = load_task(module)
+        if task.data_source in tasks:
+            raise InputError(f"Recipe {module!r}: data_source {task.data_source!r} is already another recipe's.")
+        tasks[task.data_source] = task
+    return tasks
+
+
+def find_recipes() -> list[str]:
+    """The modules of all recipes, sorted. Example: ["recipes.ctu", "recipes.italy_power"]"""
+    import recipes
+
+    return sorted(f"recipes.{m.name}" for m in pkgutil.iter_modules(recipes.__path__) if not m.name.startswith("_"))

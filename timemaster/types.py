@@ -1,0 +1,139 @@
+"""The records: the only things that cross a process boundary.
+
+Plain frozen data without behaviour. No torch, no tokenizer, no engine: a record can be pickled, printed, written to
+JSON and compared. Tokens are the truth between engine and trainer; text is for people and for rewards.
+
+There is no prompt/response split. A `Rollout` is one flat token sequence with a mask over the sampled tokens, so
+supervised rows, single-turn answers and several turns with images arriving midway are the same thing to the trainer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class InputError(ValueError):
+    """Bad input from the user. The message says what, where, what is allowed and what to do next."""
+
+
+class WorkerDied(RuntimeError):
+    """A trainer rank or an engine is gone; the message names it and the cause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """One image or video by reference. Example: Media(kind="image", uid="9f2c…", data=b"\\x89PNG…", height=230, width=580)"""
+
+    kind: str  # "image" or "video"
+    uid: str  # content hash: equal uid means equal pixels, and is the key of every cache
+    data: bytes | None = None  # the encoded file; None when `path` is set
+    path: str = ""  # where the encoded file lies; "" when `data` is set
+    height: int = 0  # pixels, before any resizing
+    width: int = 0  # pixels, before any resizing
+    num_frames: int = 1  # frames given to the model; 1 for an image
+    fps: float = 0.0  # frames per second after sampling; 0.0 for an image
+    window: tuple[float, float] | None = None  # seconds [start, end] of the source video; None means all of it
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One piece of a message. Example: Part("text", text="Which class?") or Part("image", media=Media(...))"""
+
+    kind: str  # "text", "image" or "video"
+    text: str = ""
+    media: Media | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. Example: Message("user", [Part("image", media=m), Part("text", text="Desktop or Laptop?")])"""
+
+    role: str  # "system", "user", "assistant" or "tool"
+    parts: list[Part]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One dataset row. Example: Example(id="test.parquet:17", messages=[...], answer="Laptop", data_source="computer_dataset")"""
+
+    id: str  # unique within a run
+    messages: list[Message]  # ends with a user turn (to be answered) or an assistant turn (a demonstration)
+    answer: str  # the ground truth
+    data_source: str  # which task the row belongs to
+    extra: dict[str, Any] = field(default_factory=dict)  # anything else of the row a reward may want
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What an engine is given. Example: Prompt(id="train:3", token_ids=[151644, …], media=[Media(...)])"""
+
+    id: str  # the example's id
+    token_ids: list[int]  # every placeholder token of every image already in place
+    media: list[Media]  # in the order of their placeholders
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How an engine samples. Example: Sampling(n=8, temperature=1.0, max_tokens=256, seed=17)"""
+
+    n: int = 1  # answers per prompt, from one request
+    temperature: float = 1.0  # 0.0 is greedy
+    top_p: float = 1.0
+    top_k: int = -1  # -1 keeps the whole vocabulary
+    max_tokens: int = 1024
+    seed: int | None = None  # answers are reproducible when set
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What an engine gives back. Example: Completion(token_ids=[198, 151645], logprobs=[-0.2, -0.01], finish_reason="stop")"""
+
+    token_ids: list[int]  # as sampled, the end-of-turn token included
+    logprobs: list[float]  # of the sampling policy (after temperature and bans), one per token
+    finish_reason: str  # "stop" or "length"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What the rewards said. Example: Score(total=1.0, parts={"accuracy": 1.0, "format": 1.0})"""
+
+    total: float  # the weighted sum
+    parts: dict[str, float]  # by name, unweighted
+    error: str = ""  # why a part could not be computed; "" when all is well
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """All turns of one sample, flat. Example: token_ids=[5, 6, 7, 8], mask=[0, 0, 1, 1], versions=[-1, -1, 3, 3]"""
+
+    id: str  # the example's id
+    token_ids: list[int]
+    mask: list[int]  # 1 where the policy sampled the token, else 0
+    logprobs: list[float]  # of the sampling policy; 0.0 where mask is 0
+    versions: list[int]  # version of the weights that sampled the token; -1 where mask is 0
+    media: list[Media]  # in the order of their placeholders
+    text: str  # the sampled turns, decoded, for people and rewards
+    finish_reason: str  # of the last turn
+    score: Score | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rollouts of one prompt. Example: Group(example, [rollout_0, …, rollout_7])"""
+
+    example: Example
+    rollouts: list[Rollout]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What a backend trains on. Example: token_ids=[5, 6, 7, 8], mask=[0, 0, 1, 1], advantage=0.7"""
+
+    id: str  # the example's id, for error messages
+    token_ids: list[int]
+    mask: list[int]  # 1 where the token is trained
+    media: list[Media]
+    logprobs: list[float] | None = None  # old log-probs, one per token; None for supervised rows
+    ref_logprobs: list[float] | None = None  # of the reference model, one per token; None without a KL term
+    advantage: float = 1.0

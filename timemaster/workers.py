@@ -1,0 +1,319 @@
+"""The actors of a run and the driver's handle on them. Ray is imported here and in workers_start.py only.
+
+`TrainerRank` is one FSDP2 rank, `EngineRank` (timemaster/rollout/rank.py) one rollout engine. Every remote method is
+written by hand, so that a call can be found by grep. When a process dies or raises, the error says which and why.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from timemaster.config import Config, world_size
+from timemaster.data.batch import spread
+from timemaster.rollout.engine import EngineSpec
+from timemaster.rollout.rank import peak_memory_gib
+from timemaster.types import Example, Group, InputError, Prompt, Sample, Sampling, WorkerDied
+from timemaster.workers_start import place_engines, place_trainers, start_ray
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TrainerRank:
+    """One rank of the trainer. Methods named like the backend's do what they do there."""
+
+    def __init__(self, cfg: Config, rank: int, device: str) -> None:
+        self.cfg, self.rank, self.device = cfg, rank, device
+
+    def address(self) -> tuple[str, int]:
+        """This node's address and a free port, for the ranks to meet at."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def place(self) -> tuple[str, list[str]]:
+        """The node and the GPUs of this rank."""
+        return ray.get_runtime_context().get_node_id(), [str(gpu) for gpu in ray.get_gpu_ids()]
+
+    def start(self, address: tuple[str, int], num_updates: int, with_reference: bool, resume: str) -> tuple[Any, int]:
+        """Join the others, load the model, resume if a checkpoint is given. Returns (parameter table, updates done)."""
+        from timemaster.backends.checkpoint import load_rank
+        from timemaster.backends.fsdp import FsdpBackend, init_distributed
+
+        init_distributed(self.rank, world_size(self.cfg), *address, self.device, local_rank=0)
+        self.backend = FsdpBackend(self.cfg, self.device, num_updates, with_reference)
+        if resume:
+            load_rank(self.backend, resume)
+        return self.backend.parameter_table(), self.backend.updates_done
+
+    def logprobs(self, micro_batches: list[list[Sample]], which: str) -> list[list[list[float]]]:
+        return self.backend.logprobs(micro_batches, which)
+
+    def update(self, micro_batches: list[list[Sample]], denominator: float) -> dict[str, float]:
+        return self.backend.update(micro_batches, denominator)
+
+    def update_sft(self, micro_batches: list[list[Sample]], denominator: float) -> dict[str, float]:
+        return self.backend.update_sft(micro_batches, denominator)
+
+    def evaluate_sft(self, micro_batches: list[list[Sample]], denominator: float) -> dict[str, float]:
+        return self.backend.evaluate_sft(micro_batches, denominator)
+
+    def open_wire(self, wire: str, client: EngineClient, init: dict[str, Any]) -> None:
+        """Get ready to send weights: vLLM's own sender on GPU, Ray's object store otherwise."""
+        self.wire, self.client = wire, client
+        if wire == "object_store":
+            if self.rank == 0:
+                self.client.init_weight_transfer_engine({})
+            return
+        from timemaster.rollout.vllm import gpu_sender
+
+        dtype = self.backend.dtype
+        meta = [(n, dtype, tuple(t.shape)) for layer in self.backend.weights(dtype) for n, t in layer]
+        self.sender = gpu_sender(wire, self.rank, self.client, lambda: self.backend.weights(dtype), meta, init)
+
+    def push_weights(self) -> None:
+        """Send all trained weights to every engine. All ranks call it together; rank 0 talks to the engines."""
+        if self.wire != "object_store":
+            self.sender.send_weights()
+            return
+        layers = self.backend.weights(self.backend.dtype)
+        if self.rank == 0:
+            self.client.send(layers)
+        else:
+            for _ in layers:  # the gathers are collective
+                pass
+
+    def save(self, folder: str) -> None:
+        from timemaster.backends.checkpoint import save_rank
+
+        save_rank(self.backend, folder)
+
+    def offload(self) -> None:
+        """Colocated on GPU: parameters and optimizer state wait in host memory while the engines run."""
+        self.backend.move("cpu")
+
+    def onload(self) -> None:
+        self.backend.move(self.device)
+
+    def peak_memory(self) -> float:
+        return peak_memory_gib()
+
+
+class EngineClient:
+    """vLLM's weight-sync client over Ray actors (the four methods of its VLLMWeightSyncClient protocol)."""
+
+    def __init__(self, engines: list[Any], tensor_parallel: int) -> None:
+        self.engines, self.tensor_parallel = engines, tensor_parallel
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Each engine's workers get ranks of their own in the NCCL group, behind those of the engines before it."""
+        infos = [dict(init_info) for _ in self.engines]
+        for k, info in enumerate(infos):
+            if "rank_offset" in info:
+                info["rank_offset"] += k * self.tensor_parallel
+        ray.get([e.init_weight_transfer_engine.remote(i) for e, i in zip(self.engines, infos, strict=True)])
+
+    def start_weight_update(self) -> None:
+        ray.get([engine.start_weight_update.remote() for engine in self.engines])
+
+    def update_weights(self, update_info: Any) -> None:
+        shared = ray.put(update_info)
+        ray.get([engine.update_weights.remote(shared) for engine in self.engines])
+
+    def send(self, layers: Iterable[list[tuple[str, torch.Tensor]]]) -> None:
+        """One whole update over the object store, a layer at a time."""
+        from timemaster.rollout.wire import pack
+
+        self.start_weight_update()
+        for layer in layers:
+            self.update_weights({"chunk": pack(layer)})
+        self.finish_weight_update()
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        ray.get([engine.finish_weight_update.remote() for engine in self.engines])
+
+
+class Workers:
+    """The driver's handle on both pools. Colocated GPUs are taken in turns: engines sleep while the trainer works."""
+
+    def __init__(self, cfg: Config, device: str) -> None:
+        self.cfg, self.device = cfg, device
+        self.trainers: list[Any] = []
+        self.engines: list[Any] = []
+        self.turns = device == "cuda" and cfg.rollout.placement == "colocated"
+        self._engines_awake = True
+        self.updates_done = 0
+        self.checkpoint_bytes = 0  # about what one needs on disk
+        start_ray(cfg, device)
+
+    def start(self, engine: tuple[str, EngineSpec] | None, training: tuple[int, bool, str] | None) -> dict[str, Any]:
+        """Start engines (name, spec) and trainer ranks (num_updates, with_reference, resume folder), either or both.
+
+        Returns the table of parameters of the trained model, {} without trainers.
+        """
+        if training:
+            self.trainers = place_trainers(self.cfg, self.device, TrainerRank)
+        if engine:
+            self.engines = place_engines(self.cfg, self.device, engine, self._get(self._trainer_calls("place")))
+            self.client = EngineClient(self.engines, engine[1].tensor_parallel)
+        ready = self._engine_calls("ready")
+        if self.turns:  # an engine measures free memory when it starts: the trainer must not be there yet
+            self._get(ready)
+            self._sleep_engines()
+        table: dict[str, Any] = {}
+        if training:
+            address = self._get({"trainer rank 0": self.trainers[0].address.remote()})[0]
+            table, self.updates_done = self._get(self._trainer_calls("start", address, *training))[0]
+            self.checkpoint_bytes = sum(size * (16 if trained else 4) for size, trained in table.values())
+        self._get(ready)
+        if engine and training:
+            self._open_wire(engine[1].wire)
+        return table
+
+    def _open_wire(self, wire: str) -> None:
+        init: dict[str, Any] = {}
+        if wire == "nccl":
+            address, port = self._get({"trainer rank 0": self.trainers[0].address.remote()})[0]
+            num_workers = len(self.engines) * self.client.tensor_parallel
+            init = {"master_address": address, "master_port": port, "world_size": 1 + num_workers}
+        self._get(self._trainer_calls("open_wire", wire, self.client, init))
+
+    # ---- the verbs of a step
+
+    def rollout(
+        self, jobs: Sequence[tuple[Example, Prompt]], sampling: Sampling, version: int, seed: str
+    ) -> list[Group]:
+        """Answer and score prompts on all engines; groups come back in the order of `jobs`."""
+        shares = [list(jobs[k :: len(self.engines)]) for k in range(len(self.engines))]
+        calls = {
+            f"engine {k}": self.engines[k].rollout.remote(share, sampling, version, seed)
+            for k, share in enumerate(shares)
+            if share
+        }
+        parts = [iter(part) for part in self._get(calls)]
+        return [next(parts[i % len(self.engines)]) for i in range(len(jobs))]
+
+    def logprobs(self, samples: Sequence[Sample], which: str) -> list[list[float]]:
+        """Log-probs of the trained tokens of each sample under "policy" or "reference"."""
+        plan = self._plan(samples)
+        self._begin_training()
+        results = self._get(self._each_trainer("logprobs", plan, samples, which))
+        out: list[list[float]] = [[] for _ in samples]
+        for micros, values in zip(plan, results, strict=True):
+            for micro, rows in zip(micros, values, strict=True):
+                for i, row in zip(micro, rows, strict=True):
+                    out[i] = row
+        return out
+
+    def update(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """One optimizer step of the policy on a mini-batch. Returns per-token means over all ranks."""
+        self.updates_done += 1
+        return self._train("update", samples)
+
+    def update_sft(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """One supervised optimizer step."""
+        self.updates_done += 1
+        return self._train("update_sft", samples)
+
+    def evaluate_sft(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """The supervised loss, without an update."""
+        return self._train("evaluate_sft", samples)
+
+    def sync_weights(self, verify: bool = False) -> None:
+        """Push the trained weights to every engine.
+
+        `verify` (the first push of a run): engines hold the same weights already, are wiped, and must come back equal.
+        """
+        self._wake_engines(["weights"])
+        before = self._checksums() if verify else []
+        if verify and not self.cfg.model.freeze_vision_tower:
+            self._get(self._engine_calls("reset_weights"))
+        self._get(self._trainer_calls("push_weights"))
+        if verify and self._checksums() != before:
+            raise RuntimeError("the first push of weights did not reproduce the engine's own: the wire is broken")
+        if self.turns and self.cfg.actor.offload:
+            self._get(self._trainer_calls("offload"))
+        self._wake_engines(["kv_cache"])
+        self._engines_awake = True
+
+    def load_engines(self, layers: Iterable[list[tuple[str, torch.Tensor]]]) -> None:
+        """Give the engines other weights, from the driver (evaluation of several checkpoints)."""
+        self.client.init_weight_transfer_engine({})
+        self.client.send(layers)
+
+    def save(self, folder: str) -> None:
+        """Write every rank's part of a checkpoint."""
+        self._get(self._trainer_calls("save", folder))
+
+    def peak_memory(self) -> float:
+        """GiB: the sum over all actors of the highest resident memory of each."""
+        return sum(self._get(self._trainer_calls("peak_memory") | self._engine_calls("peak_memory")))
+
+    def stop(self) -> None:
+        """Stop every process this run started."""
+        for actor in [*self.engines, *self.trainers]:
+            ray.kill(actor)
+        ray.shutdown()
+
+    # ---- how
+
+    def _train(self, method: str, samples: Sequence[Sample]) -> dict[str, float]:
+        denominator = float(sum(sum(sample.mask) for sample in samples))
+        self._begin_training()
+        return self._get(self._each_trainer(method, self._plan(samples), samples, denominator))[0]
+
+    def _plan(self, samples: Sequence[Sample]) -> list[list[list[int]]]:
+        actor = self.cfg.actor
+        return spread(samples, len(self.trainers), actor.ppo_max_token_len_per_gpu, not actor.use_remove_padding)
+
+    def _each_trainer(
+        self, method: str, plan: list[list[list[int]]], samples: Sequence[Sample], argument: Any
+    ) -> dict[str, Any]:
+        calls = {}
+        for rank, micros in enumerate(plan):
+            own = [[samples[i] for i in micro] for micro in micros]
+            calls[f"trainer rank {rank}"] = getattr(self.trainers[rank], method).remote(own, argument)
+        return calls
+
+    def _trainer_calls(self, method: str, *args: Any) -> dict[str, Any]:
+        return {f"trainer rank {k}": getattr(t, method).remote(*args) for k, t in enumerate(self.trainers)}
+
+    def _engine_calls(self, method: str, *args: Any) -> dict[str, Any]:
+        return {f"engine {k}": getattr(e, method).remote(*args) for k, e in enumerate(self.engines)}
+
+    def _checksums(self) -> list[dict[str, str]]:
+        return self._get(self._engine_calls("checksums"))
+
+    def _begin_training(self) -> None:
+        if self.turns and self._engines_awake:
+            self._sleep_engines()
+            if self.cfg.actor.offload:
+                self._get(self._trainer_calls("onload"))
+
+    def _sleep_engines(self) -> None:
+        self._get(self._engine_calls("sleep"))
+        self._engines_awake = False
+
+    def _wake_engines(self, tags: list[str]) -> None:
+        if self.turns:
+            self._get(self._engine_calls("wake", tags))
+
+    def _get(self, calls: dict[str, Any]) -> list[Any]:
+        """Results in the order of `calls`. The first failure stops waiting and names the process and the cause."""
+        names = {ref: name for name, ref in calls.items()}
+        waiting = list(names)
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=1)
+            try:
+                ray.get(done[0])
+            except ray.exceptions.RayActorError as error:
+                raise WorkerDied(f"{names[done[0]]} died: {str(error).strip().splitlines()[0]}") from None
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, InputError):
+                    raise InputError(str(error.cause)) from None
+                raise WorkerDied(f"{names[done[0]]} failed: {error}") from None
+        return [ray.get(ref) for ref in calls.values()]
