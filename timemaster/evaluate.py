@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from timemaster.backends.checkpoint import checkpoints, live_name
 from timemaster.config import Config
-from timemaster.inputs import Job, engine_spec, load_jobs, make_renderer, resolve_device
+from timemaster.inputs import Job, engine_spec, load_jobs, make_renderer
 from timemaster.metrics import Prediction, summarise
+from timemaster.rollout.engine import resolve_engine
 from timemaster.run import Run, rollout_rows
 from timemaster.tasks import Task, load_tasks, predict
 from timemaster.types import Group, InputError, Sampling
@@ -63,14 +64,14 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
     from timemaster.workers import Workers
 
     with Run(cfg, "eval") as run:
+        workers = Workers(cfg, engine=resolve_engine(cfg.rollout.name), trainers=False)
         renderer = make_renderer(cfg)
         jobs = load_jobs(cfg, cfg.data.test_files, renderer, run.folder)
         targets = resolve_targets(cfg, run.folder)
-        workers = Workers(cfg, resolve_device(cfg))
         run.say(f"starting the engine with {targets[0].model}")
-        workers.start(engine=engine_spec(cfg, workers.device, targets[0].model, jobs, renderer.end_of_turn), training=None)
-        blanked = [(blank(example), None) for example, _ in jobs] if any(t.blank for t in targets) else []
-        blank_jobs = [(example, renderer.prompt(example)) for example, _ in blanked]
+        workers.start(engine_spec(cfg, workers.device, targets[0].model, jobs, renderer.end_of_turn), training=None)
+        blanks = [blank(example) for example, _ in jobs] if any(target.blank for target in targets) else []
+        blank_jobs = [(example, renderer.prompt(example)) for example in blanks]
         results, loaded = [], targets[0].model
         for target in targets:
             if target.model != loaded:

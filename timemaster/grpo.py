@@ -43,19 +43,22 @@ def train(cfg: Config) -> None:
     from timemaster.algo.advantages import to_samples
     from timemaster.data.stream import Stream
     from timemaster.evaluate import validate
-    from timemaster.inputs import load_jobs, make_renderer, resolve_device
+    from timemaster.inputs import load_jobs, make_renderer
+    from timemaster.rollout.engine import resolve_engine
     from timemaster.run import Run, save
     from timemaster.workers import Workers
 
     with Run(cfg, "grpo") as run:
+        run.say("starting Ray")
+        workers = Workers(cfg, engine=resolve_engine(cfg.rollout.name), trainers=True)
         renderer = make_renderer(cfg)
         jobs = load_jobs(cfg, cfg.data.train_files, renderer, run.folder)
         val_jobs = load_jobs(cfg, cfg.data.val_files, renderer, run.folder)
         stream = Stream(len(jobs), cfg.data.train_batch_size, cfg.data.seed, cfg.data.shuffle)
         total = cfg.trainer.total_training_steps or stream.num_steps(cfg.trainer.total_epochs)
-        workers = Workers(cfg, resolve_device(cfg))
         first = start(run, workers, renderer, jobs, stream, total)
         workers.sync_weights(verify=True)
+        run.say("the first push of weights is verified: the engines were wiped and came back equal")
         if cfg.trainer.val_before_train and first == 0:
             validate(run, workers, val_jobs, step=0)
         run.start_bar(first, total)
@@ -94,16 +97,16 @@ def start(run: Run, workers: Workers, renderer: Renderer, jobs: list[Job], strea
     resume, first = run.resume_point()
     updates = cfg.data.train_batch_size // cfg.actor.ppo_mini_batch_size * cfg.actor.ppo_epochs
     model = f"{resume}/huggingface" if resume else cfg.model.path
-    engine = engine_spec(cfg, workers.device, model, jobs, renderer.end_of_turn)
-    run.say(f"starting {engine[0]} engines and trainer ranks on {workers.device}")
-    table = workers.start(engine=engine, training=(total * updates, cfg.actor.use_kl_loss, resume))
+    spec = engine_spec(cfg, workers.device, model, jobs, renderer.end_of_turn)
+    run.say(f"starting engines and trainer ranks on {workers.device}")
+    table = workers.start(spec, training=(total * updates, cfg.actor.use_kl_loss, resume))
     rows: list[tuple[str, object]] = [
         ("run folder", run.folder),
         ("train rows", stream.num_rows),
         ("steps", f"{first} done, {total} in all ({stream.num_rows / cfg.data.train_batch_size:.1f} an epoch)"),
         ("sequences a step", f"{cfg.data.train_batch_size} prompts x {cfg.rollout.n} answers"),
         ("optimizer updates a step", updates),
-        ("engines", f"{len(workers.engines)} x {engine[0]}, {engine[1].dtype}"),
+        ("engines", f"{len(workers.engines)} x {cfg.rollout.name}, {spec.dtype}, weights by {spec.wire}"),
         ("reference model", "loaded, for the KL term" if cfg.actor.use_kl_loss else "none"),
     ]
     describe(cfg, rows, table, decoded(renderer, jobs[0][1].token_ids))

@@ -21,16 +21,6 @@ log = logging.getLogger(__name__)
 Job = tuple[Example, Prompt]
 
 
-def resolve_device(cfg: Config) -> str:
-    """ "cuda" where a GPU is found (or asked for), else "cpu"."""
-    import torch
-
-    found = torch.cuda.is_available()
-    if cfg.trainer.device == "cuda" and not found:
-        raise InputError("trainer.device=cuda, but torch finds no GPU here. Use trainer.device=auto or cpu.")
-    return "cuda" if found and cfg.trainer.device != "cpu" else "cpu"
-
-
 def make_renderer(cfg: Config) -> Renderer:
     """The tokenizer and vision arithmetic of the run's model."""
     spec = vision_spec(load_model_config(cfg.model.path), cfg.data.min_pixels, cfg.data.max_pixels)
@@ -98,13 +88,13 @@ def _list_rows(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def engine_spec(cfg: Config, device: str, model_path: str, jobs: list[Job], stop: int) -> tuple[str, EngineSpec]:
-    """The engine's name and settings for this run."""
-    rollout, name = cfg.rollout, resolve_engine(cfg.rollout.name)
+def engine_spec(cfg: Config, device: str, model_path: str, jobs: list[Job], stop: int) -> EngineSpec:
+    """The engines' settings for this run."""
+    rollout = cfg.rollout
     colocated = device == "cuda" and rollout.placement == "colocated"
-    wire = "object_store" if device == "cpu" or name == "hf" else "ipc" if colocated else "nccl"
+    wire = "object_store" if device == "cpu" or resolve_engine(rollout.name) == "hf" else "ipc" if colocated else "nccl"
     dtype = cfg.model.dtype if cfg.model.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
-    return name, EngineSpec(
+    return EngineSpec(
         model_path=model_path,
         dtype=dtype,
         device=device,

@@ -47,9 +47,12 @@ def setup_logging() -> None:
 
 
 class _Format(logging.Formatter):
+    """Minutes and seconds since the program started, then the message; warnings and errors are marked."""
+
     def format(self, record: logging.LogRecord) -> str:
         mark = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return mark + super().format(record)
+        minutes, seconds = divmod(int(record.relativeCreated / 1000), 60)
+        return f"{minutes:02d}:{seconds:02d} {mark}{super().format(record)}"
 
 
 class Run:
@@ -196,20 +199,24 @@ def _number(value: float) -> str:
 
 
 class TensorBoard:
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    """TensorBoard events under the run's folder."""
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.summary import Writer
+
+        self._writer = Writer(str(folder / "tensorboard"))
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(name, value, step=step)
 
     def close(self) -> None:
         self._writer.close()
 
 
 class Wandb:
+    """Weights & Biases, when trainer.logger names it."""
+
     def __init__(self, cfg: Config, folder: Path) -> None:
         try:
             import wandb

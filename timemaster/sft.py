@@ -24,20 +24,20 @@ SHOWN = ("sft/loss", "sft/entropy", "sft/grad_norm", "sft/lr", "val/loss", "thro
 def train(cfg: Config) -> None:
     """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
     from timemaster.data.stream import Stream
-    from timemaster.inputs import decoded, describe, load_samples, make_renderer, resolve_device
+    from timemaster.inputs import decoded, describe, load_samples, make_renderer
     from timemaster.run import Run, save
     from timemaster.workers import Workers
 
     with Run(cfg, "sft") as run:
+        workers = Workers(cfg, engine="", trainers=True)
         renderer = make_renderer(cfg)
         samples = load_samples(cfg, cfg.data.train_files, renderer, run.folder)
         val_samples = load_samples(cfg, cfg.data.val_files, renderer, run.folder)
         stream = Stream(len(samples), cfg.data.train_batch_size, cfg.data.seed, cfg.data.shuffle)
         total = cfg.trainer.total_training_steps or stream.num_steps(cfg.trainer.total_epochs)
         resume, first = run.resume_point()
-        workers = Workers(cfg, resolve_device(cfg))
         run.say(f"starting trainer ranks on {workers.device}")
-        table = workers.start(engine=None, training=(total, False, resume))
+        table = workers.start(None, training=(total, False, resume))
         rows: list[tuple[str, object]] = [
             ("run folder", run.folder),
             ("train rows", stream.num_rows),

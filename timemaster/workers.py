@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from timemaster.config import Config, world_size
-from timemaster.data.batch import spread
+from timemaster.data.plan import spread
 from timemaster.rollout.engine import EngineSpec
-from timemaster.rollout.rank import peak_memory_gib
+from timemaster.rollout.rank import peak_memory_gib, use_cores
 from timemaster.types import Example, Group, InputError, Prompt, Sample, Sampling, WorkerDied
 from timemaster.workers_start import place_engines, place_trainers, start_ray
 
@@ -28,6 +28,13 @@ class TrainerRank:
 
     def __init__(self, cfg: Config, rank: int, device: str) -> None:
         self.cfg, self.rank, self.device = cfg, rank, device
+        if device == "cpu":
+            use_cores(sharers=world_size(cfg))
+
+    def preload(self) -> None:
+        """Import what `start` needs, while the driver still reads data."""
+        import timemaster.backends.fsdp
+        import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl  # noqa: F401
 
     def address(self) -> tuple[str, int]:
         """This node's address and a free port, for the ranks to meet at."""
@@ -140,27 +147,27 @@ class EngineClient:
 class Workers:
     """The driver's handle on both pools. Colocated GPUs are taken in turns: engines sleep while the trainer works."""
 
-    def __init__(self, cfg: Config, device: str) -> None:
-        self.cfg, self.device = cfg, device
-        self.trainers: list[Any] = []
-        self.engines: list[Any] = []
-        self.turns = device == "cuda" and cfg.rollout.placement == "colocated"
+    def __init__(self, cfg: Config, engine: str, trainers: bool) -> None:
+        """Start Ray and the processes; `engine` is "vllm", "hf" or "" for none. They import while the driver reads on."""
+        self.cfg, self.device = cfg, start_ray(cfg)
+        self.turns = self.device == "cuda" and cfg.rollout.placement == "colocated"
         self._engines_awake = True
         self.updates_done = 0
         self.checkpoint_bytes = 0  # about what one needs on disk
-        start_ray(cfg, device)
+        self.engines: list[Any] = []
+        self.trainers = place_trainers(cfg, self.device, TrainerRank) if trainers else []
+        if engine:
+            gpus = self._get(self._trainer_calls("place")) if self.turns else []
+            self.engines = place_engines(cfg, self.device, engine, gpus)
+            self.client = EngineClient(self.engines, cfg.rollout.tensor_model_parallel_size)
+        self._trainer_calls("preload")
 
-    def start(self, engine: tuple[str, EngineSpec] | None, training: tuple[int, bool, str] | None) -> dict[str, Any]:
-        """Start engines (name, spec) and trainer ranks (num_updates, with_reference, resume folder), either or both.
+    def start(self, spec: EngineSpec | None, training: tuple[int, bool, str] | None) -> dict[str, Any]:
+        """Start engines and trainer ranks (num_updates, with_reference, resume folder), those that were placed.
 
         Returns the table of parameters of the trained model, {} without trainers.
         """
-        if training:
-            self.trainers = place_trainers(self.cfg, self.device, TrainerRank)
-        if engine:
-            self.engines = place_engines(self.cfg, self.device, engine, self._get(self._trainer_calls("place")))
-            self.client = EngineClient(self.engines, engine[1].tensor_parallel)
-        ready = self._engine_calls("ready")
+        ready = self._engine_calls("start", spec)
         if self.turns:  # an engine measures free memory when it starts: the trainer must not be there yet
             self._get(ready)
             self._sleep_engines()
@@ -170,8 +177,8 @@ class Workers:
             table, self.updates_done = self._get(self._trainer_calls("start", address, *training))[0]
             self.checkpoint_bytes = sum(size * (16 if trained else 4) for size, trained in table.values())
         self._get(ready)
-        if engine and training:
-            self._open_wire(engine[1].wire)
+        if spec and training:
+            self._open_wire(spec.wire)
         return table
 
     def _open_wire(self, wire: str) -> None:

@@ -47,8 +47,7 @@ class FsdpBackend:
         self.device = torch.device(device)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self._mesh = init_device_mesh(device, (self.world_size,))
-        self._config = load_model_config(cfg.model.path)
-        self.spec = vision_spec(self._config, cfg.data.min_pixels, cfg.data.max_pixels)
+        self.spec = vision_spec(load_model_config(cfg.model.path), cfg.data.min_pixels, cfg.data.max_pixels)
         self.dtype = compute_dtype(cfg, device)
         self.policy = self._load(trained=True)
         self.reference = self._load(trained=False) if with_reference else None
@@ -220,7 +219,7 @@ class FsdpBackend:
             if parameter.requires_grad:
                 key = ".".join(name.split(".")[: 4 if ".layers." in name or ".blocks." in name else 2])
                 layers.setdefault(key, []).append((name, parameter))
-        if self._config.tie_word_embeddings:
+        if model.config.tie_word_embeddings:
             layers["lm_head"] = [("lm_head.weight", model.lm_head.weight)]
         for layer in layers.values():
             yield [(name, full(parameter.detach().to(dtype))) for name, parameter in layer]
@@ -235,7 +234,7 @@ class FsdpBackend:
             "language model": model.model.language_model.layers,
             "embeddings": model.model.language_model.embed_tokens,
         }
-        if not self._config.tie_word_embeddings:
+        if not model.config.tie_word_embeddings:
             parts["head"] = model.lm_head
         return {
             name: (sum(p.numel() for p in part.parameters()), any(p.requires_grad for p in part.parameters()))

@@ -1,4 +1,4 @@
-"""Samples to tensors: how a mini-batch is spread over ranks and micro-batches, packed or padded.
+"""Samples to tensors, packed or padded.
 
 Axes: B = rows, T = tokens of a row, N = trained tokens. Packed: one row, sequences end to end, kept apart by text
 positions that restart. Padded: a row per sequence. Each image of a micro-batch is given to the vision tower once,
@@ -7,7 +7,7 @@ however many sequences show it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate
 
@@ -41,42 +41,6 @@ class Batch:
         """The same batch on a device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in moved.items()})
-
-
-def spread(samples: Sequence[Sample], num_ranks: int, max_tokens: int, padded: bool) -> list[list[list[int]]]:
-    """Indices of samples by rank and micro-batch: `spread(...)[rank][micro]` is a list of indices, maybe empty.
-
-    Ranks get about equal token counts, sequences of one prompt stay together where that is possible (they share
-    images), and every rank has the same number of micro-batches, so that collectives match.
-    """
-    groups: dict[str, list[int]] = {}
-    for i, sample in enumerate(samples):
-        groups.setdefault(sample.id, []).append(i)
-    units = list(groups.values()) if len(groups) >= 2 * num_ranks else [[i] for i in range(len(samples))]
-    loads: list[int] = [0] * num_ranks
-    ranks: list[list[int]] = [[] for _ in range(num_ranks)]
-    sizes = [sum(len(samples[i].token_ids) for i in unit) for unit in units]
-    for u in sorted(range(len(units)), key=lambda u: -sizes[u]):
-        target = min(range(num_ranks), key=lambda r: (loads[r], r))
-        loads[target] += sizes[u]
-        ranks[target] += units[u]
-    plans = [_cut([(i, len(samples[i].token_ids)) for i in sorted(rank)], max_tokens, padded) for rank in ranks]
-    most = max(len(plan) for plan in plans)
-    return [plan + [[] for _ in range(most - len(plan))] for plan in plans]
-
-
-def _cut(items: list[tuple[int, int]], max_tokens: int, padded: bool) -> list[list[int]]:
-    micros: list[list[int]] = []
-    cost: Callable[[list[int]], int] = (lambda lens: max(lens) * len(lens)) if padded else sum
-    lengths: list[int] = []
-    for index, length in items:
-        if micros and cost([*lengths, length]) <= max_tokens:
-            micros[-1].append(index)
-            lengths.append(length)
-        else:
-            micros.append([index])
-            lengths = [length]
-    return micros
 
 
 class Collator:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timemaster.types import Example, InputError, Media, Message, Part
@@ -36,34 +39,35 @@ class VisionSpec:
     max_pixels: int
 
 
-def vision_spec(model_config: Any, min_pixels: int, max_pixels: int) -> VisionSpec:
-    """Read the spec from a transformers Qwen2_5_VLConfig."""
-    vision = model_config.vision_config
+def vision_spec(config: dict[str, Any], min_pixels: int, max_pixels: int) -> VisionSpec:
+    """Read the spec from the config.json of a Qwen2.5-VL; what it leaves out has the published models' value."""
+    vision = config["vision_config"]
     return VisionSpec(
-        image_token_id=model_config.image_token_id,
-        video_token_id=model_config.video_token_id,
-        vision_start_token_id=model_config.vision_start_token_id,
-        vision_end_token_id=model_config.vision_end_token_id,
-        patch_size=vision.patch_size,
-        merge_size=vision.spatial_merge_size,
-        temporal_patch_size=vision.temporal_patch_size,
-        tokens_per_second=vision.tokens_per_second,
+        image_token_id=config.get("image_token_id", 151655),
+        video_token_id=config.get("video_token_id", 151656),
+        vision_start_token_id=config.get("vision_start_token_id", 151652),
+        vision_end_token_id=config.get("vision_end_token_id", 151653),
+        patch_size=vision.get("patch_size", 14),
+        merge_size=vision.get("spatial_merge_size", 2),
+        temporal_patch_size=vision.get("temporal_patch_size", 2),
+        tokens_per_second=vision.get("tokens_per_second", 2),
         min_pixels=min_pixels,
         max_pixels=max_pixels,
     )
 
 
-def load_model_config(path: str) -> Any:
-    """The transformers config of a Qwen2.5-VL folder or hub id. InputError for anything else."""
-    from transformers import AutoConfig
+def load_model_config(path: str) -> dict[str, Any]:
+    """The config.json of a Qwen2.5-VL folder or hub id. InputError for anything else. Does not import torch."""
+    from transformers.utils import cached_file
 
     try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
+        config = json.loads(Path(cached_file(path, "config.json")).read_text())
+    except (OSError, ValueError) as error:
         hint = "Give a local Qwen2.5-VL folder (with config.json) or a hub id such as Qwen/Qwen2.5-VL-3B-Instruct."
         raise InputError(f"model.path={path!r} cannot be read as a model: {error}. {hint}") from error
-    if config.model_type != "qwen2_5_vl":
-        raise InputError(f"model.path={path!r} is a {config.model_type} model: only qwen2_5_vl (Qwen2.5-VL) is supported.")
+    if config.get("model_type") != "qwen2_5_vl":
+        kind = config.get("model_type", "unknown")
+        raise InputError(f"model.path={path!r} is a {kind} model: only qwen2_5_vl (Qwen2.5-VL) is supported.")
     return config
 
 
@@ -76,15 +80,28 @@ def banned_token_ids(spec: VisionSpec) -> list[int]:
 
 def grid_thw(media: Media, spec: VisionSpec) -> tuple[int, int, int]:
     """Patches along (time, height, width) after resizing, as the processors of transformers and vLLM make them."""
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
-
-    factor = spec.patch_size * spec.merge_size
-    try:
-        height, width = smart_resize(media.height, media.width, factor, spec.min_pixels, spec.max_pixels)
-    except ValueError as error:
-        raise InputError(f"image {media.uid} of {media.width} x {media.height} pixels: {error}") from error
+    height, width = fitted_size(media.height, media.width, spec)
     frames = -(-media.num_frames // spec.temporal_patch_size)
     return frames, height // spec.patch_size, width // spec.patch_size
+
+
+def fitted_size(height: int, width: int, spec: VisionSpec) -> tuple[int, int]:
+    """Pixels (height, width) after resizing: multiples of one token's side, inside the pixel budget, aspect kept.
+
+    The rule of Qwen2-VL's image processor (https://arxiv.org/abs/2409.12191), which transformers and vLLM apply.
+    Raises InputError for an empty image or an aspect ratio over 200.
+    """
+    if min(height, width) < 1 or max(height, width) > 200 * min(height, width):
+        raise InputError(f"an image of {width} x {height} pixels: sides must be positive and differ at most 200-fold")
+    side = spec.patch_size * spec.merge_size
+    fitted = round(height / side) * side, round(width / side) * side
+    if fitted[0] * fitted[1] > spec.max_pixels:
+        shrink = math.sqrt(height * width / spec.max_pixels)
+        return tuple(max(side, math.floor(x / shrink / side) * side) for x in (height, width))  # type: ignore[return-value]
+    if fitted[0] * fitted[1] < spec.min_pixels:
+        grow = math.sqrt(spec.min_pixels / (height * width))
+        return tuple(math.ceil(x * grow / side) * side for x in (height, width))  # type: ignore[return-value]
+    return fitted
 
 
 def num_tokens(media: Media, spec: VisionSpec) -> int:

@@ -19,9 +19,9 @@ class Renderer:
     """A tokenizer with its chat template, and the arithmetic of image tokens."""
 
     def __init__(self, model_path: str, spec: VisionSpec) -> None:
-        from transformers import AutoTokenizer
+        from transformers import Qwen2Tokenizer  # not AutoTokenizer: that import takes ten seconds
 
-        self.tokenizer = AutoTokenizer.from_pretrained(model_path)
+        self.tokenizer = Qwen2Tokenizer.from_pretrained(model_path)
         self.spec = spec
         self.end_of_turn = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
         if self.end_of_turn is None or self.tokenizer.chat_template is None:

@@ -91,6 +91,17 @@ def resolve_engine(name: str) -> str:
     return name
 
 
+def preload(name: str) -> None:
+    """Import what the engine needs: half a minute that can pass while the driver reads data."""
+    if name == "vllm":
+        from timemaster.rollout.vllm import quiet_environment
+
+        quiet_environment()
+        import vllm.v1.worker.cpu_worker  # noqa: F401
+    else:
+        import timemaster.rollout.hf  # noqa: F401
+
+
 def make_engine(name: str, spec: EngineSpec) -> Engine:
     """Start an engine. `name` is "vllm" or "hf"."""
     if name == "vllm":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,7 +11,7 @@ from timemaster.config import Config, RewardConfig
 from timemaster.data.media import load_model_config, vision_spec
 from timemaster.data.render import Renderer
 from timemaster.rewards.scoring import RewardPart, as_reward, load_function, score
-from timemaster.rollout.engine import EngineSpec, make_engine
+from timemaster.rollout.engine import EngineSpec, make_engine, preload
 from timemaster.rollout.loop import RolloutLoop, ScoreFn
 from timemaster.tasks import Task, load_tasks
 from timemaster.types import Example, Group, InputError, Prompt, Rollout, Sampling, Score
@@ -19,6 +20,11 @@ from timemaster.types import Example, Group, InputError, Prompt, Rollout, Sampli
 def peak_memory_gib() -> float:
     """Highest resident memory of this process so far, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def use_cores(sharers: int) -> None:
+    """Give this process its share of the machine's cores. Call before torch is imported; Ray allows one core only."""
+    os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // sharers, 1))
 
 
 def make_scorer(tasks: dict[str, Task], reward: RewardConfig) -> ScoreFn:
@@ -40,10 +46,19 @@ def make_scorer(tasks: dict[str, Task], reward: RewardConfig) -> ScoreFn:
 class EngineRank:
     """The remote methods of an engine. The weight verbs are vLLM's."""
 
-    def __init__(self, cfg: Config, name: str, spec: EngineSpec) -> None:
+    def __init__(self, cfg: Config, name: str, device: str) -> None:
+        self.cfg, self.name = cfg, name
+        if device == "cpu":
+            use_cores(1)
+            os.environ["TORCHDYNAMO_DISABLE"] = "1"  # compiling costs seconds at the first answer and gains nothing
+        preload(name)
+
+    def start(self, spec: EngineSpec) -> None:
+        """Start the engine."""
+        cfg = self.cfg
         tasks = load_tasks(cfg.data.recipes)
         vision = vision_spec(load_model_config(cfg.model.path), spec.min_pixels, spec.max_pixels)
-        self.engine = make_engine(name, spec)
+        self.engine = make_engine(self.name, spec)
         self.loop = RolloutLoop(
             engine=self.engine,
             renderer=Renderer(cfg.model.path, vision),
@@ -52,9 +67,6 @@ class EngineRank:
             pool=ThreadPoolExecutor(cfg.reward.num_threads),
             max_model_len=spec.max_model_len,
         )
-
-    def ready(self) -> None:
-        """Returns once the engine has started."""
 
     def rollout(self, jobs: list[tuple[Example, Prompt]], sampling: Sampling, version: int, seed: str) -> list[Group]:
         return self.loop.run(jobs, sampling, version, seed)

@@ -20,13 +20,12 @@ from timemaster.rollout.wire import Chunk, unpack
 from timemaster.types import Completion, Prompt, Sampling
 
 
-def _quiet_environment(spec: EngineSpec) -> None:
-    """Settings vLLM reads at import. Its log is held to errors so that it does not bury ours."""
+def quiet_environment() -> None:
+    """Settings that vLLM reads at import. Its log is held to errors so that it does not bury ours."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if spec.device == "cpu":
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     warnings.filterwarnings("ignore", module="vllm|transformers|torch")
 
 
@@ -37,7 +36,7 @@ def ban_tokens_processor() -> type:
 
     class BanVisionTokens(LogitsProcessor):
         def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-            spec = vision_spec(vllm_config.model_config.hf_config, 0, 0)
+            spec = vision_spec(vllm_config.model_config.hf_config.to_dict(), 0, 0)
             self._banned = torch.tensor(banned_token_ids(spec), device=device)
 
         def apply(self, logits: torch.Tensor) -> torch.Tensor:
@@ -98,13 +97,13 @@ class VllmEngine:
     """See `timemaster.rollout.engine.Engine`."""
 
     def __init__(self, spec: EngineSpec) -> None:
-        _quiet_environment(spec)
+        quiet_environment()
         from vllm import LLM
         from vllm.config import WeightTransferConfig
 
         register_object_store_wire()
         self._spec = spec
-        self._image_token = load_model_config(spec.model_path).image_token_id
+        self._image_token = vision_spec(load_model_config(spec.model_path), 0, 0).image_token_id
         device_args: dict[str, Any] = {"gpu_memory_utilization": spec.gpu_memory_utilization}
         if spec.device == "cpu":
             device_args = {"kv_cache_memory_bytes": int(spec.cpu_kv_cache_gib * 2**30)}
