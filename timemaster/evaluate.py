@@ -95,7 +95,7 @@ def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
         elif int(name) in have:
             found.append((int(name), have[int(name)]))
         else:
-            raise InputError(f"eval.checkpoint={name}: {folder} has steps {sorted(have) or 'none'}; or use latest, base.")
+            raise InputError(f"eval.checkpoint={name}: {folder} has {sorted(have) or 'none'}; or latest, base.")
     blanks = {True: [True], False: [False], "both": [False, True]}[cfg.eval.blank_images]
     return [Target(step, model, b) for step, model in dict.fromkeys(found) for b in blanks]
 
@@ -119,7 +119,9 @@ def read_layers(model: str) -> Iterator[list[tuple[str, Any]]]:
 def answer(cfg: Config, workers: Workers, jobs: Sequence[Job], version: int, label: str) -> list[Group]:
     """One answer per row, greedy unless eval.temperature says otherwise, with a progress bar."""
     e = cfg.eval
-    sampling = Sampling(temperature=e.temperature, top_p=e.top_p, top_k=e.top_k, max_tokens=cfg.data.max_response_length)
+    sampling = Sampling(
+        temperature=e.temperature, top_p=e.top_p, top_k=e.top_k, max_tokens=cfg.data.max_response_length
+    )
     size = cfg.rollout.max_num_seqs * len(workers.engines)
     groups: list[Group] = []
     with tqdm(total=len(jobs), desc=label, unit="row", leave=False) as bar:
@@ -167,7 +169,7 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
         (folder / "confusion.png").write_bytes(confusion_png(summary["confusion"]))
     low, high = summary["accuracy_ci95"]
     log.info(
-        "%s (%s): accuracy %.3f [%.3f, %.3f] of %d rows, macro F1 %.3f, format %.3f, unparsed %d, %.1f tokens a response",
+        "%s (%s): accuracy %.3f [%.3f, %.3f] of %d rows, macro F1 %.3f, format %.3f, unparsed %d, %.1f tokens each",
         target.name, target.model, summary["accuracy"], low, high, summary["n"], summary["macro_f1"] or 0.0,
         summary["format_rate"] or 0.0, summary["unparsed"], fmean(one.num_tokens for one in answers),
     )  # fmt: skip

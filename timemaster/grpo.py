@@ -138,7 +138,7 @@ def mini_batches(cfg: Config, samples: list[Sample]) -> list[list[Sample]]:
 
 
 def measure(groups: list[Group], updates: list[dict[str, float]], seconds: float) -> dict[str, float]:
-    """A step's metrics. The log-prob difference is of the first update: after it the policy is not the one that sampled."""
+    """A step's metrics. The log-prob difference is the first update's: later ones train another policy than sampled."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     scores = [rollout.score for rollout in rollouts if rollout.score is not None]
     tokens = [sum(rollout.mask) for rollout in rollouts]

@@ -28,7 +28,7 @@ def make_renderer(cfg: Config) -> Renderer:
 
 
 def read_rows(cfg: Config, files: list[str], folder: Path) -> list[Example]:
-    """The rows of parquet files, checked against their task's labels. Bad rows stop the run or are skipped and listed."""
+    """The rows of parquet files, labels checked. Bad rows stop the run, or are skipped, counted and listed."""
     if not files:
         return []
     examples, bad = read_examples(files, cfg.data.on_bad_row)

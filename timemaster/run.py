@@ -1,7 +1,7 @@
 """A run's folder and voice: config, metrics, TensorBoard or wandb, rollouts, console line, progress bar, Ctrl-C.
 
-    checkpoints/<project>/<experiment>/
-        config.yaml  metrics.jsonl  tensorboard/  rollouts/step_<N>.jsonl  global_step_<N>/  eval/step_<N>/
+checkpoints/<project>/<experiment>/
+    config.yaml  metrics.jsonl  tensorboard/  rollouts/step_<N>.jsonl  global_step_<N>/  eval/step_<N>/
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class WorkerDied(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
-    """One image or video by reference. Example: Media(kind="image", uid="9f2c…", data=b"\\x89PNG…", height=230, width=580)"""
+    """One image or video by reference. Example: Media(kind="image", uid="9f2c…", data=b"…", height=230, width=580)"""
 
     kind: str  # "image" or "video"
     uid: str  # content hash: equal uid means equal pixels, and is the key of every cache
@@ -55,7 +55,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One dataset row. Example: Example(id="test.parquet:17", messages=[...], answer="Laptop", data_source="computer_dataset")"""
+    """One dataset row. Example: Example(id="test.parquet:17", messages=[…], answer="Laptop", data_source="ctu")"""
 
     id: str  # unique within a run
     messages: list[Message]  # ends with a user turn (to be answered) or an assistant turn (a demonstration)
@@ -87,7 +87,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What an engine gives back. Example: Completion(token_ids=[198, 151645], logprobs=[-0.2, -0.01], finish_reason="stop")"""
+    """What an engine gives back. Example: Completion(token_ids=[9, 15], logprobs=[-0.2, 0.0], finish_reason="stop")"""
 
     token_ids: list[int]  # as sampled, the end-of-turn token included
     logprobs: list[float]  # of the sampling policy (after temperature and bans), one per token

@@ -33,7 +33,6 @@ class TrainerRank:
 
     def preload(self) -> None:
         """Import what `start` needs, while the driver still reads data."""
-        import timemaster.backends.fsdp
         import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl  # noqa: F401
 
     def address(self) -> tuple[str, int]:
@@ -148,7 +147,7 @@ class Workers:
     """The driver's handle on both pools. Colocated GPUs are taken in turns: engines sleep while the trainer works."""
 
     def __init__(self, cfg: Config, engine: str, trainers: bool) -> None:
-        """Start Ray and the processes; `engine` is "vllm", "hf" or "" for none. They import while the driver reads on."""
+        """Start Ray and the actors (`engine`: "vllm", "hf" or "" for none); they import while the driver reads on."""
         self.cfg, self.device = cfg, start_ray(cfg)
         self.turns = self.device == "cuda" and cfg.rollout.placement == "colocated"
         self._engines_awake = True

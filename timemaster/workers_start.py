@@ -6,7 +6,6 @@ Run on CPU. Placement on GPUs (colocated and separate) is written and has not be
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 import ray
@@ -52,9 +51,7 @@ def place_trainers(cfg: Config, device: str, rank_class: type) -> list[Any]:
     return actors
 
 
-def place_engines(
-    cfg: Config, device: str, name: str, trainers: list[tuple[str, list[str]]]
-) -> list[Any]:
+def place_engines(cfg: Config, device: str, name: str, trainers: list[tuple[str, list[str]]]) -> list[Any]:
     """Engine actors: on the trainers' GPUs (colocated), on GPUs of their own (separate), or plain processes on CPU."""
     actor, tp = ray.remote(EngineRank), cfg.rollout.tensor_model_parallel_size
     if device == "cpu":
@@ -63,7 +60,9 @@ def place_engines(
         count = cfg.rollout.num_engines or world_size(cfg) // tp
         return [actor.options(num_gpus=tp, num_cpus=1).remote(cfg, name, device) for _ in range(count)]
     if len(trainers) % tp:
-        raise InputError(f"rollout.tensor_parallel_size={tp} must divide the {len(trainers)} trainer ranks it shares with")
+        raise InputError(
+            f"rollout.tensor_parallel_size={tp} must divide the {len(trainers)} trainer ranks it shares with"
+        )
     actors = []
     for k in range(0, len(trainers), tp):
         node, gpus = trainers[k][0], [gpu for _, one in trainers[k : k + tp] for gpu in one]

@@ -6,8 +6,6 @@
 #   bash example/data_preprocess/ctu.sh --help          # all options
 set -euo pipefail
 
-ROOT="$(cd "$(dirname "$0")/../.." && pwd)"
 source "$(dirname "$0")/../setup_env.sh"
 
-export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"  # the recipes
 python -m timemaster.data.prepare recipes.ctu --out "$ROOT/data" "$@"

@@ -5,8 +5,6 @@
 #   bash example/data_preprocess/italy_power.sh --help    # all options
 set -euo pipefail
 
-ROOT="$(cd "$(dirname "$0")/../.." && pwd)"
 source "$(dirname "$0")/../setup_env.sh"
 
-export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"  # the recipes
 python -m timemaster.data.prepare recipes.italy_power --out "$ROOT/data" "$@"

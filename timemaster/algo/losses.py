@@ -47,7 +47,8 @@ def ppo_clip(x: LossInputs, low: float, high: float) -> LossResult:
     Source: PPO (https://arxiv.org/abs/1707.06347), equation 7; a separate upper bound: DAPO
     (https://arxiv.org/abs/2503.14476), section 3.1.
     """
-    assert x.old_logprobs is not None and x.advantages is not None
+    assert x.old_logprobs is not None
+    assert x.advantages is not None
     ratio = (x.logprobs - x.old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
     free = -x.advantages * ratio
     held = -x.advantages * ratio.clamp(1 - low, 1 + high)

@@ -151,7 +151,7 @@ class FsdpBackend:
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.cfg.actor.grad_clip)
         grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if not math.isfinite(grad_norm):
-            raise FloatingPointError(f"gradient norm is {grad_norm} at update {self.updates_done + 1}; weights are kept")
+            raise FloatingPointError(f"gradient norm {grad_norm} at update {self.updates_done + 1}; weights are kept")
         self._schedule()
         self.optimizer.step()
         self.updates_done += 1
@@ -272,7 +272,7 @@ def attention(name: str, device: str) -> str:
 
 
 def lr_factor(cfg: Config, done: int, total: int) -> float:
-    """What the learning rate is multiplied by after `done` of `total` updates: linear warm-up, then constant or cosine."""
+    """The learning rate's factor after `done` of `total` updates: linear warm-up, then constant or cosine."""
     optim = cfg.actor.optim
     if done < optim.lr_warmup_steps:
         return (done + 1) / optim.lr_warmup_steps

@@ -22,6 +22,8 @@ BANNED_LOGIT = -1e30  # not -inf: zero probability times -inf would be NaN in th
 class Policy(nn.Module):
     """Wraps a Qwen2_5_VLForConditionalGeneration. `banned` tokens have probability zero, as in the engines."""
 
+    banned: torch.Tensor
+
     def __init__(self, model: nn.Module, banned: list[int], freeze_vision_tower: bool) -> None:
         super().__init__()
         self.model = model
@@ -32,11 +34,11 @@ class Policy(nn.Module):
         """Log-probs [N] and entropies [N] (nats) of the trained tokens at the sampling temperature, float32."""
         hidden = self.hidden_states(batch).flatten(0, 1)[batch.select]
         weight = self.model.lm_head.weight  # type: ignore[union-attr]
-        parts = [
-            checkpoint(self._head, hidden[i : i + CHUNK_TOKENS], weight, batch.targets[i : i + CHUNK_TOKENS], temperature,
-                       use_reentrant=False)
-            for i in range(0, len(hidden), CHUNK_TOKENS)
-        ]  # fmt: skip
+        parts = []
+        for i in range(0, len(hidden), CHUNK_TOKENS):
+            chunk = slice(i, i + CHUNK_TOKENS)
+            args = (hidden[chunk], weight, batch.targets[chunk], temperature)
+            parts.append(checkpoint(self._head, *args, use_reentrant=False))
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def _head(
@@ -51,7 +53,7 @@ class Policy(nn.Module):
 
     def hidden_states(self, batch: Batch) -> torch.Tensor:
         """The language model's last hidden states [B, T, hidden]."""
-        core: Any = self.model.model  # type: ignore[union-attr]
+        core: Any = self.model.model
         embeds = core.get_input_embeddings()(batch.input_ids)
         if batch.pixel_values is not None:
             features = self._features(core, batch.pixel_values, batch.image_grid_thw).to(embeds.dtype)

@@ -61,7 +61,7 @@ def load_model_config(path: str) -> dict[str, Any]:
     from transformers.utils import cached_file
 
     try:
-        config = json.loads(Path(cached_file(path, "config.json")).read_text())
+        config = json.loads(Path(str(cached_file(path, "config.json"))).read_text())
     except (OSError, ValueError) as error:
         hint = "Give a local Qwen2.5-VL folder (with config.json) or a hub id such as Qwen/Qwen2.5-VL-3B-Instruct."
         raise InputError(f"model.path={path!r} cannot be read as a model: {error}. {hint}") from error
@@ -73,9 +73,7 @@ def load_model_config(path: str) -> dict[str, Any]:
 
 def banned_token_ids(spec: VisionSpec) -> list[int]:
     """Tokens the policy must never sample: after one, the next forward pass would look for pixels that do not exist."""
-    return sorted(
-        {spec.image_token_id, spec.video_token_id, spec.vision_start_token_id, spec.vision_end_token_id}
-    )
+    return sorted({spec.image_token_id, spec.video_token_id, spec.vision_start_token_id, spec.vision_end_token_id})
 
 
 def grid_thw(media: Media, spec: VisionSpec) -> tuple[int, int, int]:
@@ -183,4 +181,3 @@ class PixelCache:
             _, old = self._items.popitem(last=False)
             self._bytes -= old.numel() * old.element_size()
         return pixels
-

@@ -15,6 +15,7 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -49,23 +50,26 @@ DEFAULT_TEXTS = (
 )
 
 
-def make_tokenizer(texts: Iterable[str], vocab_size: int = 640):
+def make_tokenizer(texts: Iterable[str], vocab_size: int = 640) -> Any:
     """A Qwen2 tokenizer trained on `texts`: bytes, merges, single digits, Qwen's special tokens, ChatML."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(r"\p{N}|[^\r\n\p{L}\p{N}]?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"), "isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     size = vocab_size - len(SPECIAL_TOKENS)
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator(texts, trainer)
     model = json.loads(bpe.to_str())["model"]
+    merges: Any = [tuple(pair) for pair in model["merges"]]
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
-        merges=[tuple(pair) for pair in model["merges"]],
+        merges=merges,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         unk_token="<|endoftext|>",
@@ -75,8 +79,8 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int = 640):
     return tokenizer
 
 
-def make_config(tokenizer, hidden_size: int, num_layers: int):
-    """A Qwen2_5_VLConfig of small sizes around the tokenizer's ids. Patches of 14 pixels, merged 2 x 2, as in the original."""
+def make_config(tokenizer: Any, hidden_size: int, num_layers: int) -> Any:
+    """A Qwen2_5_VLConfig of small sizes around the tokenizer's ids; 14-pixel patches, merged 2 x 2, as published."""
     from transformers import Qwen2_5_VLConfig
 
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
@@ -121,7 +125,7 @@ def make_config(tokenizer, hidden_size: int, num_layers: int):
     )
 
 
-def init_weights(model, std: float, seed: int) -> None:
+def init_weights(model: Any, std: float, seed: int) -> None:
     """Normal weights of the given std (norms at one, biases at zero). At 0.02 a model this small stays at chance."""
     import torch
 
@@ -138,8 +142,12 @@ def write_tiny(
     folder: str | Path, texts: Sequence[str] = DEFAULT_TEXTS, hidden_size: int = 128, num_layers: int = 2, seed: int = 0
 ) -> Path:
     """Write the folder and return it. `texts` train the tokenizer; the sizes are of the language model."""
-    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2VLImageProcessor
-    from transformers import Qwen2VLVideoProcessor
+    from transformers import (
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+    )
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

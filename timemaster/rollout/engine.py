@@ -77,7 +77,7 @@ class Engine(Protocol):
 
 
 def resolve_engine(name: str) -> str:
-    """ "vllm" or "hf" for rollout.name; `auto` falls back to hf with one clear line. InputError when vllm is missing."""
+    """rollout.name as "vllm" or "hf"; `auto` falls back to hf with one clear line. InputError without vllm."""
     have_vllm = importlib.util.find_spec("vllm") is not None
     if name == "auto":
         if not have_vllm:

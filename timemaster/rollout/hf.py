@@ -26,7 +26,7 @@ class HfEngine:
         self._vision = vision_spec(load_model_config(spec.model_path), spec.min_pixels, spec.max_pixels)
         self._pixels = PixelCache(spec.model_path, self._vision)
         dtype = getattr(torch, spec.dtype)
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(spec.model_path, dtype=dtype)
+        model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(spec.model_path, dtype=dtype)
         self._model = model.to(spec.device).eval()
         self._queue: list[tuple[str, Prompt, Sampling]] = []
 

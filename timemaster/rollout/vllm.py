@@ -118,7 +118,8 @@ class VllmEngine:
             max_num_seqs=spec.max_num_seqs,
             max_num_batched_tokens=max(spec.max_num_batched_tokens, spec.max_model_len),
             enforce_eager=spec.enforce_eager or spec.device == "cpu",
-            enable_chunked_prefill=spec.device != "cpu",  # its CPU build cannot rewind the generator of a seeded request
+            enable_chunked_prefill=spec.device
+            != "cpu",  # its CPU build cannot rewind the generator of a seeded request
             limit_mm_per_prompt={"image": max(spec.max_images, 1), "video": 0},
             mm_processor_kwargs={"size": {"shortest_edge": spec.min_pixels, "longest_edge": spec.max_pixels}},
             mm_device_do_normalize=False,
@@ -240,4 +241,6 @@ def gpu_sender(wire: str, rank: int, client: Any, weights: Any, meta: list[Any],
     largest = max(dtype.itemsize * math.prod(shape) for _, dtype, shape in meta)
     sizes = {"packed": True, "packed_buffer_size_bytes": max(1 << 30, largest)}
     info_cls = IPCTrainerInitInfo if wire == "ipc" else NCCLTrainerInitInfo
-    return WeightTransferTrainerFactory.trainer_init(info_cls(**init, **sizes, rank=rank), client=client, source=Source())
+    return WeightTransferTrainerFactory.trainer_init(
+        info_cls(**init, **sizes, rank=rank), client=client, source=Source()
+    )

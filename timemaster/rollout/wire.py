@@ -25,7 +25,7 @@ def pack(weights: list[tuple[str, torch.Tensor]]) -> Chunk:
 
 
 def unpack(chunk: Chunk) -> list[tuple[str, torch.Tensor]]:
-    """The named tensors of a chunk, in memory of their own (a receiver may keep references until a layer is complete)."""
+    """The named tensors of a chunk, in memory of their own: a receiver may keep them until a layer is complete."""
     import torch
 
     return [

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The whole main job on a small machine, without a GPU or a download other than packages: environment, data (real daily
+# power demand, bundled with sktime), a tiny Qwen2.5-VL, supervised warm start, GRPO with Ray, FSDP2 and vLLM, evaluation.
+# About 6 minutes on two cores, plus the installation. Writes checkpoints/quickstart/ (made afresh) and summary.json there.
+#
+#   bash example/quickstart.sh
+set -euo pipefail
+HERE="$(cd "$(dirname "$0")" && pwd)"
+STARTED=$(date +%s.%N)
+STAGE=environment
+OUT=checkpoints/quickstart
+trap 'code=$?; [ $code -eq 0 ] || echo "error: the quickstart stopped in stage $STAGE (exit code $code)" >&2' EXIT
+
+source "$HERE/setup_env.sh"
+cd "$ROOT"
+rm -rf "$OUT" && mkdir -p "$OUT"
+python -m timemaster.memory $$ "$OUT/peak_memory_gib" &
+
+stage() { # name, command...
+    echo "$STAGE $(echo "$(date +%s.%N) $STARTED" | awk '{printf "%.1f", $1 - $2}')" >>"$OUT/seconds"
+    STARTED=$(date +%s.%N) STAGE=$1
+    shift
+    printf '\n=== %s\n' "$STAGE"
+    "$@"
+}
+
+stage data bash example/data_preprocess/italy_power.sh
+stage model python -m timemaster.models.tiny "$OUT/tiny" --text-from data/italy_power_image/sft.parquet
+stage sft bash example/sft_trainer/run_italy_power.sh
+stage grpo bash example/grpo_trainer/run_italy_power.sh
+stage evaluation env EVAL=True bash example/grpo_trainer/run_italy_power.sh \
+    'eval.checkpoint=[base,latest]' eval.blank_images=both
+stage summary python -m timemaster.summary "$OUT"

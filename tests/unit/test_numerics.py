@@ -1,0 +1,190 @@
+"""Losses, advantages and the fused head against numbers worked out by hand; gradients however the batch is cut."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.helpers import random_samples, trained_tokens
+from timemaster.algo.advantages import grpo, to_samples
+from timemaster.algo.losses import LossConfig, LossInputs, k3, policy_loss, ppo_clip
+from timemaster.data.plan import spread
+from timemaster.types import Example, Group, Rollout, Score
+
+
+def inputs(logprobs: list[float], old: list[float], advantages: list[float], ref: list[float] | None = None) -> LossInputs:
+    return LossInputs(
+        logprobs=torch.tensor(logprobs, requires_grad=True),
+        entropy=torch.tensor([0.5] * len(logprobs), requires_grad=True),
+        old_logprobs=torch.tensor(old),
+        ref_logprobs=torch.tensor(ref) if ref else None,
+        advantages=torch.tensor(advantages),
+    )
+
+
+def test_grpo_advantage_by_hand() -> None:
+    # mean 0.55; squared deviations 0.2025 x 2, 0.2025 x 2 -> sum 0.81; / 3 = 0.27; std 0.519615
+    got = grpo([1.0, 0.1, 1.0, 0.1], normalise=True)
+    assert got == pytest.approx([0.45 / 0.519616, -0.45 / 0.519616, 0.45 / 0.519616, -0.45 / 0.519616], rel=1e-5)
+    assert grpo([1.0, 0.1], normalise=False) == pytest.approx([0.45, -0.45])
+
+
+def test_a_group_without_spread_has_exactly_no_advantage() -> None:
+    # 0.1 + 0.1 + 0.1 is not 0.3 in floats: a mean of equal scores may differ from them in the last bit
+    for score in (0.1, 0.9, 1.0, 1 / 3):
+        assert grpo([score] * 7, normalise=True) == [0.0] * 7
+
+
+def test_ppo_clip_by_hand() -> None:
+    # ratios: e^0.5 = 1.6487 (A = 1: held at 1.3), e^-0.5 = 0.6065 (A = -1: held at 0.8), e^0 = 1 (A = 2: free)
+    x = inputs([-1.0, -2.0, -3.0], [-1.5, -1.5, -3.0], [1.0, -1.0, 2.0])
+    per_token, metrics = ppo_clip(x, low=0.2, high=0.3)
+    assert per_token.tolist() == pytest.approx([-1.3, 0.8, -2.0], rel=1e-6)
+    assert metrics["clip_fraction_high"] == 1
+    assert metrics["clip_fraction_low"] == 1
+
+
+def test_clipping_never_hides_a_worse_ratio() -> None:
+    # A = 1 and ratio e^-0.5 = 0.6065: the unclipped term is the pessimistic one and stays
+    per_token, metrics = ppo_clip(inputs([-2.0], [-1.5], [1.0]), low=0.2, high=0.2)
+    assert per_token.tolist() == pytest.approx([-math.exp(-0.5)])
+    assert metrics["clip_fraction_high"] + metrics["clip_fraction_low"] == 0
+
+
+def test_policy_loss_with_kl_and_entropy_by_hand() -> None:
+    # surrogate -1 (ratio 1, A 1); k3 with d = ref - lp = 0.2: e^0.2 - 0.2 - 1 = 0.0214028; entropy 0.5
+    cfg = LossConfig(policy_loss="ppo_clip", clip_ratio_low=0.2, clip_ratio_high=0.2, entropy_coeff=0.1, kl_coef=0.5)
+    loss, metrics = policy_loss(inputs([-1.0], [-1.0], [1.0], [-0.8]), cfg, denominator=4.0)
+    assert float(loss) == pytest.approx((-1 - 0.1 * 0.5 + 0.5 * 0.0214028) / 4, rel=1e-5)
+    assert float(metrics["kl"]) == pytest.approx(0.0214028, rel=1e-5)
+
+
+def test_k3_is_never_negative_and_limited() -> None:
+    values = k3(torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -9.0, 30.0]))
+    assert values.tolist() == pytest.approx([0.0, math.exp(-8) + 8 - 1, 10.0])
+
+
+def test_samples_carry_their_rollouts_advantage() -> None:
+    def rollout(score: float) -> Rollout:
+        return Rollout(
+            id="r", token_ids=[1, 2], mask=[0, 1], logprobs=[0.0, -1.0], versions=[-1, 0], media=[], text="",
+            finish_reason="stop", score=Score(total=score, parts={}),
+        )  # fmt: skip
+
+    group = Group(Example(id="r", messages=[], answer="", data_source=""), [rollout(0.0), rollout(1.0)])
+    samples = to_samples([group], "grpo", True)
+    # mean 0.5, std sqrt(0.5) = 0.70711
+    assert [s.advantage for s in samples] == pytest.approx([-0.5 / 0.70711, 0.5 / 0.70711], rel=1e-4)
+    assert samples[0].logprobs == [0.0, -1.0]
+
+
+# ---- the backend: the same gradient, however the mini-batch is cut
+
+
+@pytest.fixture(scope="module")
+def setting(tiny: str, process_group: None):
+    from timemaster.backends.fsdp import FsdpBackend
+    from timemaster.config import Config
+    from timemaster.data.render import Renderer
+
+    config = Config()
+    config.model.path = tiny
+    config.data.min_pixels, config.data.max_pixels = 784, 50176
+    config.actor.use_kl_loss, config.actor.entropy_coeff = True, 0.01
+    config.model.enable_gradient_checkpointing = True
+    backend = FsdpBackend(config, "cpu", num_updates=10, with_reference=False)
+    return backend, random_samples(Renderer(tiny, backend.spec), num_prompts=4, group=2)
+
+
+def gradients(setting, sizes: list[int], padded: bool) -> tuple[float, torch.Tensor]:
+    """(loss, flat gradient) when the samples are cut into micro-batches of these sizes."""
+    from timemaster.algo.losses import LossConfig
+    from timemaster.backends.fsdp import full
+    from timemaster.data.batch import Collator
+
+    backend, samples = setting
+    backend.collate = Collator(backend.cfg.model.path, backend.spec, 0, padded)
+    cfg = LossConfig(policy_loss="ppo_clip", clip_ratio_low=0.2, clip_ratio_high=0.2, entropy_coeff=0.01, kl_coef=0.01)
+    backend.optimizer.zero_grad()
+    total, cursor = 0.0, 0
+    for size in sizes:
+        loss = backend._loss(samples[cursor : cursor + size], trained_tokens(samples), 1.0, cfg, {})
+        loss.backward()
+        total += float(loss)
+        cursor += size
+    assert cursor == len(samples)
+    flat = torch.cat([full(p.grad).flatten() for p in backend.policy.parameters() if p.grad is not None])
+    return total, flat.clone()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("sizes", [[1] * 8, [2] * 4, [8], [3, 5]])
+def test_gradients_do_not_depend_on_micro_batches_or_packing(setting, sizes: list[int], padded: bool) -> None:
+    loss, gradient = gradients(setting, [8], padded=False)
+    other_loss, other = gradients(setting, sizes, padded)
+    assert gradient.norm() > 0
+    assert abs(other_loss - loss) <= 1e-5 * abs(loss)
+    assert (other - gradient).norm() <= 1e-5 * gradient.norm()
+
+
+def test_logprobs_equal_transformers_own_forward(setting) -> None:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from timemaster.data.batch import Collator
+    from timemaster.data.media import banned_token_ids, grid_thw
+
+    backend, samples = setting
+    backend.collate = Collator(backend.cfg.model.path, backend.spec, 0, padded=False)
+    ours = backend.logprobs([samples[:4]], "policy")[0]
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(backend.cfg.model.path)
+    for sample, values in zip(samples[:4], ours, strict=True):
+        ids = torch.tensor([sample.token_ids])
+        with torch.no_grad():
+            logits = model(
+                input_ids=ids,
+                pixel_values=torch.cat([backend.collate.pixels.get(m) for m in sample.media]),
+                image_grid_thw=torch.tensor([grid_thw(m, backend.spec) for m in sample.media]),
+                mm_token_type_ids=(ids == backend.spec.image_token_id).int(),
+            ).logits
+        logits[..., banned_token_ids(backend.spec)] = -torch.inf
+        reference = logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])[:, 0]
+        expected = [float(reference[i - 1]) for i, trained in enumerate(sample.mask) if trained]
+        assert values == pytest.approx(expected, abs=2e-5)
+
+
+def test_an_image_is_processed_once_however_many_rollouts_show_it(setting) -> None:
+    from timemaster.data.batch import Collator
+
+    backend, samples = setting
+    backend.collate = Collator(backend.cfg.model.path, backend.spec, 0, padded=False)
+    backend.logprobs([samples[:4], samples[4:]], "policy")
+    distinct = {media.uid for sample in samples for media in sample.media}
+    assert backend.collate.pixels.num_processed == len(distinct)
+
+
+def test_a_micro_batch_without_images_or_without_samples_takes_part(setting) -> None:
+    from dataclasses import replace
+
+    backend, samples = setting
+    text_only = replace(samples[0], token_ids=[5, 6, 7, 8], mask=[0, 0, 1, 1], media=[], logprobs=[0, 0, -5.0, -5.0],
+                        ref_logprobs=[0, 0, -5.0, -5.0])  # fmt: skip
+    alone = backend.update([[text_only]], 2.0)
+    assert math.isfinite(alone["loss"])
+    assert alone["grad_norm"] > 0
+    again = backend.logprobs([[text_only], []], "policy")
+    assert len(again[0][0]) == 2
+    assert again[1] == []
+
+
+def test_every_rank_gets_as_many_micro_batches_and_no_sample_is_lost(setting) -> None:
+    _, samples = setting
+    for ranks in (1, 2, 3):
+        for padded in (False, True):
+            plan = spread(samples, ranks, max_tokens=120, padded=padded)
+            assert len({len(micros) for micros in plan}) == 1
+            assert sorted(i for micros in plan for micro in micros for i in micro) == list(range(len(samples)))
+            for micro in (m for micros in plan for m in micros if len(m) > 1):
+                lengths = [len(samples[i].token_ids) for i in micro]
+                assert (max(lengths) * len(lengths) if padded else sum(lengths)) <= 120

@@ -1,0 +1,71 @@
+"""The closing table of the quickstart, its summary.json and its picture: `python -m timemaster.summary FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from timemaster.run import setup_logging
+
+log = logging.getLogger("timemaster.summary")
+NUM_PLOTS = 6
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """Accuracy before RL, after RL and with blanked images; seconds by phase; peak memory."""
+    evaluations = folder / "grpo" / "eval"
+    steps = sorted(int(path.name[5:]) for path in evaluations.glob("step_*") if path.name[5:].isdigit())
+    names = {"before": f"step_{steps[0]}", "after": f"step_{steps[-1]}", "blank": f"step_{steps[-1]}_blank"}
+    metrics = {key: json.loads((evaluations / name / "metrics.json").read_text()) for key, name in names.items()}
+    seconds = dict(line.split() for line in (folder / "seconds").read_text().splitlines())
+    return {
+        "n": metrics["after"]["n"],
+        **{key: {"accuracy": m["accuracy"], "ci95": m["accuracy_ci95"]} for key, m in metrics.items()},
+        "seconds": {name: float(value) for name, value in seconds.items()},
+        "peak_memory_gib": float((folder / "peak_memory_gib").read_text()),
+    }
+
+
+def write_picture(folder: Path) -> Path:
+    """overview.png: the first test plots with their answers, and the curves of the run."""
+    import pyarrow.parquet as pq
+
+    from timemaster.plot_results import overview_png
+
+    steps = [int(p.name[5:]) for p in (folder / "grpo" / "eval").glob("step_*") if p.name[5:].isdigit()]
+    evaluation = folder / "grpo" / "eval" / f"step_{max(steps)}"
+    test = json.loads((evaluation / "metrics.json").read_text())["files"][0]
+    rows = pq.read_table(test, columns=["images"]).slice(0, NUM_PLOTS).to_pylist()
+    path = folder / "overview.png"
+    path.write_bytes(overview_png(folder / "grpo", evaluation, [row["images"][0]["bytes"] for row in rows]))
+    return path
+
+
+def main() -> None:
+    """Print the table and write the files."""
+    setup_logging()
+    folder = Path(sys.argv[1])
+    summary = collect(folder)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    picture = write_picture(folder)
+    log.info("\n  accuracy on %d test plots    95 %% interval", summary["n"])
+    for key, label in (("before", "before RL"), ("after", "after RL"), ("blank", "blanked images")):
+        low, high = summary[key]["ci95"]
+        log.info("  %-18s %.3f      [%.3f, %.3f]", label, summary[key]["accuracy"], low, high)
+    seconds = summary["seconds"]
+    log.info(
+        "\n  seconds: %s; in all %.0f", ", ".join(f"{k} {v:.0f}" for k, v in seconds.items()), sum(seconds.values())
+    )
+    log.info("  peak memory of all processes: %.1f GiB\n", summary["peak_memory_gib"])
+    log.info("  %s   these figures", folder / "summary.json")
+    log.info("  %s   plots, answers, curves", picture)
+    log.info("  %s   every answer on the test split", folder / "grpo" / "eval")
+    log.info("  %s   a row a step; curves: tensorboard --logdir %s", folder / "grpo" / "metrics.jsonl", folder)
+    log.info("  next: README.md, section 'Your own dataset'; bash example/data_preprocess/ctu.sh")
+
+
+if __name__ == "__main__":
+    main()
