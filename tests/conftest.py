@@ -28,19 +28,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_tiny(tmp_path_factory.mktemp("model") / "tiny"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def process_group() -> Iterator[None]:
-    """A gloo group of one rank in this process."""
+    """A gloo group of one rank in this process. A vLLM engine takes the group down with it when it goes."""
     import torch.distributed as dist
 
     from timemaster.backends.fsdp import init_distributed
 
+    if dist.is_initialized():
+        dist.destroy_process_group()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     init_distributed(0, 1, "127.0.0.1", port, "cpu", 0)
     yield
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @pytest.fixture

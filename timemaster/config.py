@@ -287,7 +287,7 @@ def _check_grpo(cfg: Config) -> None:
 
 
 def _divisor(number: int, near: int) -> int:
-    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - near))
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: (abs(d - near), -d))
 
 
 def world_size(cfg: Config) -> int:

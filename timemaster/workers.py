@@ -17,7 +17,7 @@ from timemaster.data.plan import spread
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.rank import peak_memory_gib, use_cores
 from timemaster.types import Example, Group, InputError, Prompt, Sample, Sampling, WorkerDied
-from timemaster.workers_start import place_engines, place_trainers, start_ray
+from timemaster.workers_start import EngineClient, place_engines, place_trainers, start_ray
 
 if TYPE_CHECKING:
     import torch
@@ -107,40 +107,6 @@ class TrainerRank:
 
     def peak_memory(self) -> float:
         return peak_memory_gib()
-
-
-class EngineClient:
-    """vLLM's weight-sync client over Ray actors (the four methods of its VLLMWeightSyncClient protocol)."""
-
-    def __init__(self, engines: list[Any], tensor_parallel: int) -> None:
-        self.engines, self.tensor_parallel = engines, tensor_parallel
-
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Each engine's workers get ranks of their own in the NCCL group, behind those of the engines before it."""
-        infos = [dict(init_info) for _ in self.engines]
-        for k, info in enumerate(infos):
-            if "rank_offset" in info:
-                info["rank_offset"] += k * self.tensor_parallel
-        ray.get([e.init_weight_transfer_engine.remote(i) for e, i in zip(self.engines, infos, strict=True)])
-
-    def start_weight_update(self) -> None:
-        ray.get([engine.start_weight_update.remote() for engine in self.engines])
-
-    def update_weights(self, update_info: Any) -> None:
-        shared = ray.put(update_info)
-        ray.get([engine.update_weights.remote(shared) for engine in self.engines])
-
-    def send(self, layers: Iterable[list[tuple[str, torch.Tensor]]]) -> None:
-        """One whole update over the object store, a layer at a time."""
-        from timemaster.rollout.wire import pack
-
-        self.start_weight_update()
-        for layer in layers:
-            self.update_weights({"chunk": pack(layer)})
-        self.finish_weight_update()
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        ray.get([engine.finish_weight_update.remote() for engine in self.engines])
 
 
 class Workers:

@@ -1,4 +1,4 @@
-"""Starting Ray and placing the actors of a run on its nodes and GPUs.
+"""Starting Ray, placing the actors of a run on its nodes and GPUs, and the client that updates engines through Ray.
 
 Run on CPU. Placement on GPUs (colocated and separate) is written and has not been run on a GPU yet.
 """
@@ -6,7 +6,8 @@ Run on CPU. Placement on GPUs (colocated and separate) is written and has not be
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.placement_group import placement_group
@@ -15,6 +16,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from timemaster.config import Config, world_size
 from timemaster.rollout.rank import EngineRank
 from timemaster.types import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def start_ray(cfg: Config) -> str:
@@ -71,3 +75,37 @@ def place_engines(cfg: Config, device: str, name: str, trainers: list[tuple[str,
         options = {"num_cpus": 1, "num_gpus": 0, "scheduling_strategy": stay, "runtime_env": env}
         actors.append(actor.options(**options).remote(cfg, name, device))
     return actors
+
+
+class EngineClient:
+    """vLLM's weight-sync client over Ray actors (the four methods of its VLLMWeightSyncClient protocol)."""
+
+    def __init__(self, engines: list[Any], tensor_parallel: int) -> None:
+        self.engines, self.tensor_parallel = engines, tensor_parallel
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Each engine's workers get ranks of their own in the NCCL group, behind those of the engines before it."""
+        infos = [dict(init_info) for _ in self.engines]
+        for k, info in enumerate(infos):
+            if "rank_offset" in info:
+                info["rank_offset"] += k * self.tensor_parallel
+        ray.get([e.init_weight_transfer_engine.remote(i) for e, i in zip(self.engines, infos, strict=True)])
+
+    def start_weight_update(self) -> None:
+        ray.get([engine.start_weight_update.remote() for engine in self.engines])
+
+    def update_weights(self, update_info: Any) -> None:
+        shared = ray.put(update_info)
+        ray.get([engine.update_weights.remote(shared) for engine in self.engines])
+
+    def send(self, layers: Iterable[list[tuple[str, torch.Tensor]]]) -> None:
+        """One whole update over the object store, a layer at a time."""
+        from timemaster.rollout.wire import pack
+
+        self.start_weight_update()
+        for layer in layers:
+            self.update_weights({"chunk": pack(layer)})
+        self.finish_weight_update()
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        ray.get([engine.finish_weight_update.remote() for engine in self.engines])

@@ -14,7 +14,9 @@ from timemaster.data.plan import spread
 from timemaster.types import Example, Group, Rollout, Score
 
 
-def inputs(logprobs: list[float], old: list[float], advantages: list[float], ref: list[float] | None = None) -> LossInputs:
+def inputs(
+    logprobs: list[float], old: list[float], advantages: list[float], ref: list[float] | None = None
+) -> LossInputs:
     return LossInputs(
         logprobs=torch.tensor(logprobs, requires_grad=True),
         entropy=torch.tensor([0.5] * len(logprobs), requires_grad=True),
@@ -55,7 +57,14 @@ def test_clipping_never_hides_a_worse_ratio() -> None:
 
 def test_policy_loss_with_kl_and_entropy_by_hand() -> None:
     # surrogate -1 (ratio 1, A 1); k3 with d = ref - lp = 0.2: e^0.2 - 0.2 - 1 = 0.0214028; entropy 0.5
-    cfg = LossConfig(policy_loss="ppo_clip", clip_ratio_low=0.2, clip_ratio_high=0.2, entropy_coeff=0.1, kl_coef=0.5)
+    cfg = LossConfig(
+        policy_loss="ppo_clip",
+        clip_ratio_low=0.2,
+        clip_ratio_high=0.2,
+        entropy_coeff=0.1,
+        kl_loss_type="low_var_kl",
+        kl_coef=0.5,
+    )
     loss, metrics = policy_loss(inputs([-1.0], [-1.0], [1.0], [-0.8]), cfg, denominator=4.0)
     assert float(loss) == pytest.approx((-1 - 0.1 * 0.5 + 0.5 * 0.0214028) / 4, rel=1e-5)
     assert float(metrics["kl"]) == pytest.approx(0.0214028, rel=1e-5)
@@ -106,7 +115,14 @@ def gradients(setting, sizes: list[int], padded: bool) -> tuple[float, torch.Ten
 
     backend, samples = setting
     backend.collate = Collator(backend.cfg.model.path, backend.spec, 0, padded)
-    cfg = LossConfig(policy_loss="ppo_clip", clip_ratio_low=0.2, clip_ratio_high=0.2, entropy_coeff=0.01, kl_coef=0.01)
+    cfg = LossConfig(
+        policy_loss="ppo_clip",
+        clip_ratio_low=0.2,
+        clip_ratio_high=0.2,
+        entropy_coeff=0.01,
+        kl_loss_type="low_var_kl",
+        kl_coef=0.01,
+    )
     backend.optimizer.zero_grad()
     total, cursor = 0.0, 0
     for size in sizes:

@@ -35,6 +35,7 @@ class LossConfig:
     clip_ratio_low: float
     clip_ratio_high: float
     entropy_coeff: float
+    kl_loss_type: str
     kl_coef: float  # 0.0 means no reference
 
 
@@ -70,6 +71,7 @@ def k3(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
     return (difference.exp() - difference - 1).clamp(max=K3_LIMIT)
 
 
+KL_LOSSES = {"low_var_kl": k3}
 POLICY_LOSSES: dict[str, Callable[[LossInputs, float, float], LossResult]] = {"ppo_clip": ppo_clip}
 
 
@@ -84,7 +86,7 @@ def policy_loss(x: LossInputs, cfg: LossConfig, denominator: float) -> LossResul
     if cfg.entropy_coeff:
         per_token = per_token - cfg.entropy_coeff * x.entropy
     if cfg.kl_coef and x.ref_logprobs is not None:
-        kl = k3(x.logprobs, x.ref_logprobs)
+        kl = KL_LOSSES[cfg.kl_loss_type](x.logprobs, x.ref_logprobs)
         per_token = per_token + cfg.kl_coef * kl
         metrics["kl"] = kl.detach().sum()
     metrics["loss"] = per_token.detach().sum()

@@ -123,6 +123,7 @@ class FsdpBackend:
             clip_ratio_low=actor.clip_ratio_low,
             clip_ratio_high=actor.clip_ratio_high,
             entropy_coeff=actor.entropy_coeff,
+            kl_loss_type=actor.kl_loss_type,
             kl_coef=actor.kl_loss_coef if actor.use_kl_loss else 0.0,
         )
         return self._step(micro_batches, denominator, self.cfg.rollout.temperature, loss_cfg)

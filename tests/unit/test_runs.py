@@ -1,0 +1,217 @@
+"""Metrics, checkpoints on disk, the turn loop: without Ray, engines or a model."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import picture, question
+from timemaster.backends import checkpoint
+from timemaster.config import RewardConfig
+from timemaster.metrics import UNPARSED, Prediction, summarise, wilson
+from timemaster.rollout.loop import RolloutLoop, stable_seed
+from timemaster.rollout.rank import make_scorer
+from timemaster.types import Completion, InputError, Message, Part, Prompt, Rollout, Sampling, Score
+
+LABELS = ["Desktop", "Laptop"]
+
+
+def answered(truth: str, predicted: str | None, source: str = "computer_dataset") -> Prediction:
+    right = float(truth == predicted)
+    return Prediction(
+        data_source=source, truth=truth, predicted=predicted, labels=LABELS, reward=right,
+        parts={"accuracy": right, "format": float(predicted is not None)}, num_tokens=10,
+    )  # fmt: skip
+
+
+def test_summary_by_hand() -> None:
+    answers = [
+        answered("Desktop", "Desktop"),
+        answered("Desktop", "Laptop"),
+        answered("Laptop", "Laptop"),
+        answered("Laptop", None),
+    ]
+    got = summarise(answers)
+    assert got["n"] == 4
+    assert got["accuracy"] == 0.5
+    assert got["unparsed"] == 1
+    assert got["format_rate"] == 0.75
+    # Desktop: said 1, true 2, hit 1 -> f1 2/3; Laptop: said 2, true 2, hit 1 -> f1 1/2
+    assert got["macro_f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert got["confusion"]["Laptop"] == {"Desktop": 0, "Laptop": 1, UNPARSED: 1}
+    assert got["per_class"]["Laptop"]["unparsed"] == 1
+
+
+def test_an_unparsed_answer_is_no_class() -> None:
+    got = summarise([answered("Desktop", None), answered("Laptop", None)])
+    assert got["accuracy"] == 0.0
+    assert all(figures["precision"] == 0.0 for figures in got["per_class"].values())
+    assert sum(row[UNPARSED] for row in got["confusion"].values()) == 2
+
+
+def test_several_sources_are_also_counted_apart() -> None:
+    got = summarise([answered("Desktop", "Desktop", "a"), answered("Laptop", "Desktop", "b")])
+    assert got["by_data_source"]["a"]["accuracy"] == 1.0
+    assert got["by_data_source"]["b"]["accuracy"] == 0.0
+
+
+def test_wilson_interval_by_hand() -> None:
+    # p = 0.8, n = 100: centre (0.8 + 3.8416/200) / 1.038416 = 0.788902,
+    # half = 1.96 / 1.038416 * sqrt(0.0016 + 3.8416 / 40000) = 0.077739
+    assert wilson(80, 100) == pytest.approx((0.711163, 0.866641), abs=2e-5)
+
+
+# ---- checkpoints
+
+
+def finished(run: Path, step: int, keep: int = 2) -> Path:
+    folder = checkpoint.begin(run, step, needed_bytes=1)
+    (folder / "weights").write_text("w" * 100)
+    return checkpoint.commit(folder, {"step": step, "updates_done": step}, keep)
+
+
+def test_older_checkpoints_are_pruned_after_the_new_one_is_there(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        finished(tmp_path, step)
+    assert [step for step, _ in checkpoint.checkpoints(tmp_path)] == [10, 15]
+    assert checkpoint.read_state(tmp_path / "global_step_15") == {"step": 15, "updates_done": 15}
+
+
+def test_a_kill_while_saving_leaves_the_older_checkpoint_as_latest(tmp_path: Path) -> None:
+    finished(tmp_path, 5)
+    half = checkpoint.begin(tmp_path, 10, needed_bytes=1)
+    (half / "weights").write_text("half")  # and then the process is killed
+    assert checkpoint.latest(tmp_path) == tmp_path / "global_step_5"
+    finished(tmp_path, 10)
+    assert checkpoint.latest(tmp_path) == tmp_path / "global_step_10"
+    assert not list(tmp_path.glob("tmp_*"))
+
+
+def test_a_full_disk_is_said_before_anything_is_lost(tmp_path: Path) -> None:
+    finished(tmp_path, 5)
+    with pytest.raises(InputError, match=r"no space left to save step 10 .* The last checkpoint is .*global_step_5"):
+        checkpoint.begin(tmp_path, 10, needed_bytes=1 << 60)
+    assert checkpoint.latest(tmp_path) == tmp_path / "global_step_5"
+    assert not list(tmp_path.glob("tmp_*"))
+
+
+@pytest.mark.parametrize("name", ["visual.merger.mlp.0.weight", "model.layers.3.mlp.up_proj.weight", "lm_head.weight"])
+def test_published_and_live_names_are_inverse(name: str) -> None:
+    assert checkpoint.published_name(checkpoint.live_name(name)) == name
+    assert checkpoint.live_name(checkpoint.live_name(name)) == checkpoint.live_name(name)
+
+
+# ---- the turn loop, with an engine of ten lines
+
+
+class EchoEngine:
+    """Answers with the tokens it is told to, one request a step, last in first out."""
+
+    def __init__(self, answers: list[list[int]], stop: int) -> None:
+        self.answers, self.stop, self.queue, self.seen = answers, stop, [], []
+
+    def submit(self, key: str, prompt: Prompt, sampling: Sampling) -> None:
+        self.queue.append((key, prompt, sampling))
+        self.seen.append((prompt, sampling))
+
+    def busy(self) -> bool:
+        return bool(self.queue)
+
+    def step(self) -> list[tuple[str, list[Completion]]]:
+        key, _, sampling = self.queue.pop()
+        turn = int(key.split("/")[2]) if "/" in key else 0
+        answer = [*self.answers[turn], self.stop]
+        one = Completion(token_ids=answer, logprobs=[-0.5] * len(answer), finish_reason="stop")
+        return [(key, [one] * sampling.n)]
+
+
+@pytest.fixture(scope="module")
+def renderer(tiny: str):
+    from timemaster.data.media import load_model_config, vision_spec
+    from timemaster.data.render import Renderer
+
+    return Renderer(tiny, vision_spec(load_model_config(tiny), 784, 50176))
+
+
+def loop(renderer, engine, respond=None) -> RolloutLoop:
+    def score(rollout: Rollout, example) -> Score:
+        return Score(total=float(len(rollout.text)), parts={"length": float(len(rollout.text))})
+
+    return RolloutLoop(engine=engine, renderer=renderer, score=score, respond=lambda example: respond,
+                       pool=ThreadPoolExecutor(2), max_model_len=256)  # fmt: skip
+
+
+def test_groups_come_back_in_order_and_scored(renderer) -> None:
+    engine = EchoEngine([renderer.encode("yes")], renderer.end_of_turn)
+    examples = [question(f"row {i}", [picture(i)]) for i in range(3)]
+    jobs = [(example, renderer.prompt(example)) for example in examples]
+    groups = loop(renderer, engine).run(jobs, Sampling(n=2, max_tokens=8), version=7, seed="1/3")
+    assert [group.example.id for group in groups] == ["row 0", "row 1", "row 2"]
+    rollout = groups[1].rollouts[1]
+    assert rollout.text == "yes"
+    assert rollout.score == Score(total=3.0, parts={"length": 3.0})
+    sampled = [t for t, m in zip(rollout.token_ids, rollout.mask, strict=True) if m]
+    assert sampled == [*renderer.encode("yes"), renderer.end_of_turn]
+    assert {v for v, m in zip(rollout.versions, rollout.mask, strict=True) if m} == {7}
+    seeds = [sampling.seed for _, sampling in engine.seen]
+    assert len(set(seeds)) == 3
+    assert seeds[0] == stable_seed("1/3/row 0")
+
+
+def test_a_task_can_go_on_with_an_image_and_past_tokens_stay(renderer) -> None:
+    def respond(example, text):
+        return None if "\n" in text else [Message("user", [Part("image", media=picture(9)), Part("text", text="And now?")])]
+
+    engine = EchoEngine([renderer.encode("zoom"), renderer.encode("done")], renderer.end_of_turn)
+    example = question("row", [picture(1)])
+    group = loop(renderer, engine, respond).run([(example, renderer.prompt(example))], Sampling(n=2, max_tokens=20), 0, "s")[0]
+    rollout = group.rollouts[0]
+    assert rollout.text == "zoom\ndone"
+    assert [media.uid for media in rollout.media] == [picture(1).uid, picture(9).uid]
+    first_prompt, second_prompt = engine.seen[0][0], engine.seen[1][0]
+    assert second_prompt.token_ids[: len(first_prompt.token_ids)] == first_prompt.token_ids
+    assert rollout.token_ids[: len(second_prompt.token_ids)] == second_prompt.token_ids
+    trained = [t for t, m in zip(rollout.token_ids, rollout.mask, strict=True) if m]
+    assert trained == [*renderer.encode("zoom"), renderer.end_of_turn, *renderer.encode("done"), renderer.end_of_turn]
+    assert all(logprob == 0.0 for logprob, m in zip(rollout.logprobs, rollout.mask, strict=True) if not m)
+
+
+def test_turns_end_when_the_token_budget_is_spent(renderer) -> None:
+    engine = EchoEngine([renderer.encode("zoom")] * 50, renderer.end_of_turn)
+    example = question("row", [picture(1)])
+    respond = lambda example, text: [Message("user", [Part("text", text="More?")])]  # noqa: E731
+    group = loop(renderer, engine, respond).run([(example, renderer.prompt(example))], Sampling(n=1, max_tokens=16), 0, "s")[0]
+    per_turn = len(renderer.encode("zoom")) + 1
+    assert sum(group.rollouts[0].mask) <= 16 + per_turn
+    assert len(group.rollouts[0].token_ids) <= 256
+
+
+def test_a_row_of_an_unknown_source_says_what_to_add() -> None:
+    rollout = Rollout(id="r", token_ids=[], mask=[], logprobs=[], versions=[], media=[], text="", finish_reason="stop")
+    with pytest.raises(InputError, match=r"no task for data_source='power_demand' .* data\.recipes"):
+        make_scorer({}, RewardConfig())(rollout, question("r", []))
+
+
+def test_the_users_own_reward_replaces_the_recipes(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def score(data_source, solution_str, ground_truth, extra_info):\n    return 0.25\n")
+    rollout = Rollout(id="r", token_ids=[], mask=[], logprobs=[], versions=[], media=[], text="", finish_reason="stop")
+    scored = make_scorer({}, RewardConfig(path=f"{tmp_path}/mine.py:score"))(rollout, question("r", []))
+    assert scored.total == 0.25
+
+
+def test_metrics_of_undone_steps_are_dropped_on_resume(tmp_path: Path) -> None:
+    from timemaster.config import Config
+    from timemaster.run import Run
+
+    config = Config()
+    config.trainer.default_local_dir = str(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": s}) + "\n" for s in range(1, 8)))
+    finished(tmp_path, 5)
+    assert Run(config, "grpo").resume_point() == (str(tmp_path / "global_step_5"), 5)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5]
+    config.trainer.resume_mode = "disable"
+    with pytest.raises(InputError, match="resume_mode=disable"):
+        Run(config, "grpo").resume_point()
