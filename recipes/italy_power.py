@@ -51,11 +51,9 @@ def load(source: Path | None) -> dict[str, list[Series]]:
 def explain(series: Series, task: Task) -> str:
     """Facts of the day: the hour of the lowest demand, and of the highest before and from 18 hours on."""
     values = series.values[0]
-    day, evening = range(18), range(18, LENGTH)
     low = min(range(LENGTH), key=values.__getitem__)
-    first, second = max(day, key=values.__getitem__), max(evening, key=values.__getitem__)
-    higher = "day" if values[first] >= values[second] else "evening"
-    return f"Low at {low}. Day high at {first}. Evening high at {second}. Higher: {higher}."
+    first, second = max(range(18), key=values.__getitem__), max(range(18, LENGTH), key=values.__getitem__)
+    return f"Low at {low}, peaks at {first} and {second}."
 
 
 TASK = Task(

@@ -63,8 +63,8 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
     from timemaster.data.media import blank
     from timemaster.workers import Workers
 
-    with Run(cfg, "eval") as run:
-        workers = Workers(cfg, engine=resolve_engine(cfg.rollout.name), trainers=False)
+    engine = resolve_engine(cfg.rollout.name)
+    with Run(cfg, "eval") as run, Workers(cfg, engine, trainers=False) as workers:
         renderer = make_renderer(cfg)
         jobs = load_jobs(cfg, cfg.data.test_files, renderer, run.folder)
         targets = resolve_targets(cfg, run.folder)
@@ -79,7 +79,6 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
                 loaded = target.model
             groups = answer(cfg, workers, blank_jobs if target.blank else jobs, version=target.step, label=target.name)
             results.append(write_results(run.folder / "eval" / target.name, cfg, target, groups))
-        workers.stop()
     return results
 
 

@@ -48,9 +48,8 @@ def train(cfg: Config) -> None:
     from timemaster.run import Run, save
     from timemaster.workers import Workers
 
-    with Run(cfg, "grpo") as run:
-        run.say("starting Ray")
-        workers = Workers(cfg, engine=resolve_engine(cfg.rollout.name), trainers=True)
+    engine = resolve_engine(cfg.rollout.name)
+    with Run(cfg, "grpo") as run, Workers(cfg, engine, trainers=True) as workers:
         renderer = make_renderer(cfg)
         jobs = load_jobs(cfg, cfg.data.train_files, renderer, run.folder)
         val_jobs = load_jobs(cfg, cfg.data.val_files, renderer, run.folder)
@@ -86,7 +85,6 @@ def train(cfg: Config) -> None:
                 save(run, workers, step)
             if run.stop_requested:
                 break
-        workers.stop()
 
 
 def start(run: Run, workers: Workers, renderer: Renderer, jobs: list[Job], stream: Stream, total: int) -> int:

@@ -28,8 +28,7 @@ def train(cfg: Config) -> None:
     from timemaster.run import Run, save
     from timemaster.workers import Workers
 
-    with Run(cfg, "sft") as run:
-        workers = Workers(cfg, engine="", trainers=True)
+    with Run(cfg, "sft") as run, Workers(cfg, engine="", trainers=True) as workers:
         renderer = make_renderer(cfg)
         samples = load_samples(cfg, cfg.data.train_files, renderer, run.folder)
         val_samples = load_samples(cfg, cfg.data.val_files, renderer, run.folder)
@@ -60,7 +59,6 @@ def train(cfg: Config) -> None:
                 save(run, workers, step)
             if run.stop_requested:
                 break
-        workers.stop()
 
 
 def measure(batch: list[Sample], update: dict[str, float], seconds: float) -> dict[str, float]:

@@ -225,7 +225,10 @@ class Workers:
         """GiB: the sum over all actors of the highest resident memory of each."""
         return sum(self._get(self._trainer_calls("peak_memory") | self._engine_calls("peak_memory")))
 
-    def stop(self) -> None:
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Stop every process this run started."""
         for actor in [*self.engines, *self.trainers]:
             ray.kill(actor)

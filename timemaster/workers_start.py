@@ -20,6 +20,8 @@ from timemaster.types import InputError
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
+
 
 def start_ray(cfg: Config) -> str:
     """Start Ray on this machine, or join the cluster of trainer.ray_address. Returns "cuda" or "cpu"."""
@@ -28,6 +30,7 @@ def start_ray(cfg: Config) -> str:
         args["num_gpus"] = 0
     if cfg.trainer.ray_address:
         args = {"address": cfg.trainer.ray_address}
+    log.info("starting Ray")
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **args)
     found = ray.cluster_resources().get("GPU", 0) > 0
     if cfg.trainer.device == "cuda" and not found:

@@ -99,7 +99,7 @@ def test_italy_power_demonstrations_tell_the_truth():
     values = [0.0] * 24
     values[3], values[10], values[19] = -1.0, 1.0, 2.0
     text = demonstration(load_task("recipes.italy_power"), Series([values], "Winter", 0))
-    expected = "Low at 3. Day high at 10. Evening high at 19. Higher: evening."
+    expected = "Low at 3, peaks at 10 and 19."
     assert text == f"<think>{expected}</think><class>Winter</class>"
 
 

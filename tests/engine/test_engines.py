@@ -42,7 +42,11 @@ class Setting:
         self.engine.finish_weight_update()
 
     def rollouts(self, seed: str, respond=None, n: int = 4) -> list[Group]:
-        examples = [question("one", [picture(1)]), question("two", [picture(2, 140, 112), picture(3)]), question("text", [])]
+        examples = [
+            question("one", [picture(1)]),
+            question("two", [picture(2, 140, 112), picture(3)]),
+            question("text", []),
+        ]
         jobs = [(example, self.renderer.prompt(example)) for example in examples]
         loop = RolloutLoop(
             engine=self.engine, renderer=self.renderer, score=lambda r, e: Score(total=0.0, parts={}),
@@ -102,7 +106,11 @@ def test_vision_tokens_are_never_sampled(setting: Setting) -> None:
 
 def test_a_second_turn_brings_an_image_and_parity_holds(setting: Setting) -> None:
     def respond(example, text):
-        return None if text.count("\n") else [Message("user", [Part("image", media=picture(7)), Part("text", text="Now?")])]
+        return (
+            None
+            if text.count("\n")
+            else [Message("user", [Part("image", media=picture(7)), Part("text", text="Now?")])]
+        )
 
     for attempt in range(20):  # random weights rarely end a turn: look for samples that did
         groups = setting.rollouts(f"turns {attempt}", respond, n=16)
@@ -123,4 +131,6 @@ def test_a_wiped_engine_comes_back_whole(setting: Setting) -> None:
     assert setting.engine.checksums() != before
     setting.push()
     assert setting.engine.checksums() == before
-    assert [r.token_ids for g in setting.rollouts("w") for r in g.rollouts] == [r.token_ids for g in answers for r in g.rollouts]
+    assert [r.token_ids for g in setting.rollouts("w") for r in g.rollouts] == [
+        r.token_ids for g in answers for r in g.rollouts
+    ]

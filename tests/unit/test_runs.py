@@ -163,11 +163,17 @@ def test_groups_come_back_in_order_and_scored(renderer) -> None:
 
 def test_a_task_can_go_on_with_an_image_and_past_tokens_stay(renderer) -> None:
     def respond(example, text):
-        return None if "\n" in text else [Message("user", [Part("image", media=picture(9)), Part("text", text="And now?")])]
+        return (
+            None
+            if "\n" in text
+            else [Message("user", [Part("image", media=picture(9)), Part("text", text="And now?")])]
+        )
 
     engine = EchoEngine([renderer.encode("zoom"), renderer.encode("done")], renderer.end_of_turn)
     example = question("row", [picture(1)])
-    group = loop(renderer, engine, respond).run([(example, renderer.prompt(example))], Sampling(n=2, max_tokens=20), 0, "s")[0]
+    group = loop(renderer, engine, respond).run(
+        [(example, renderer.prompt(example))], Sampling(n=2, max_tokens=20), 0, "s"
+    )[0]
     rollout = group.rollouts[0]
     assert rollout.text == "zoom\ndone"
     assert [media.uid for media in rollout.media] == [picture(1).uid, picture(9).uid]
@@ -183,7 +189,9 @@ def test_turns_end_when_the_token_budget_is_spent(renderer) -> None:
     engine = EchoEngine([renderer.encode("zoom")] * 50, renderer.end_of_turn)
     example = question("row", [picture(1)])
     respond = lambda example, text: [Message("user", [Part("text", text="More?")])]  # noqa: E731
-    group = loop(renderer, engine, respond).run([(example, renderer.prompt(example))], Sampling(n=1, max_tokens=16), 0, "s")[0]
+    group = loop(renderer, engine, respond).run(
+        [(example, renderer.prompt(example))], Sampling(n=1, max_tokens=16), 0, "s"
+    )[0]
     per_turn = len(renderer.encode("zoom")) + 1
     assert sum(group.rollouts[0].mask) <= 16 + per_turn
     assert len(group.rollouts[0].token_ids) <= 256
@@ -196,7 +204,9 @@ def test_a_row_of_an_unknown_source_says_what_to_add() -> None:
 
 
 def test_the_users_own_reward_replaces_the_recipes(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("def score(data_source, solution_str, ground_truth, extra_info):\n    return 0.25\n")
+    (tmp_path / "mine.py").write_text(
+        "def score(data_source, solution_str, ground_truth, extra_info):\n    return 0.25\n"
+    )
     rollout = Rollout(id="r", token_ids=[], mask=[], logprobs=[], versions=[], media=[], text="", finish_reason="stop")
     scored = make_scorer({}, RewardConfig(path=f"{tmp_path}/mine.py:score"))(rollout, question("r", []))
     assert scored.total == 0.25
@@ -211,7 +221,13 @@ def test_metrics_of_undone_steps_are_dropped_on_resume(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": s}) + "\n" for s in range(1, 8)))
     finished(tmp_path, 5)
     assert Run(config, "grpo").resume_point() == (str(tmp_path / "global_step_5"), 5)
-    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5]
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
     config.trainer.resume_mode = "disable"
     with pytest.raises(InputError, match="resume_mode=disable"):
         Run(config, "grpo").resume_point()

@@ -1,0 +1,232 @@
+"""Whole runs on a real Ray cluster with real engines: resume, other rank counts, several engines, failures, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from timemaster.config import Config, check
+from timemaster.data.prepare import prepare
+from timemaster.tasks import load_task
+from timemaster.types import InputError, WorkerDied
+
+IGNORED = ("seconds", "throughput", "memory")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """A Ray cluster as `ray start` makes it, which all runs of this file join."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    port = 16379 + os.getpid() % 1000
+    command = [
+        ray,
+        "start",
+        "--head",
+        f"--port={port}",
+        "--num-gpus=0",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    yield f"127.0.0.1:{port}"
+    subprocess.run([ray, "stop", "--force"], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(load_task("recipes.italy_power"), None, tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory, cluster: str, data: Path) -> str:
+    """A tiny model after a few supervised steps: the SFT path itself, and answers that sometimes score."""
+    from timemaster.models.tiny import texts_of, write_tiny
+    from timemaster.sft import train
+
+    folder = tmp_path_factory.mktemp("sft")
+    cfg = settings(cluster, data, str(write_tiny(folder / "tiny", texts_of(data / "sft.parquet"))), folder / "run")
+    cfg.data.train_files, cfg.data.val_files = str(data / "sft.parquet"), str(data / "sft.parquet")
+    cfg.data.train_batch_size, cfg.actor.optim.lr = 32, 5e-4
+    cfg.trainer.total_training_steps, cfg.trainer.test_freq = 40, 20
+    check(cfg, "sft")
+    train(cfg)
+    rows = metrics(folder / "run")
+    assert rows[-1]["sft/loss"] < 0.3 * rows[0]["sft/loss"]
+    assert rows[-1]["val/loss"] < rows[0]["sft/loss"]
+    return str(folder / "run" / "global_step_40" / "huggingface")
+
+
+def settings(cluster: str, data: Path, model: str, run: Path) -> Config:
+    cfg = Config()
+    cfg.trainer.ray_address, cfg.trainer.default_local_dir = cluster, str(run)
+    cfg.trainer.logger = ["console", "tensorboard"]
+    cfg.data.recipes, cfg.model.path = "recipes.italy_power", model
+    cfg.data.train_files, cfg.data.test_files = str(data / "train.parquet"), str(data / "test.parquet")
+    cfg.data.max_prompt_length, cfg.data.max_response_length, cfg.data.min_pixels = 64, 48, 784
+    cfg.data.train_batch_size, cfg.actor.ppo_mini_batch_size, cfg.rollout.n = 8, 4, 4
+    cfg.actor.optim.lr, cfg.model.enable_gradient_checkpointing = 3e-4, False
+    cfg.actor.ppo_max_token_len_per_gpu, cfg.rollout.cpu_kv_cache_gib = 600, 0.25
+    cfg.actor.use_kl_loss, cfg.rollout.name, cfg.trainer.save_freq = True, "hf", 0
+    return cfg
+
+
+def run(cfg: Config, steps: int) -> list[dict[str, Any]]:
+    from timemaster.grpo import train
+
+    cfg.trainer.total_training_steps = steps
+    check(cfg, "grpo")
+    train(cfg)
+    return metrics(Path(cfg.trainer.default_local_dir))
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith(IGNORED)} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def ten_steps(cluster: str, data: Path, taught: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return run(settings(cluster, data, taught, tmp_path_factory.mktemp("runs") / "ten"), 10)
+
+
+def test_ten_steps_equal_five_a_stop_and_five(cluster, data, taught, ten_steps, tmp_path: Path) -> None:
+    assert [row["step"] for row in ten_steps] == list(range(1, 11))
+    assert max(row["rollout/logprob_diff_mean"] for row in ten_steps) <= 1e-4
+    assert max(row["rollout/logprob_diff_max"] for row in ten_steps) <= 1e-2
+    assert all(row["actor/kl"] >= 0 for row in ten_steps)
+    cfg = settings(cluster, data, taught, tmp_path / "run")
+    run(cfg, 5)
+    assert run(cfg, 10) == ten_steps
+
+
+def test_two_ranks_and_two_engines_equal_one(cluster, data, taught, ten_steps, tmp_path: Path) -> None:
+    """Two ranks from the start, resumed with one: the first step is the same to 1e-5, the checkpoint fits both."""
+    cfg = settings(cluster, data, taught, tmp_path / "run")
+    cfg.trainer.n_gpus_per_node, cfg.rollout.num_engines = 2, 2
+    two = run(cfg, 2)
+    for name in ("actor/loss", "actor/grad_norm", "actor/entropy", "actor/kl", "reward/mean", "response/tokens_mean"):
+        assert two[0][name] == pytest.approx(ten_steps[0][name], rel=1e-5, abs=1e-7), name
+    assert two[1]["rollout/logprob_diff_mean"] <= 1e-4
+    cfg.trainer.n_gpus_per_node, cfg.rollout.num_engines = 1, 1
+    resumed = run(cfg, 3)
+    for name in ("actor/loss", "actor/grad_norm", "actor/entropy", "actor/kl", "reward/mean", "response/tokens_mean"):
+        assert resumed[2][name] == pytest.approx(ten_steps[2][name], rel=1e-5, abs=1e-7), name
+
+
+def test_vllm_run_writes_everything_and_its_checkpoints_load_everywhere(cluster, data, taught, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from timemaster.evaluate import evaluate
+
+    cfg = settings(cluster, data, taught, tmp_path / "run")
+    cfg.rollout.name, cfg.data.val_files = "vllm", str(data / "validation.parquet")
+    cfg.trainer.val_before_train, cfg.trainer.test_freq = True, 2
+    rows = run(cfg, 2)
+    assert max(row["rollout/logprob_diff_mean"] for row in rows) <= 1e-4
+    assert 0 <= rows[-1]["val/accuracy"] <= 1
+    folder = tmp_path / "run"
+    assert "ppo_mini_batch_size: 4" in (folder / "config.yaml").read_text()
+    rollouts = [json.loads(line) for line in (folder / "rollouts" / "step_1.jsonl").read_text().splitlines()]
+    assert len(rollouts) == 8 * 4
+    assert set(rollouts[0]["parts"]) == {"accuracy", "format"}
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
+    assert len(events.Tensors("reward/mean")) == 2
+    export = folder / "global_step_2" / "huggingface"
+    model = AutoModelForImageTextToText.from_pretrained(export)
+    assert AutoProcessor.from_pretrained(export).tokenizer.chat_template
+    stored, base = load_file(export / "model.safetensors"), load_file(Path(taught) / "model.safetensors")
+    assert stored.keys() == base.keys()
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not stored[name].equal(base[name])
+    assert model.state_dict()["model.language_model.layers.0.mlp.up_proj.weight"].equal(stored[name])
+
+    cfg.trainer.val_only, cfg.eval.checkpoint, cfg.eval.blank_images = True, ["base", "latest"], "both"
+    check(cfg, "eval")
+    results = evaluate(cfg)  # vLLM starts from one checkpoint and is given the other
+    assert [(r["step"], r["blank_images"]) for r in results] == [(0, False), (0, True), (2, False), (2, True)]
+    for result in results:
+        out = folder / "eval" / (f"step_{result['step']}" + ("_blank" if result["blank_images"] else ""))
+        lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        assert result["n"] == len(lines) == 328
+        assert result["accuracy"] == sum(line["prediction"] == line["truth"] for line in lines) / 328
+        assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert len({json.dumps(r["confusion"]) for r in results}) > 1
+
+
+def kill_when(marker: Path, name: str, number: int) -> threading.Thread:
+    """Send a signal to the first process called `name` once `marker` has a line."""
+
+    def wait() -> None:
+        for _ in range(1200):
+            if marker.exists() and marker.read_text().count("\n"):
+                break
+            time.sleep(0.1)
+        for process in psutil.process_iter(["cmdline"]):
+            if name in " ".join(process.info["cmdline"] or []):
+                process.send_signal(number)
+                return
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(("process", "called"), [("ray::EngineRank", "engine 0"), ("ray::TrainerRank", "trainer rank")])
+def test_a_killed_process_is_named_at_once_and_the_run_resumes(
+    cluster, data, taught, tmp_path, process, called
+) -> None:
+    cfg = settings(cluster, data, taught, tmp_path / "run")
+    cfg.trainer.save_freq, cfg.trainer.n_gpus_per_node = 1, 2
+    killer = kill_when(tmp_path / "run" / "metrics.jsonl", process, signal.SIGKILL)
+    with pytest.raises(WorkerDied, match=f"{called}.* died"):
+        run(cfg, 1000)
+    killed = time.time()
+    killer.join()
+    assert time.time() - killed < 60
+    done = len(metrics(tmp_path / "run"))
+    cfg.trainer.n_gpus_per_node = 1
+    assert len(run(cfg, done + 1)) == done + 1
+
+
+def test_ctrl_c_saves_then_exits_and_a_second_run_continues(cluster, data, taught, tmp_path: Path) -> None:
+    cfg = settings(cluster, data, taught, tmp_path / "run")
+    marker = tmp_path / "run" / "metrics.jsonl"
+
+    def interrupt() -> None:
+        while not (marker.exists() and marker.read_text().count("\n") >= 2):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    rows = run(cfg, 1000)
+    thread.join()
+    assert 2 <= len(rows) < 1000
+    assert (tmp_path / "run" / f"global_step_{len(rows)}" / "trainer.json").exists()
+
+
+def test_a_reward_that_fails_names_the_example_or_counts(cluster, data, taught, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("def score(rollout, example):\n    return float('nan')\n")
+    cfg = settings(cluster, data, taught, tmp_path / "run")
+    cfg.reward.path = f"{tmp_path}/bad.py:score"
+    with pytest.raises(InputError, match=r"example 'train\.parquet:\d+'.*finite number"):
+        run(cfg, 1)
+    cfg.reward.on_error = "zero"
+    rows = run(cfg, 1)
+    assert rows[0]["reward/errors"] == 8 * 4
+    assert rows[0]["reward/mean"] == 0.0
+    assert rows[0]["reward/zero_spread_groups"] == 1.0
