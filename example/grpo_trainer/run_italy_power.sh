@@ -8,7 +8,7 @@ source "$(dirname "$0")/../setup_env.sh"
 cd "$ROOT"
 
 EVAL="${EVAL:-False}"
-MODEL_PATH="${MODEL_PATH:-checkpoints/quickstart/sft/global_step_60/huggingface}"
+MODEL_PATH="${MODEL_PATH:-checkpoints/quickstart/sft/global_step_100/huggingface}"
 DATA="${DATA:-data/italy_power_image}"
 NUM_GPUS="${NUM_GPUS:-1}"
 
@@ -17,16 +17,16 @@ python -m timemaster.grpo \
     data.train_files="$DATA/train.parquet" \
     data.val_files="$DATA/validation.parquet" \
     data.test_files="$DATA/test.parquet" \
-    data.train_batch_size=32 \
+    data.train_batch_size=64 \
     data.max_prompt_length=64 \
     data.max_response_length=64 \
     data.min_pixels=784 \
     model.path="$MODEL_PATH" \
     model.enable_gradient_checkpointing=False \
-    actor.optim.lr=5e-4 \
-    actor.ppo_mini_batch_size=32 \
+    actor.optim.lr=3e-4 \
+    actor.ppo_mini_batch_size=64 \
     actor.use_remove_padding=False \
-    rollout.n=8 \
+    rollout.n=4 \
     rollout.cpu_kv_cache_gib=0.5 \
     rollout.limit_logprob_diff=1e-4 \
     trainer.project_name=quickstart \

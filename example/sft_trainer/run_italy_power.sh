@@ -24,5 +24,5 @@ python -m timemaster.sft \
     trainer.project_name=quickstart \
     trainer.experiment_name=sft \
     trainer.n_gpus_per_node="$NUM_GPUS" \
-    trainer.total_training_steps=60 \
+    trainer.total_training_steps=100 \
     "$@"
