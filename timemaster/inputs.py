@@ -92,7 +92,8 @@ def engine_spec(cfg: Config, device: str, model_path: str, jobs: list[Job], stop
     """The engines' settings for this run."""
     rollout = cfg.rollout
     colocated = device == "cuda" and rollout.placement == "colocated"
-    wire = "object_store" if device == "cpu" or resolve_engine(rollout.name) == "hf" else "ipc" if colocated else "nccl"
+    plain = device == "cpu" or cfg.trainer.val_only  # an evaluation has no trainer to open a GPU wire with
+    wire = "object_store" if plain or resolve_engine(rollout.name) == "hf" else "ipc" if colocated else "nccl"
     dtype = cfg.model.dtype if cfg.model.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
     return EngineSpec(
         model_path=model_path,

@@ -32,7 +32,7 @@ python -m timemaster.grpo \
     trainer.project_name=quickstart \
     trainer.experiment_name=grpo \
     trainer.n_gpus_per_node="$NUM_GPUS" \
-    trainer.save_freq=20 \
-    trainer.total_training_steps=60 \
+    trainer.save_freq=22 \
+    trainer.total_training_steps=44 \
     trainer.val_only="$EVAL" \
     "$@"

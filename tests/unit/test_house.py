@@ -19,7 +19,7 @@ LAYERS = {
 }  # fmt: skip
 DOORS = {
     "ray": ["workers.py", "workers_start.py"],
-    "vllm": ["rollout/vllm.py", "rollout/engine.py"],
+    "vllm": ["rollout/vllm.py", "rollout/vllm_plugins.py", "rollout/engine.py"],
     "hydra": ["cli.py"],
     "omegaconf": ["cli.py"],
     "matplotlib": ["data/plot.py", "plot_results.py"],

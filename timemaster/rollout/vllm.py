@@ -1,4 +1,4 @@
-"""The vLLM engine: the only file that imports vllm.
+"""The vLLM engine. vllm is imported here and in vllm_plugins.py only.
 
 In-process `LLM` (no second engine process), one request per prompt with `n` answers, log-probs of the policy that
 really sampled (`processed_logprobs`), vision tokens banned, weights through vLLM's weight-transfer interface.
@@ -14,9 +14,8 @@ import os
 import warnings
 from typing import Any
 
-from timemaster.data.media import banned_token_ids, load_image, load_model_config, vision_spec
+from timemaster.data.media import load_image, load_model_config, vision_spec
 from timemaster.rollout.engine import EngineSpec
-from timemaster.rollout.wire import Chunk, unpack
 from timemaster.types import Completion, Prompt, Sampling
 
 
@@ -29,70 +28,6 @@ def quiet_environment() -> None:
     warnings.filterwarnings("ignore", module="vllm|transformers|torch")
 
 
-def ban_tokens_processor() -> type:
-    """A vLLM logits processor that forbids the vision tokens of the model it serves, for every request."""
-    import torch
-    from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
-
-    class BanVisionTokens(LogitsProcessor):
-        def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-            spec = vision_spec(vllm_config.model_config.hf_config.to_dict(), 0, 0)
-            self._banned = torch.tensor(banned_token_ids(spec), device=device)
-
-        def apply(self, logits: torch.Tensor) -> torch.Tensor:
-            return logits.index_fill_(-1, self._banned, float("-inf"))
-
-        def is_argmax_invariant(self) -> bool:
-            return False
-
-        def update_state(self, batch_update: BatchUpdate | None) -> None:
-            pass
-
-    return BanVisionTokens
-
-
-def register_object_store_wire() -> None:
-    """Teach vLLM the wire that needs no GPU: chunks of tensors handed over by Ray's object store (or in process)."""
-    from dataclasses import dataclass
-
-    from vllm.distributed.weight_transfer.base import (
-        WeightTransferEngine,
-        WeightTransferInitInfo,
-        WeightTransferUpdateInfo,
-    )
-    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
-    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
-
-    @dataclass
-    class UpdateInfo(WeightTransferUpdateInfo):
-        chunk: Chunk
-
-    class ObjectStoreEngine(WeightTransferEngine):
-        init_info_cls = WeightTransferInitInfo
-        update_info_cls = UpdateInfo
-
-        def init_transfer_engine(self, init_info: WeightTransferInitInfo) -> None:
-            pass  # nothing to open: the chunks come as arguments
-
-        def start_weight_update(self) -> None:
-            initialize_layerwise_reload(self.model)
-
-        def update_weights(self, update_info: dict[str, Any]) -> None:
-            self.receive_weights(self.parse_update_info(update_info))  # the base would synchronise an accelerator
-
-        def receive_weights(self, update_info: UpdateInfo) -> None:
-            self.model.load_weights(unpack(update_info.chunk))
-
-        def finish_weight_update(self) -> None:
-            finalize_layerwise_reload(self.model, self.model_config)
-
-        def shutdown(self) -> None:
-            pass
-
-    if "object_store" not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine("object_store", ObjectStoreEngine)
-
-
 class VllmEngine:
     """See `timemaster.rollout.engine.Engine`."""
 
@@ -101,7 +36,6 @@ class VllmEngine:
         from vllm import LLM
         from vllm.config import WeightTransferConfig
 
-        register_object_store_wire()
         self._spec = spec
         self._image_token = vision_spec(load_model_config(spec.model_path), 0, 0).image_token_id
         device_args: dict[str, Any] = {"gpu_memory_utilization": spec.gpu_memory_utilization}
@@ -124,7 +58,8 @@ class VllmEngine:
             mm_processor_kwargs={"size": {"shortest_edge": spec.min_pixels, "longest_edge": spec.max_pixels}},
             mm_device_do_normalize=False,
             logprobs_mode="processed_logprobs",
-            logits_processors=[ban_tokens_processor()],
+            logits_processors=["timemaster.rollout.vllm_plugins:BanVisionTokens"],
+            worker_extension_cls="timemaster.rollout.vllm_plugins.WorkerExtension",
             weight_transfer_config=WeightTransferConfig(backend=spec.wire),
             generation_config="vllm",
             disable_log_stats=True,

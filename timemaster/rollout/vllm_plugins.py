@@ -1,0 +1,76 @@
+"""What runs inside vLLM's own worker processes: the ban on vision tokens, and the wire that needs no GPU.
+
+vLLM imports this module in every worker because `worker_extension_cls` names a class of it; that import is where the
+wire must be registered, before the model loads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+
+from timemaster.data.media import banned_token_ids, vision_spec
+from timemaster.rollout.wire import Chunk, unpack
+
+
+class WorkerExtension:
+    """Adds nothing to vLLM's worker; naming it makes vLLM import this module there."""
+
+
+class BanVisionTokens(LogitsProcessor):
+    """Forbids the vision tokens of the model it serves, for every request."""
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        spec = vision_spec(vllm_config.model_config.hf_config.to_dict(), 0, 0)
+        self._banned = torch.tensor(banned_token_ids(spec), device=device)
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill_(-1, self._banned, float("-inf"))
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        pass
+
+
+@dataclass
+class ChunkInfo(WeightTransferUpdateInfo):
+    """One portion of weights."""
+
+    chunk: Chunk
+
+
+class ObjectStoreEngine(WeightTransferEngine):
+    """Receives chunks of tensors as plain arguments: through Ray's object store, or in process."""
+
+    init_info_cls = WeightTransferInitInfo
+    update_info_cls = ChunkInfo
+
+    def init_transfer_engine(self, init_info: WeightTransferInitInfo) -> None:
+        pass  # nothing to open
+
+    def start_weight_update(self) -> None:
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self.receive_weights(self.parse_update_info(update_info))  # the base would synchronise an accelerator
+
+    def receive_weights(self, update_info: ChunkInfo) -> None:
+        self.model.load_weights(unpack(update_info.chunk))
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        pass
+
+
+if "object_store" not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine("object_store", ObjectStoreEngine)
