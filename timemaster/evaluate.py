@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from timemaster.backends.checkpoint import checkpoints, live_name
 from timemaster.config import Config
-from timemaster.inputs import Job, engine_spec, load_jobs, make_renderer
+from timemaster.inputs import Job, check_inputs, engine_spec, load_jobs, make_renderer
 from timemaster.metrics import Prediction, summarise
 from timemaster.rollout.engine import resolve_engine
 from timemaster.run import Run, rollout_rows
@@ -63,6 +63,7 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
     from timemaster.data.media import blank
     from timemaster.workers import Workers
 
+    check_inputs(cfg, cfg.data.test_files)
     engine = resolve_engine(cfg.rollout.name)
     with Run(cfg, "eval") as run, Workers(cfg, engine, trainers=False) as workers:
         renderer = make_renderer(cfg)

@@ -43,11 +43,12 @@ def train(cfg: Config) -> None:
     from timemaster.algo.advantages import to_samples
     from timemaster.data.stream import Stream
     from timemaster.evaluate import validate
-    from timemaster.inputs import load_jobs, make_renderer
+    from timemaster.inputs import check_inputs, load_jobs, make_renderer
     from timemaster.rollout.engine import resolve_engine
     from timemaster.run import Run, save
     from timemaster.workers import Workers
 
+    check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
     engine = resolve_engine(cfg.rollout.name)
     with Run(cfg, "grpo") as run, Workers(cfg, engine, trainers=True) as workers:
         renderer = make_renderer(cfg)

@@ -21,6 +21,17 @@ log = logging.getLogger(__name__)
 Job = tuple[Example, Prompt]
 
 
+def check_inputs(cfg: Config, files: list[str]) -> None:
+    """Find a wrong model, recipe or file name at once, before any process is started. Raises InputError."""
+    load_model_config(cfg.model.path)
+    load_tasks(cfg.data.recipes)
+    for file in files:
+        if not Path(file).exists():
+            raise InputError(
+                f"{file} does not exist. Make it with a script of example/data_preprocess/, or correct it."
+            )
+
+
 def make_renderer(cfg: Config) -> Renderer:
     """The tokenizer and vision arithmetic of the run's model."""
     spec = vision_spec(load_model_config(cfg.model.path), cfg.data.min_pixels, cfg.data.max_pixels)

@@ -24,10 +24,11 @@ SHOWN = ("sft/loss", "sft/entropy", "sft/grad_norm", "sft/lr", "val/loss", "thro
 def train(cfg: Config) -> None:
     """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
     from timemaster.data.stream import Stream
-    from timemaster.inputs import decoded, describe, load_samples, make_renderer
+    from timemaster.inputs import check_inputs, decoded, describe, load_samples, make_renderer
     from timemaster.run import Run, save
     from timemaster.workers import Workers
 
+    check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
     with Run(cfg, "sft") as run, Workers(cfg, engine="", trainers=True) as workers:
         renderer = make_renderer(cfg)
         samples = load_samples(cfg, cfg.data.train_files, renderer, run.folder)
