@@ -24,7 +24,9 @@ python -m timemaster.grpo \
     model.path="$MODEL_PATH" \
     model.enable_gradient_checkpointing=False \
     actor.optim.lr=3e-4 \
-    actor.ppo_mini_batch_size=64 \
+    actor.optim.lr_scheduler_type=cosine \
+    actor.optim.min_lr_ratio=0.1 \
+    actor.ppo_mini_batch_size=32 \
     actor.use_remove_padding=False \
     rollout.n=4 \
     rollout.cpu_kv_cache_gib=0.5 \

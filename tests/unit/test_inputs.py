@@ -196,6 +196,8 @@ def test_blanked_examples_keep_their_size_and_lose_their_picture() -> None:
 
 
 def test_a_folder_that_is_not_qwen_is_an_error(tmp_path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        load_model_config("checkpoints/misspelt/tiny")
     with pytest.raises(InputError, match="cannot be read as a model"):
         load_model_config(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')

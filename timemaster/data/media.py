@@ -60,6 +60,8 @@ def load_model_config(path: str) -> dict[str, Any]:
     """The config.json of a Qwen2.5-VL folder or hub id. InputError for anything else. Does not import torch."""
     from transformers.utils import cached_file
 
+    if not Path(path).is_dir() and path.strip("./").count("/") != 1:  # a hub id is owner/name: do not ask the network
+        raise InputError(f"model.path={path!r}: no such folder, and no hub id such as Qwen/Qwen2.5-VL-3B-Instruct.")
     try:
         config = json.loads(Path(str(cached_file(path, "config.json"))).read_text())
     except (OSError, ValueError) as error:
