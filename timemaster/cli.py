@@ -39,6 +39,7 @@ def launch(main: Callable[[Config], None], mode: str) -> None:
             sys.exit(2)
         except WorkerDied as error:
             log.error("%s", error)
+            log.error("start the same command again to continue from the latest checkpoint")
             sys.exit(1)
         except KeyboardInterrupt:
             log.error("interrupted")

@@ -124,7 +124,7 @@ def answer(cfg: Config, workers: Workers, jobs: Sequence[Job], version: int, lab
     )
     size = cfg.rollout.max_num_seqs * len(workers.engines)
     groups: list[Group] = []
-    with tqdm(total=len(jobs), desc=label, unit="row", leave=False) as bar:
+    with tqdm(total=len(jobs), desc=label, unit="row", leave=False, disable=None) as bar:
         for i in range(0, len(jobs), size):
             groups += workers.rollout(jobs[i : i + size], sampling, version, seed=f"{cfg.data.seed}/eval")
             bar.update(len(jobs[i : i + size]))

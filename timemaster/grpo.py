@@ -75,16 +75,16 @@ def train(cfg: Config) -> None:
             with run.phase("sync"):
                 workers.sync_weights()
             metrics = measure(groups, updates, sum(run.seconds.values())) | {"memory/gib": workers.peak_memory()}
-            last = step == total or run.stop_requested
-            if val_jobs and cfg.trainer.test_freq and (last or step % cfg.trainer.test_freq == 0):
+            stop = step == total or run.stop_requested
+            if val_jobs and cfg.trainer.test_freq and (stop or step % cfg.trainer.test_freq == 0):
                 with run.phase("validate"):
                     metrics |= validate(run, workers, val_jobs, step)
             run.write_rollouts(step, groups)
             run.log_step(step, metrics, SHOWN)
             check_difference(cfg, step, metrics)
-            if last or (cfg.trainer.save_freq and step % cfg.trainer.save_freq == 0):
+            if stop or (cfg.trainer.save_freq and step % cfg.trainer.save_freq == 0):
                 save(run, workers, step)
-            if run.stop_requested:
+            if stop:
                 break
 
 
@@ -94,6 +94,8 @@ def start(run: Run, workers: Workers, renderer: Renderer, jobs: list[Job], strea
 
     cfg = run.cfg
     resume, first = run.resume_point()
+    if first >= total:
+        run.say(f"nothing to do: {first} of {total} steps are done; raise trainer.total_epochs to go on")
     updates = cfg.data.train_batch_size // cfg.actor.ppo_mini_batch_size * cfg.actor.ppo_epochs
     model = f"{resume}/huggingface" if resume else cfg.model.path
     spec = engine_spec(cfg, workers.device, model, jobs, renderer.end_of_turn)

@@ -62,7 +62,7 @@ def load_jobs(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -
     """Rows with their prompts; prompts over data.max_prompt_length are dropped, counted and listed, never cut."""
     jobs: list[Job] = []
     dropped = []
-    for example in tqdm(read_rows(cfg, files, folder), desc="reading prompts", leave=False):
+    for example in tqdm(read_rows(cfg, files, folder), desc="reading prompts", leave=False, disable=None):
         prompt = renderer.prompt(example)
         if len(prompt.token_ids) > cfg.data.max_prompt_length:
             dropped.append({"id": example.id, "tokens": len(prompt.token_ids)})
@@ -75,7 +75,7 @@ def load_jobs(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -
 def load_samples(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -> list[Sample]:
     """Supervised samples; rows over max_prompt_length + max_response_length are dropped, counted and listed."""
     limit = cfg.data.max_prompt_length + cfg.data.max_response_length
-    rows = tqdm(read_rows(cfg, files, folder), desc="reading demonstrations", leave=False)
+    rows = tqdm(read_rows(cfg, files, folder), desc="reading demonstrations", leave=False, disable=None)
     samples = [renderer.sample(example) for example in rows]
     dropped = [{"id": s.id, "tokens": len(s.token_ids)} for s in samples if len(s.token_ids) > limit]
     kept = [sample for sample in samples if len(sample.token_ids) <= limit]

@@ -51,6 +51,8 @@ class _Format(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         mark = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        if not record.getMessage().strip() or record.getMessage().startswith((" ", "\n")):
+            return record.getMessage()  # a line of a table
         minutes, seconds = divmod(int(record.relativeCreated / 1000), 60)
         return f"{minutes:02d}:{seconds:02d} {mark}{super().format(record)}"
 
@@ -111,7 +113,7 @@ class Run:
 
     def start_bar(self, first: int, total: int) -> None:
         """Show progress over steps, with the time left."""
-        self._bar = tqdm(total=total, initial=first, desc=self.mode, unit="step", dynamic_ncols=True)
+        self._bar = tqdm(total=total, initial=first, desc=self.mode, unit="step", dynamic_ncols=True, disable=None)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

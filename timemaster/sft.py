@@ -51,14 +51,14 @@ def train(cfg: Config) -> None:
             with run.phase("update"):
                 update = workers.update_sft(batch)
             metrics = measure(batch, update, run.seconds["update"]) | {"memory/gib": workers.peak_memory()}
-            last = step == total or run.stop_requested
-            if val_samples and cfg.trainer.test_freq and (last or step % cfg.trainer.test_freq == 0):
+            stop = step == total or run.stop_requested
+            if val_samples and cfg.trainer.test_freq and (stop or step % cfg.trainer.test_freq == 0):
                 with run.phase("validate"):
                     metrics["val/loss"] = validate(run, workers, val_samples)
             run.log_step(step, metrics, SHOWN)
-            if last or (cfg.trainer.save_freq and step % cfg.trainer.save_freq == 0):
+            if stop or (cfg.trainer.save_freq and step % cfg.trainer.save_freq == 0):
                 save(run, workers, step)
-            if run.stop_requested:
+            if stop:
                 break
 
 

@@ -68,7 +68,7 @@ def draw_many(series: Sequence[Series], style: PlotStyle, num_workers: int = 0) 
     from tqdm import tqdm
 
     num_workers = num_workers or os.cpu_count() or 1
-    bar = partial(tqdm, total=len(series), desc="plots", unit="plot")
+    bar = partial(tqdm, total=len(series), desc="plots", unit="plot", disable=None)
     if num_workers == 1 or len(series) < MIN_PARALLEL:
         return [draw_png(item, style) for item in bar(series)]
     # Not plain fork: this process may hold threads (pyarrow's, tqdm's). The server imports matplotlib once for all.

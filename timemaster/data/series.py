@@ -147,7 +147,7 @@ def _fetch(url: str, path: Path) -> None:
         try:
             with urllib.request.urlopen(url, timeout=30) as response, partial.open("wb") as file:
                 size = int(response.headers.get("Content-Length") or 0) or None
-                with tqdm(total=size, desc=path.name, unit="B", unit_scale=True) as bar:
+                with tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
                     while block := response.read(CHUNK_BYTES):
                         file.write(block)
                         bar.update(len(block))
