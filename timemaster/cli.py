@@ -7,22 +7,46 @@ Unknown keys and wrong types are errors. `--help` prints every setting with its 
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 import sys
 from collections.abc import Callable
-
-import hydra
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
 
 from timemaster.config import Config, check
 from timemaster.types import InputError, WorkerDied
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 log = logging.getLogger(__name__)
+
+
+def help_text(node: Any, prefix: str = "") -> str:
+    """Every setting with its default and its meaning, as config.py has them."""
+    meanings = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(type(node)), re.M))
+    out = ""
+    for item in fields(node):
+        value = getattr(node, item.name)
+        if is_dataclass(value):
+            out += help_text(value, f"{prefix}{item.name}.")
+        else:
+            out += f"{prefix}{item.name}={value!r}".ljust(52) + f" {meanings.get(item.name, '')}".rstrip() + "\n"
+    return out
 
 
 def launch(main: Callable[[Config], None], mode: str) -> None:
     """Compose the configuration, check it for `mode` ("grpo" or "sft"), run `main`; turn user errors into messages."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        usage = f"python -m timemaster.{mode} KEY=VALUE ...\n\nSettings with their defaults:\n\n"
+        sys.stdout.write(usage + help_text(Config()))
+        return
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
     ConfigStore.instance().store(name="schema", node=Config)
 
     def run(composed: DictConfig) -> None:
