@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from timemaster.data.media import PixelCache, VisionSpec, grid_thw
+from timemaster.data.media import PixelCache, VisionSpec, grid_thw, num_tokens
 from timemaster.data.positions import find_spans, mrope_positions
 from timemaster.types import Sample
 
@@ -97,8 +97,8 @@ class Collator:
         distinct = {item.uid: item for sample in samples for item in sample.media}
         if not distinct:
             return None, None, None, None
-        grids = {uid: grid_thw(item, self.spec) for uid, item in distinct.items()}
-        sizes = [t * h * w // self.spec.merge_size**2 for t, h, w in grids.values()]
+        grids = [grid_thw(item, self.spec) for item in distinct.values()]
+        sizes = [num_tokens(item, self.spec) for item in distinct.values()]
         first = dict(zip(distinct, [0, *accumulate(sizes[:-1])], strict=True))
         index, at = [], []
         for sample, start in zip(samples, starts, strict=True):
@@ -107,7 +107,7 @@ class Collator:
                 index.append(torch.arange(first[item.uid], first[item.uid] + length))
                 at.append(torch.arange(start + offset, start + offset + length))
         pixels = torch.cat([self.pixels.get(item) for item in distinct.values()])
-        return pixels, torch.tensor(list(grids.values())), torch.cat(index), torch.cat(at)
+        return pixels, torch.tensor(grids), torch.cat(index), torch.cat(at)
 
 
 def _gather(values: Sequence[list[float] | None], trained: Sequence[np.ndarray]) -> torch.Tensor | None:

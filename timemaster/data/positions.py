@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from timemaster.data.media import VisionSpec, grid_thw, second_per_grid
+from timemaster.data.media import VisionSpec, grid_thw, num_tokens, second_per_grid
 from timemaster.types import InputError, Media
 
 
@@ -24,8 +24,7 @@ def find_spans(token_ids: Sequence[int], media: Sequence[Media], spec: VisionSpe
     is_pad = (ids == spec.image_token_id) | (ids == spec.video_token_id)
     spans, cursor = [], 0
     for item in media:
-        frames, height, width = grid_thw(item, spec)
-        length = frames * height * width // spec.merge_size**2
+        length = num_tokens(item, spec)
         ahead = np.flatnonzero(is_pad[cursor:])
         start = cursor + int(ahead[0]) if len(ahead) else len(ids)
         if not is_pad[start : start + length].all() or start + length > len(ids):
