@@ -12,7 +12,7 @@ from tqdm import tqdm
 from timemaster.config import Config, world_size
 from timemaster.data.media import load_model_config, vision_spec
 from timemaster.data.render import Renderer
-from timemaster.data.store import check_labels, read_examples
+from timemaster.data.store import check_labels, read_examples, report_bad_rows
 from timemaster.rollout.engine import EngineSpec, resolve_engine
 from timemaster.tasks import load_tasks
 from timemaster.types import Example, InputError, Prompt, Sample
@@ -44,9 +44,7 @@ def read_rows(cfg: Config, files: list[str], folder: Path) -> list[Example]:
         return []
     examples, bad = read_examples(files, cfg.data.on_bad_row)
     wrong = check_labels(examples, load_tasks(cfg.data.recipes))
-    if wrong and cfg.data.on_bad_row == "raise":
-        shown = "\n  ".join(f"{row.file} row {row.row}: {row.reason}" for row in wrong[:5])
-        raise InputError(f"{len(wrong)} rows have a label their task does not know:\n  {shown}")
+    report_bad_rows(wrong, len(examples), cfg.data.on_bad_row)
     if wrong:
         refused = {f"{row.file}:{row.row}" for row in wrong}
         examples = [e for e in examples if f"{e.extra['file']}:{e.extra['row']}" not in refused]

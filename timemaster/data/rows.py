@@ -20,9 +20,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from timemaster.data.media import image_media as encoded_image
 from timemaster.types import Example, InputError, Media, Message, Part
 
 PROMPTS = ("prompt", "messages", "problem", "question")
@@ -153,20 +155,11 @@ def image_media(item: Any, folder: Path) -> Media:
         raise InputError(f"an image is a {type(data).__name__}; give encoded bytes, a path or {{bytes, path}}")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
             image.verify()
+        media = encoded_image(data)
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise InputError(f"corrupt image ({len(data)} bytes): {error}") from error
-    uid = hashlib.sha256(data).hexdigest()[:32]
-    from_file = isinstance(path, Path)
-    return Media(
-        kind="image",
-        uid=uid,
-        data=None if from_file else data,
-        path=str(path) if from_file else "",
-        height=height,
-        width=width,
-    )
+    return replace(media, data=None, path=str(path)) if isinstance(path, Path) else media
 
 
 def video_media(item: Any, folder: Path) -> Media:
