@@ -3,9 +3,10 @@
     python benchmarks/plot_speed.py [--plots 500] [--rounds 3]
 
 The old way is what the published TimeMaster data set was drawn with, rebuilt from its description: for every series a
-new figure, `tight_layout()`, `savefig(bbox_inches="tight")`, one after the other. Ours is `draw_many` as the recipes
-use it, the start of its processes included, and once more in a single process. The series are seeded random step
-functions of CTU's length, so no data set is needed. The bar is 5 times the old way.
+new figure, `tight_layout()`, `savefig(bbox_inches="tight")`, one after the other. Ours is `draw_many` as
+timemaster/data/prepare.py calls it, once for the plots of all splits, the start of its processes included; and once
+more in a single process. The series are seeded random step functions of CTU's length, so no data set is needed. The
+bar is 5 times the old way.
 """
 
 from __future__ import annotations

@@ -5,14 +5,12 @@
 #
 #   bash example/quickstart.sh
 set -euo pipefail
-HERE="$(cd "$(dirname "$0")" && pwd)"
 STARTED=$(date +%s.%N)
 STAGE=environment
 OUT=checkpoints/quickstart
 trap 'code=$?; [ $code -eq 0 ] || echo "error: the quickstart stopped in stage $STAGE (exit code $code)" >&2' EXIT
 
-source "$HERE/setup_env.sh"
-cd "$ROOT"
+source "$(dirname "$0")/setup_env.sh"
 rm -rf "$OUT" && mkdir -p "$OUT"
 python -m timemaster.memory $$ "$OUT/peak_memory_gib" &
 

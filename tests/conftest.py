@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -16,16 +17,24 @@ from timemaster.config import Config
 from timemaster.rollout.engine import EngineSpec
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED_DATA = ROOT.parent / "shared" / "data"
+# Real recordings, see CONTRIBUTING.md. Tests that need them skip where they are not there.
+SOURCES = ROOT / "data" / "sources"
+SHARED_DATA = Path(
+    os.environ.get("TIMEMASTER_TEST_DATA") or (SOURCES if SOURCES.is_dir() else ROOT.parent / "shared" / "data")
+)
 MIN_PIXELS, MAX_PIXELS = 784, 50176
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The embedded default model with random weights."""
+    """The embedded default model with random weights, and with sampling defaults as published models have them."""
     from timemaster.models.tiny import write_tiny
 
-    return str(write_tiny(tmp_path_factory.mktemp("model") / "tiny"))
+    folder = write_tiny(tmp_path_factory.mktemp("model") / "tiny")
+    path = folder / "generation_config.json"
+    defaults = {"repetition_penalty": 1.3, "temperature": 0.1, "top_p": 0.5, "top_k": 5, "do_sample": True}
+    path.write_text(json.dumps(json.loads(path.read_text()) | defaults))  # an engine must not follow them
+    return str(folder)
 
 
 @pytest.fixture(scope="module")

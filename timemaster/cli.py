@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from timemaster.config import Config, check
+from timemaster.checks import check
+from timemaster.config import Config
 from timemaster.types import InputError, WorkerDied
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def launch(main: Callable[[Config], None], mode: str) -> None:
         try:
             cfg = OmegaConf.to_object(composed)
             assert isinstance(cfg, Config)
-            check(cfg, "eval" if cfg.trainer.val_only else mode)
+            check(cfg, "eval" if cfg.trainer.val_only and mode == "grpo" else mode)
             main(cfg)
         except InputError as error:
             log.error("%s", error)

@@ -1,31 +1,13 @@
 """Every setting, its type, its default and its meaning. Nothing here imports anything heavy.
 
-A default is written once, here. Names are verl's wherever the setting means the same. `check` looks across fields and
-raises InputError with the key, the value, what is allowed and what to do; `sizes` derives the numbers that follow.
+A default is written once, here. Names are verl's wherever the setting means the same. `timemaster.checks` says which
+values are allowed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
-
-from timemaster.types import InputError
-
-CHOICES = {
-    "data.on_bad_row": ("raise", "skip"),
-    "eval.blank_images": (True, False, "both"),
-    "model.dtype": ("auto", "float32", "bfloat16"),
-    "model.attn_implementation": ("auto", "sdpa", "eager", "flash_attention_2"),
-    "algorithm.adv_estimator": ("grpo",),
-    "actor.policy_loss": ("ppo_clip",),
-    "actor.kl_loss_type": ("low_var_kl",),
-    "actor.optim.lr_scheduler_type": ("constant", "cosine"),
-    "rollout.name": ("auto", "vllm", "hf"),
-    "rollout.placement": ("colocated", "separate"),
-    "reward.on_error": ("raise", "zero"),
-    "trainer.device": ("auto", "cpu", "cuda"),
-    "trainer.resume_mode": ("auto", "disable"),
-}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -104,8 +86,6 @@ class RolloutConfig:
     name: str = "vllm"  # vllm; hf: transformers' generate; auto: vllm where it is installed, else hf
     n: int = 5  # answers per prompt, the group
     temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = -1
     placement: str = "colocated"  # colocated: engines and trainer take turns on the same GPUs; separate: own GPUs each
     num_engines: int = 0  # 0: as many as fit the GPUs (colocated), one on CPU; placement=separate needs a number
     tensor_model_parallel_size: int = 1
@@ -145,7 +125,7 @@ class TrainerConfig:
     experiment_name: str = "grpo"
     default_local_dir: str = ""  # the run's folder; "" means checkpoints/<project_name>/<experiment_name>
     total_epochs: int = 1
-    total_training_steps: int = 0  # stops earlier than total_epochs when set
+    total_training_steps: int = 0  # takes the place of total_epochs when set
     val_only: bool = False  # evaluate data.test_files, then exit
     val_before_train: bool = False
     test_freq: int = 0  # steps between looks at data.val_files; 0 never
@@ -172,122 +152,6 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-
-
-def as_list(value: Any, key: str) -> list[str]:
-    """A path or a list of paths as a list of strings. InputError for anything else."""
-    items = [str(item) if isinstance(item, int) else item for item in (value if isinstance(value, list) else [value])]
-    if not all(isinstance(item, str) for item in items):
-        raise InputError(f"{key}={value!r}: give one path, or a list such as '{key}=[a.parquet,b.parquet]'")
-    return [item for item in items if item]
-
-
-def get(cfg: Any, key: str) -> Any:
-    """The value at a dotted key, e.g. get(cfg, "actor.optim.lr")."""
-    for name in key.split("."):
-        cfg = getattr(cfg, name)
-    return cfg
-
-
-def _require(cfg: Config, key: str, ok: bool, allowed: str, advice: str) -> None:
-    if not ok:
-        raise InputError(f"{key}={get(cfg, key)!r}: must be {allowed}. {advice}")
-
-
-def check(cfg: Config, mode: str) -> None:
-    """Check a configuration for mode "grpo", "sft" or "eval". Raises InputError."""
-    for key, allowed in CHOICES.items():
-        _require(cfg, key, get(cfg, key) in allowed, f"one of {', '.join(map(str, allowed))}", "")
-    for key in POSITIVE:
-        _require(cfg, key, get(cfg, key) > 0, "greater than 0", "")
-    for key in NOT_NEGATIVE:
-        _require(cfg, key, get(cfg, key) >= 0, "0 or greater", "")
-    for name in ("recipes", "train_files", "val_files", "test_files"):
-        setattr(cfg.data, name, as_list(getattr(cfg.data, name), f"data.{name}"))
-    _require(cfg, "model.path", bool(cfg.model.path), "a Qwen2.5-VL folder or hub id", "Set MODEL_PATH or model.path.")
-    known = {"console", "tensorboard", "wandb"}
-    _require(cfg, "trainer.logger", set(cfg.trainer.logger) <= known, f"a list out of {', '.join(sorted(known))}", "")
-    lo, hi = cfg.data.min_pixels, cfg.data.max_pixels
-    _require(cfg, "data.max_pixels", hi >= lo, f"at least data.min_pixels={lo}", "")
-    files = "test_files" if mode == "eval" else "train_files"
-    _require(cfg, f"data.{files}", bool(get(cfg, f"data.{files}")), "set", "Make one with example/data_preprocess/.")
-    if mode != "sft":
-        _check_rollout(cfg)
-    if mode == "grpo":
-        _check_grpo(cfg)
-
-
-POSITIVE = (
-    "data.train_batch_size",
-    "data.max_prompt_length",
-    "data.max_response_length",
-    "data.min_pixels",
-    "actor.ppo_mini_batch_size",
-    "actor.ppo_epochs",
-    "actor.ppo_max_token_len_per_gpu",
-    "actor.optim.lr",
-    "actor.grad_clip",
-    "rollout.n",
-    "rollout.temperature",
-    "rollout.tensor_model_parallel_size",
-    "rollout.cpu_kv_cache_gib",
-    "rollout.max_num_seqs",
-    "rollout.max_num_batched_tokens",
-    "reward.num_threads",
-    "trainer.total_epochs",
-    "trainer.max_ckpt_to_keep",
-    "trainer.n_gpus_per_node",
-    "trainer.nnodes",
-)
-NOT_NEGATIVE = (
-    "actor.clip_ratio_low",
-    "actor.clip_ratio_high",
-    "actor.kl_loss_coef",
-    "actor.optim.lr_warmup_steps",
-    "actor.optim.weight_decay",
-    "rollout.num_engines",
-    "rollout.limit_logprob_diff",
-    "eval.temperature",
-    "trainer.total_training_steps",
-    "trainer.test_freq",
-    "trainer.save_freq",
-    "trainer.rollouts_to_log",
-)
-
-
-def _check_rollout(cfg: Config) -> None:
-    share = cfg.rollout.gpu_memory_utilization
-    _require(cfg, "rollout.gpu_memory_utilization", 0 < share < 1, "between 0 and 1", "0.5 to 0.9 is usual.")
-    cfg.eval.checkpoint = as_list(cfg.eval.checkpoint, "eval.checkpoint")
-    ok = all(name in ("latest", "base") or name.isdigit() for name in cfg.eval.checkpoint)
-    _require(cfg, "eval.checkpoint", ok, "latest, base, a step number, or a list of these", "")
-    if cfg.rollout.placement == "separate":
-        ok = cfg.rollout.num_engines > 0
-        _require(cfg, "rollout.num_engines", ok, "set with rollout.placement=separate", "Each takes its own GPUs.")
-    if not cfg.reward.path:
-        advice = "Name the task (data.recipes=recipes.ctu) or a reward of your own (reward.path=my_reward.py:score)."
-        _require(cfg, "data.recipes", bool(cfg.data.recipes), "set unless reward.path is", advice)
-
-
-def _check_grpo(cfg: Config) -> None:
-    batch, mini, n = cfg.data.train_batch_size, cfg.actor.ppo_mini_batch_size, cfg.rollout.n
-    advice = f"data.train_batch_size={batch} prompts must split into equal mini-batches; try {_divisor(batch, mini)}."
-    _require(cfg, "actor.ppo_mini_batch_size", batch % mini == 0, "a divisor of data.train_batch_size", advice)
-    _require(cfg, "rollout.n", n >= 2, "at least 2", "A group of one has no advantage.")
-    ranks = world_size(cfg)
-    advice = f"A mini-batch has {mini} x {n} = {mini * n} sequences for {ranks} trainer ranks; every rank needs one."
-    _require(cfg, "actor.ppo_mini_batch_size", mini * n >= ranks, "large enough for all ranks", advice)
-    longest = cfg.data.max_prompt_length + cfg.data.max_response_length
-    advice = "It is data.max_prompt_length + data.max_response_length: one sequence must fit a micro-batch."
-    ok = cfg.actor.ppo_max_token_len_per_gpu >= longest
-    _require(cfg, "actor.ppo_max_token_len_per_gpu", ok, f"at least {longest}", advice)
-    if cfg.trainer.test_freq > 0 or cfg.trainer.val_before_train:
-        advice = "Set it, or set trainer.test_freq=0 and trainer.val_before_train=false."
-        _require(cfg, "data.val_files", bool(cfg.data.val_files), "set when validation is on", advice)
-
-
-def _divisor(number: int, near: int) -> int:
-    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: (abs(d - near), -d))
 
 
 def world_size(cfg: Config) -> int:

@@ -2,7 +2,9 @@
 
 EVAL=True in the scripts sets trainer.val_only=true and comes here. Written under the run's folder:
 
-    eval/step_<N>/metrics.json  predictions.jsonl  confusion.png      (step_<N>_blank/ with blanked images)
+    eval/step_<N>/metrics.json  predictions.jsonl  confusion.png  config.yaml
+
+(step_<N>_t0.4/ when sampled at that temperature, step_<N>_blank/ with blanked images.)
 
 Unparsed answers are a category of their own, never a class. While training, `validate` looks at data.val_files.
 """
@@ -21,10 +23,11 @@ from tqdm import tqdm
 
 from timemaster.backends.checkpoint import checkpoints, live_name
 from timemaster.config import Config
-from timemaster.inputs import Job, check_inputs, engine_spec, load_jobs, make_renderer
+from timemaster.data.store import count_rows
+from timemaster.inputs import Job, check_inputs, engine_spec, load_jobs, make_renderer, most_images
 from timemaster.metrics import Prediction, summarise
 from timemaster.rollout.engine import resolve_engine
-from timemaster.run import Run, rollout_rows
+from timemaster.run import Run, rollout_rows, write_config
 from timemaster.tasks import Task, load_tasks, predict
 from timemaster.types import Group, InputError, Sampling
 
@@ -36,15 +39,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One thing to evaluate. Example: Target(step=40, model="checkpoints/…/global_step_40/huggingface", blank=False)"""
+    """One thing to evaluate. Example: Target(40, "checkpoints/…/global_step_40/huggingface", blank=False, …)"""
 
     step: int
     model: str
     blank: bool
 
+    temperature: float
+
     @property
     def name(self) -> str:
-        return f"step_{self.step}" + ("_blank" if self.blank else "")
+        sampled = f"_t{self.temperature:g}" if self.temperature else ""
+        return f"step_{self.step}{sampled}" + ("_blank" if self.blank else "")
 
 
 def validate(run: Run, workers: Workers, jobs: Sequence[Job], step: int) -> dict[str, float]:
@@ -67,10 +73,12 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
     engine = resolve_engine(cfg.rollout.name)
     with Run(cfg, "eval") as run, Workers(cfg, engine, trainers=False) as workers:
         renderer = make_renderer(cfg)
-        jobs = load_jobs(cfg, cfg.data.test_files, renderer, run.folder)
+        (run.folder / "eval").mkdir(exist_ok=True)
+        jobs = load_jobs(cfg, cfg.data.test_files, renderer, run.folder / "eval")
         targets = resolve_targets(cfg, run.folder)
         run.say(f"starting the engine with {targets[0].model}")
-        workers.start(engine_spec(cfg, workers.device, targets[0].model, jobs, renderer.end_of_turn), training=None)
+        spec = engine_spec(cfg, workers.device, targets[0].model, most_images(cfg, jobs), renderer.end_of_turn)
+        workers.start(spec, training=None)
         blanks = [blank(example) for example, _ in jobs] if any(target.blank for target in targets) else []
         blank_jobs = [(example, renderer.prompt(example)) for example in blanks]
         results, loaded = [], targets[0].model
@@ -97,7 +105,7 @@ def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
         else:
             raise InputError(f"eval.checkpoint={name}: {folder} has {sorted(have) or 'none'}; or latest, base.")
     blanks = {True: [True], False: [False], "both": [False, True]}[cfg.eval.blank_images]
-    return [Target(step, model, b) for step, model in dict.fromkeys(found) for b in blanks]
+    return [Target(step, model, b, cfg.eval.temperature) for step, model in dict.fromkeys(found) for b in blanks]
 
 
 def read_layers(model: str) -> Iterator[list[tuple[str, Any]]]:
@@ -106,14 +114,25 @@ def read_layers(model: str) -> Iterator[list[tuple[str, Any]]]:
 
     tied: list[tuple[str, Any]] = []
     names: set[str] = set()
-    for path in sorted(Path(model).glob("*.safetensors")):
+    for path in sorted(weights_folder(model).glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             portion = [(live_name(name), file.get_tensor(name)) for name in sorted(file.keys())]
         names |= {name for name, _ in portion}
         tied += [("lm_head.weight", tensor) for name, tensor in portion if name.endswith("embed_tokens.weight")]
         yield portion
+    if not names:
+        raise InputError(f"{model} has no .safetensors files; save the model in that format to evaluate it here.")
     if "lm_head.weight" not in names:
         yield tied  # tied heads are kept under one name on disk, and as a copy in some engines
+
+
+def weights_folder(model: str) -> Path:
+    """Where the weights of a local folder or a hub id lie."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, allow_patterns="*.safetensors"))
 
 
 def answer(cfg: Config, workers: Workers, jobs: Sequence[Job], version: int, label: str) -> list[Group]:
@@ -160,6 +179,9 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
     answers = predictions(groups, load_tasks(cfg.data.recipes))
     summary = summarise(answers)
     about = {"model": target.model, "step": target.step, "blank_images": target.blank, "files": cfg.data.test_files}
+    about |= {"sampling": {name: getattr(cfg.eval, name) for name in ("temperature", "top_p", "top_k")}}
+    about |= {"rows_left_out": count_rows(cfg.data.test_files) - len(groups)}  # bad rows, or too long
+    write_config(folder, cfg)
     (folder / "metrics.json").write_text(json.dumps(about | summary, indent=2) + "\n")
     rows = [row for group in groups for row in rollout_rows(group)]
     with open(folder / "predictions.jsonl", "w") as file:

@@ -56,7 +56,11 @@ def train(cfg: Config) -> None:
         val_jobs = load_jobs(cfg, cfg.data.val_files, renderer, run.folder)
         stream = Stream(len(jobs), cfg.data.train_batch_size, cfg.data.seed, cfg.data.shuffle)
         total = cfg.trainer.total_training_steps or stream.num_steps(cfg.trainer.total_epochs)
-        first = start(run, workers, renderer, jobs, stream, total)
+        resume, first = run.resume_point(len(jobs))
+        if first >= total:
+            run.say(f"nothing to do: {first} of {total} steps are done; raise trainer.total_epochs to go on")
+            return
+        start(run, workers, renderer, jobs + val_jobs, stream, (resume, first, total))
         workers.sync_weights(verify=True)
         run.say("the first push of weights is verified: the engines were wiped and came back equal")
         if cfg.trainer.val_before_train and first == 0:
@@ -74,9 +78,9 @@ def train(cfg: Config) -> None:
                 updates = [workers.update(mini) for mini in mini_batches(cfg, samples)]
             with run.phase("sync"):
                 workers.sync_weights()
-            metrics = measure(groups, updates, sum(run.seconds.values())) | {"memory/gib": workers.peak_memory()}
+            metrics = measure(groups, updates, sum(run.seconds.values())) | workers.peak_memory()
             stop = step == total or run.stop_requested
-            if val_jobs and cfg.trainer.test_freq and (stop or step % cfg.trainer.test_freq == 0):
+            if val_jobs and cfg.trainer.test_freq and (step == total or step % cfg.trainer.test_freq == 0):
                 with run.phase("validate"):
                     metrics |= validate(run, workers, val_jobs, step)
             run.write_rollouts(step, groups)
@@ -88,17 +92,18 @@ def train(cfg: Config) -> None:
                 break
 
 
-def start(run: Run, workers: Workers, renderer: Renderer, jobs: list[Job], stream: Stream, total: int) -> int:
-    """Start engines and trainer, print what is about to happen. Returns the step to continue after, 0 for a new run."""
-    from timemaster.inputs import decoded, describe, engine_spec
+def start(
+    run: Run, workers: Workers, renderer: Renderer, jobs: list[Job], stream: Stream, steps: tuple[str, int, int]
+) -> None:
+    """Start engines and trainer, print what is about to happen. `steps`: checkpoint to resume, steps done, in all."""
+    from timemaster.inputs import decoded, describe, engine_spec, most_images
+    from timemaster.rollout.engine import resolve_engine
 
-    cfg = run.cfg
-    resume, first = run.resume_point()
-    if first >= total:
-        run.say(f"nothing to do: {first} of {total} steps are done; raise trainer.total_epochs to go on")
+    cfg, (resume, first, total) = run.cfg, steps
+    name = resolve_engine(cfg.rollout.name)
     updates = cfg.data.train_batch_size // cfg.actor.ppo_mini_batch_size * cfg.actor.ppo_epochs
     model = f"{resume}/huggingface" if resume else cfg.model.path
-    spec = engine_spec(cfg, workers.device, model, jobs, renderer.end_of_turn)
+    spec = engine_spec(cfg, workers.device, model, most_images(cfg, jobs), renderer.end_of_turn)
     run.say(f"starting engines and trainer ranks on {workers.device}")
     table = workers.start(spec, training=(total * updates, cfg.actor.use_kl_loss, resume))
     rows: list[tuple[str, object]] = [
@@ -107,20 +112,22 @@ def start(run: Run, workers: Workers, renderer: Renderer, jobs: list[Job], strea
         ("steps", f"{first} done, {total} in all ({stream.num_rows / cfg.data.train_batch_size:.1f} an epoch)"),
         ("sequences a step", f"{cfg.data.train_batch_size} prompts x {cfg.rollout.n} answers"),
         ("optimizer updates a step", updates),
-        ("engines", f"{len(workers.engines)} x {cfg.rollout.name}, {spec.dtype}, weights by {spec.wire}"),
+        (
+            "engines",
+            f"{len(workers.engines)} x {name}, {spec.dtype}, weights by {spec.wire}",
+        ),
         ("reference model", "loaded, for the KL term" if cfg.actor.use_kl_loss else "none"),
     ]
     describe(cfg, rows, table, decoded(renderer, jobs[0][1].token_ids))
-    return first
 
 
 def sampling(cfg: Config) -> Sampling:
-    """How the policy explores."""
+    """How the policy explores: from its whole distribution, which is the one the trainer computes log-probs of."""
     from timemaster.types import Sampling
 
     r = cfg.rollout
     limit = cfg.data.max_response_length
-    return Sampling(n=r.n, temperature=r.temperature, top_p=r.top_p, top_k=r.top_k, max_tokens=limit)
+    return Sampling(n=r.n, temperature=r.temperature, max_tokens=limit)
 
 
 def with_reference(samples: list[Sample], ref_logprobs: list[list[float]]) -> list[Sample]:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from timemaster.config import Config, world_size
 from timemaster.data.media import load_model_config, vision_spec
 from timemaster.data.render import Renderer
-from timemaster.data.store import check_labels, read_examples, report_bad_rows
+from timemaster.data.store import bad_row, check_labels, read_examples, report_bad_rows, with_task_labels
 from timemaster.rollout.engine import EngineSpec, resolve_engine
-from timemaster.tasks import load_tasks
+from timemaster.tasks import Task, load_tasks
 from timemaster.types import Example, InputError, Prompt, Sample
 
 log = logging.getLogger(__name__)
 Job = tuple[Example, Prompt]
+Rendered = TypeVar("Rendered", Prompt, Sample)
 
 
 def check_inputs(cfg: Config, files: list[str]) -> None:
@@ -38,43 +41,58 @@ def make_renderer(cfg: Config) -> Renderer:
     return Renderer(cfg.model.path, spec)
 
 
-def read_rows(cfg: Config, files: list[str], folder: Path) -> list[Example]:
-    """The rows of parquet files, labels checked. Bad rows stop the run, or are skipped, counted and listed."""
+def read_rows(
+    cfg: Config, files: list[str], folder: Path, render: Callable[[Example], Rendered], scored: bool
+) -> list[tuple[Example, Rendered]]:
+    """The rows of parquet files, rendered. Bad rows stop the run, or are skipped, counted and listed.
+
+    Bad is a row that cannot be read or rendered, an answer that is no label of the row's task, and, where rows are to
+    be `scored` by their task's rewards, a row without a task. A file without data_source is the only recipe's, if any.
+    """
     if not files:
         return []
-    examples, bad = read_examples(files, cfg.data.on_bad_row)
-    wrong = check_labels(examples, load_tasks(cfg.data.recipes))
+    tasks = load_tasks(cfg.data.recipes)
+    examples, bad = read_examples(files, cfg.data.on_bad_row, next(iter(tasks)) if len(tasks) == 1 else "")
+    wrong = check_labels(examples, tasks)
+    if scored and not cfg.reward.path:
+        wrong += [bad_row(e, _no_task(e, tasks)) for e in examples if e.data_source not in tasks]
+    refused = {(row.file, row.row) for row in wrong}
+    rows = []
+    for example in tqdm(with_task_labels(examples, tasks), desc="reading rows", leave=False, disable=None):
+        if (example.extra["file"], example.extra["row"]) in refused:
+            continue
+        try:
+            rows.append((example, render(example)))
+        except InputError as error:
+            wrong.append(bad_row(example, str(error)))
     report_bad_rows(wrong, len(examples), cfg.data.on_bad_row)
-    if wrong:
-        refused = {f"{row.file}:{row.row}" for row in wrong}
-        examples = [e for e in examples if f"{e.extra['file']}:{e.extra['row']}" not in refused]
-        bad += wrong
+    bad += wrong
     if bad:
         reasons = [{"file": row.file, "row": row.row, "reason": row.reason} for row in bad]
         _list_rows(folder, "skipped_rows.jsonl", reasons)
         log.warning("skipped %d bad rows, listed in %s/skipped_rows.jsonl", len(bad), folder)
-    return examples
+    return rows
+
+
+def _no_task(example: Example, tasks: Mapping[str, Task]) -> str:
+    known = ", ".join(tasks) or "none"
+    return f"data_source is {example.data_source!r}, the recipes have {known}: name its recipe, or set reward.path"
 
 
 def load_jobs(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -> list[Job]:
     """Rows with their prompts; prompts over data.max_prompt_length are dropped, counted and listed, never cut."""
-    jobs: list[Job] = []
-    dropped = []
-    for example in tqdm(read_rows(cfg, files, folder), desc="reading prompts", leave=False, disable=None):
-        prompt = renderer.prompt(example)
-        if len(prompt.token_ids) > cfg.data.max_prompt_length:
-            dropped.append({"id": example.id, "tokens": len(prompt.token_ids)})
-        else:
-            jobs.append((example, prompt))
-    _report_dropped(cfg, folder, dropped, len(jobs), cfg.data.max_prompt_length)
+    rows = read_rows(cfg, files, folder, renderer.prompt, scored=True)
+    limit = cfg.data.max_prompt_length
+    dropped = [{"id": e.id, "tokens": len(p.token_ids)} for e, p in rows if len(p.token_ids) > limit]
+    jobs = [(e, p) for e, p in rows if len(p.token_ids) <= limit]
+    _report_dropped(cfg, folder, dropped, len(jobs), limit)
     return jobs
 
 
 def load_samples(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -> list[Sample]:
     """Supervised samples; rows over max_prompt_length + max_response_length are dropped, counted and listed."""
     limit = cfg.data.max_prompt_length + cfg.data.max_response_length
-    rows = tqdm(read_rows(cfg, files, folder), desc="reading demonstrations", leave=False, disable=None)
-    samples = [renderer.sample(example) for example in rows]
+    samples = [sample for _, sample in read_rows(cfg, files, folder, renderer.sample, scored=False)]
     dropped = [{"id": s.id, "tokens": len(s.token_ids)} for s in samples if len(s.token_ids) > limit]
     kept = [sample for sample in samples if len(sample.token_ids) <= limit]
     _report_dropped(cfg, folder, dropped, len(kept), limit)
@@ -97,7 +115,14 @@ def _list_rows(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def engine_spec(cfg: Config, device: str, model_path: str, jobs: list[Job], stop: int) -> EngineSpec:
+def most_images(cfg: Config, jobs: list[Job]) -> int:
+    """The most images that a sequence can hold: those of its prompt and those that its task may add in later turns."""
+    tasks = load_tasks(cfg.data.recipes)
+    added = {source: task.max_new_images for source, task in tasks.items()}
+    return max(len(prompt.media) + added.get(example.data_source, 0) for example, prompt in jobs)
+
+
+def engine_spec(cfg: Config, device: str, model_path: str, max_images: int, stop: int) -> EngineSpec:
     """The engines' settings for this run."""
     rollout = cfg.rollout
     colocated = device == "cuda" and rollout.placement == "colocated"
@@ -113,7 +138,7 @@ def engine_spec(cfg: Config, device: str, model_path: str, jobs: list[Job], stop
         max_model_len=cfg.data.max_prompt_length + cfg.data.max_response_length,
         min_pixels=cfg.data.min_pixels,
         max_pixels=cfg.data.max_pixels,
-        max_images=max(len(prompt.media) for _, prompt in jobs),
+        max_images=max_images,
         tensor_parallel=rollout.tensor_model_parallel_size,
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         cpu_kv_cache_gib=rollout.cpu_kv_cache_gib,
@@ -121,7 +146,7 @@ def engine_spec(cfg: Config, device: str, model_path: str, jobs: list[Job], stop
         max_num_batched_tokens=rollout.max_num_batched_tokens,
         enforce_eager=rollout.enforce_eager,
         sleep=colocated and not cfg.trainer.val_only,
-        preserve=["visual.*"] if cfg.model.freeze_vision_tower else [],
+        preserve=["*visual.*"] if cfg.model.freeze_vision_tower else [],
     )
 
 

@@ -1,6 +1,7 @@
 """Peak memory of a process and all its descendants, sampled until it ends: `python -m timemaster.memory PID FILE`.
 
-Proportional set sizes are summed, so that pages shared between processes count once. FILE holds the peak in GiB.
+Proportional set sizes are summed, so that pages shared between processes count once. Where the system does not tell
+them (macOS, Windows), shared pages are left out, or else count for every process. FILE holds the peak in GiB.
 """
 
 from __future__ import annotations
@@ -15,6 +16,15 @@ import psutil
 SECONDS_BETWEEN = 2.0
 
 
+def num_bytes(process: psutil.Process) -> int:
+    """Memory of one process: its proportional set size, else what is its own alone, else what is resident."""
+    try:
+        memory = process.memory_full_info()
+    except psutil.AccessDenied:
+        memory = process.memory_info()
+    return next(getattr(memory, name) for name in ("pss", "uss", "rss") if hasattr(memory, name))
+
+
 def tree_gib(pid: int) -> float:
     """Memory of a process and its descendants now, in GiB; this process is left out."""
     total = 0
@@ -25,7 +35,7 @@ def tree_gib(pid: int) -> float:
     for process in processes:
         try:
             if process.pid != os.getpid():
-                total += process.memory_full_info().pss
+                total += num_bytes(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue  # ended since it was listed
     return total / 2**30

@@ -21,7 +21,7 @@ import yaml
 from tqdm import tqdm
 
 from timemaster.backends.checkpoint import begin, commit, latest, no_space, read_state
-from timemaster.config import Config, run_dir
+from timemaster.config import Config, run_dir, world_size
 from timemaster.types import Group, InputError, WorkerDied
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Run:
         self.cfg, self.mode = cfg, mode
         self.folder = Path(run_dir(cfg))
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.identity: dict[str, Any] = {}  # what a run must keep to be continued; set by `resume_point`
         self.stop_requested = False
         self.seconds: dict[str, float] = {}
         self._bar: tqdm[Any] | None = None
@@ -71,7 +72,14 @@ class Run:
         self._old_handler: Any = None
 
     def __enter__(self) -> Run:
-        (self.folder / "config.yaml").write_text(yaml.safe_dump(asdict(self.cfg), sort_keys=False))
+        if self.mode == "eval":  # leaves the record of the training run alone, and has nothing to save on Ctrl-C
+            return self
+        if self.cfg.trainer.resume_mode == "disable" and latest(self.folder):
+            raise InputError(
+                f"{self.folder} already holds {latest(self.folder)} and trainer.resume_mode=disable: remove the "
+                "folder, choose another trainer.experiment_name, or set trainer.resume_mode=auto to continue it."
+            )
+        write_config(self.folder, self.cfg)
         self._sinks = [TensorBoard(self.folder)] if "tensorboard" in self.cfg.trainer.logger else []
         if "wandb" in self.cfg.trainer.logger:
             self._sinks.append(Wandb(self.cfg, self.folder))
@@ -79,7 +87,8 @@ class Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._old_handler)
+        if self._old_handler is not None:
+            signal.signal(signal.SIGINT, self._old_handler)
         if self._bar is not None:
             self._bar.close()
         for sink in self._sinks:
@@ -95,18 +104,26 @@ class Run:
         """A line on the console."""
         log.info("%s", text)
 
-    def resume_point(self) -> tuple[str, int]:
-        """(checkpoint folder, step) to continue from, ("", 0) for a new run."""
+    def resume_point(self, num_rows: int) -> tuple[str, int]:
+        """(checkpoint folder, step) to continue from, ("", 0) for a new run.
+
+        Raises InputError when the checkpoint is of another kind of run, or its rows came in another order.
+        """
+        data = self.cfg.data
+        self.identity = {"mode": self.mode, "rows": num_rows, "train_batch_size": data.train_batch_size}
+        self.identity |= {"seed": data.seed, "shuffle": data.shuffle}
         found = latest(self.folder)
         if found is None:
             self._forget_after(0)
             return "", 0
-        if self.cfg.trainer.resume_mode == "disable":
+        state = read_state(found)
+        changed = [f"{k} {state[k]!r}, now {v!r}" for k, v in self.identity.items() if state.get(k, v) != v]
+        if changed:
             raise InputError(
-                f"{self.folder} already holds {found.name} and trainer.resume_mode=disable: remove the folder, "
-                "choose another trainer.experiment_name, or set trainer.resume_mode=auto to continue it."
+                f"{found} cannot be continued: it was written with {'; '.join(changed)}. Restore these, or choose "
+                "another trainer.experiment_name."
             )
-        step = int(read_state(found)["step"])
+        step = int(state["step"])
         self._forget_after(step)
         log.info("resuming after step %d from %s", step, found)
         return str(found), step
@@ -143,7 +160,7 @@ class Run:
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return
-        rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+        rows = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(row + "\n" for row in rows))
         temporary.replace(path)
@@ -164,13 +181,26 @@ def save(run: Run, workers: Workers, step: int) -> None:
     folder = begin(run.folder, step, workers.checkpoint_bytes)
     try:
         workers.save(str(folder))
-        state = {"step": step, "updates_done": workers.updates_done, "seed": run.cfg.data.seed}
-        final = commit(folder, state, run.cfg.trainer.max_ckpt_to_keep)
+        state = {"step": step, "updates_done": workers.updates_done, **run.identity}
+        final = commit(folder, state, world_size(run.cfg), run.cfg.trainer.max_ckpt_to_keep)
     except (WorkerDied, OSError) as error:
         if "No space left" not in str(error):
             raise
         raise no_space(run.folder, step, workers.checkpoint_bytes) from error
     log.info("saved %s (%.1f s)", final, time.perf_counter() - started)
+
+
+def write_config(folder: Path, cfg: Config) -> None:
+    """The resolved settings as config.yaml."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(cfg), sort_keys=False))
+
+
+def _step_of(line: str) -> float:
+    """The step of a row of metrics.jsonl; infinity for a line that a full disk or a kill cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def rollout_rows(group: Group) -> list[dict[str, Any]]:
@@ -225,7 +255,10 @@ class Wandb:
         except ImportError as error:
             raise InputError("trainer.logger has wandb, which is not installed: uv pip install wandb") from error
         names = {"project": cfg.trainer.project_name, "name": cfg.trainer.experiment_name}
-        self._run = wandb.init(dir=str(folder), config=asdict(cfg), resume="allow", **names)
+        known = folder / "wandb_id"  # a resumed run goes on in the same curves
+        one = known.read_text() if known.exists() else None
+        self._run = wandb.init(dir=str(folder), config=asdict(cfg), id=one, resume="allow", **names)
+        known.write_text(self._run.id)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         self._run.log(metrics, step=step)

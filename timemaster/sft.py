@@ -35,7 +35,10 @@ def train(cfg: Config) -> None:
         val_samples = load_samples(cfg, cfg.data.val_files, renderer, run.folder)
         stream = Stream(len(samples), cfg.data.train_batch_size, cfg.data.seed, cfg.data.shuffle)
         total = cfg.trainer.total_training_steps or stream.num_steps(cfg.trainer.total_epochs)
-        resume, first = run.resume_point()
+        resume, first = run.resume_point(len(samples))
+        if first >= total:
+            run.say(f"nothing to do: {first} of {total} steps are done; raise trainer.total_epochs to go on")
+            return
         run.say(f"starting trainer ranks on {workers.device}")
         table = workers.start(None, training=(total, False, resume))
         rows: list[tuple[str, object]] = [
@@ -50,9 +53,9 @@ def train(cfg: Config) -> None:
             batch = [samples[row] for row in stream.batch(step - 1)]
             with run.phase("update"):
                 update = workers.update_sft(batch)
-            metrics = measure(batch, update, run.seconds["update"]) | {"memory/gib": workers.peak_memory()}
+            metrics = measure(batch, update, run.seconds["update"]) | workers.peak_memory()
             stop = step == total or run.stop_requested
-            if val_samples and cfg.trainer.test_freq and (stop or step % cfg.trainer.test_freq == 0):
+            if val_samples and cfg.trainer.test_freq and (step == total or step % cfg.trainer.test_freq == 0):
                 with run.phase("validate"):
                     metrics["val/loss"] = validate(run, workers, val_samples)
             run.log_step(step, metrics, SHOWN)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from timemaster.data.plot import PlotStyle
 from timemaster.data.series import Series
-from timemaster.rewards import RewardPart, predict_label
+from timemaster.rewards import RewardPart, check_parts, predict_label
 from timemaster.types import Example, InputError, Message
 
 IMAGE = "<image>"
@@ -23,19 +23,22 @@ IMAGE = "<image>"
 class Task:
     """One dataset as a task. Example: Task(name="ctu", data_source="computer_dataset", labels=("Desktop", "Laptop"), …)
 
-    Raises InputError when the labels repeat, the question has not exactly one `<image>`, or a number is out of range.
+    Raises InputError when the labels repeat, the question has not exactly one `<image>`, a number is out of range, or
+    two reward parts could not be told apart in the log.
     """
 
     name: str  # of scripts and folders: data/<name>_image
     data_source: str  # marks the task's rows in a parquet file
     labels: tuple[str, ...]  # class 0, class 1, …
     question: str  # the user turn; the plot goes where `<image>` stands
-    load: Callable[[Path | None], dict[str, list[Series]]]  # folder or zip (None: fetch it) -> "train" and "test"
+    # folder or zip (None: fetch it) -> "train", "test" and, where the set has one, "validation"
+    load: Callable[[Path | None], dict[str, list[Series]]]
     plot: PlotStyle
     rewards: tuple[RewardPart, ...]
     explain: Callable[[Series, Task], str] | None = None  # true facts of a series, for demonstrations
     respond: Callable[[Example, str], list[Message] | None] | None = None  # next turns given the text so far; None ends
-    validation_fraction: float = 0.1  # of the train split, cut for validation
+    max_new_images: int = 0  # images that `respond` may add to one sequence
+    validation_fraction: float = 0.1  # of the train split, cut where `load` gives no "validation"
 
     def __post_init__(self) -> None:
         if len({label.casefold() for label in self.labels}) != len(self.labels) or not self.labels:
@@ -44,8 +47,14 @@ class Task:
             raise InputError(f"Task {self.name!r}: the question has {self.question.count(IMAGE)} {IMAGE}; needs one.")
         if not 0 < self.validation_fraction < 1:
             raise InputError(f"Task {self.name!r}: validation_fraction is {self.validation_fraction}; 0 < it < 1.")
+        if self.max_new_images < 0:
+            raise InputError(f"Task {self.name!r}: max_new_images is {self.max_new_images}; give 0 or more.")
         if not self.rewards:
             raise InputError(f"Task {self.name!r}: rewards is empty; give at least one RewardPart.")
+        try:
+            check_parts(self.rewards)
+        except InputError as error:
+            raise InputError(f"Task {self.name!r}: {error}") from error
 
 
 def predict(task: Task, text: str) -> str | None:

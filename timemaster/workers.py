@@ -16,8 +16,8 @@ from timemaster.config import Config, world_size
 from timemaster.data.plan import spread
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.rank import peak_memory_gib, use_cores
-from timemaster.types import Example, Group, InputError, Prompt, Sample, Sampling, WorkerDied
-from timemaster.workers_start import EngineClient, place_engines, place_trainers, start_ray
+from timemaster.types import Example, Group, Prompt, Sample, Sampling
+from timemaster.workers_start import EngineClient, gather, place_engines, place_trainers, start_ray
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ class TrainerRank:
         from timemaster.rollout.vllm import gpu_sender
 
         dtype = self.backend.dtype
-        meta = [(n, dtype, tuple(t.shape)) for layer in self.backend.weights(dtype) for n, t in layer]
+        meta = [(name, dtype, tuple(p.shape)) for layer in self.backend.layers() for name, p in layer]
         self.sender = gpu_sender(wire, self.rank, self.client, lambda: self.backend.weights(dtype), meta, init)
 
     def push_weights(self) -> None:
@@ -98,6 +98,10 @@ class TrainerRank:
 
         save_rank(self.backend, folder)
 
+    def release(self) -> None:
+        """Colocated on GPU: give memory that only caches hold back to the device, before an engine takes its own."""
+        self.backend.release()
+
     def offload(self) -> None:
         """Colocated on GPU: parameters and optimizer state wait in host memory while the engines run."""
         self.backend.move("cpu")
@@ -105,8 +109,9 @@ class TrainerRank:
     def onload(self) -> None:
         self.backend.move(self.device)
 
-    def peak_memory(self) -> float:
-        return peak_memory_gib()
+    def peak_memory(self) -> tuple[float, float]:
+        """Highest GiB so far: resident in host memory, allocated on this rank's GPU."""
+        return peak_memory_gib(), self.backend.peak_gpu_gib()
 
 
 class Workers:
@@ -117,6 +122,7 @@ class Workers:
         self.cfg, self.device = cfg, start_ray(cfg)
         self.turns = self.device == "cuda" and cfg.rollout.placement == "colocated"
         self._engines_awake = True
+        self._digests: list[dict[str, str]] = []  # of the engines' weights as they were loaded
         self.updates_done = 0
         self.checkpoint_bytes = 0  # about what one needs on disk
         self.engines: list[Any] = []
@@ -125,6 +131,8 @@ class Workers:
             gpus = self._get(self._trainer_calls("place")) if self.turns else []
             self.engines = place_engines(cfg, self.device, engine, gpus)
             self.client = EngineClient(self.engines, cfg.rollout.tensor_model_parallel_size)
+        self._names = {actor._actor_id.hex(): f"engine {k}" for k, actor in enumerate(self.engines)}
+        self._names |= {actor._actor_id.hex(): f"trainer rank {k}" for k, actor in enumerate(self.trainers)}
         self._trainer_calls("preload")
 
     def start(self, spec: EngineSpec | None, training: tuple[int, bool, str] | None) -> dict[str, Any]:
@@ -135,6 +143,7 @@ class Workers:
         ready = self._engine_calls("start", spec)
         if self.turns:  # an engine measures free memory when it starts: the trainer must not be there yet
             self._get(ready)
+            self._digests = self._checksums() if training else []  # sleeping engines forget their weights
             self._sleep_engines()
         table: dict[str, Any] = {}
         if training:
@@ -200,16 +209,19 @@ class Workers:
 
         `verify` (the first push of a run): engines hold the same weights already, are wiped, and must come back equal.
         """
-        self._wake_engines(["weights"])
-        before = self._checksums() if verify else []
-        if verify and not self.cfg.model.freeze_vision_tower:
-            self._get(self._engine_calls("reset_weights"))
+        if self.turns:
+            self._get(self._trainer_calls("release"))
+            self._get(self._engine_calls("wake", ["weights"]))
+        if verify:
+            self._digests = self._digests or self._checksums()
+            self._get(self._engine_calls("wipe_weights"))
         self._get(self._trainer_calls("push_weights"))
-        if verify and self._checksums() != before:
+        if verify and self._checksums() != self._digests:
             raise RuntimeError("the first push of weights did not reproduce the engine's own: the wire is broken")
         if self.turns and self.cfg.actor.offload:
             self._get(self._trainer_calls("offload"))
-        self._wake_engines(["kv_cache"])
+        if self.turns:
+            self._get(self._engine_calls("wake", ["kv_cache"]))
         self._engines_awake = True
 
     def load_engines(self, layers: Iterable[list[tuple[str, torch.Tensor]]]) -> None:
@@ -219,11 +231,21 @@ class Workers:
 
     def save(self, folder: str) -> None:
         """Write every rank's part of a checkpoint."""
+        offloaded = self.turns and self.cfg.actor.offload and self._engines_awake
+        if offloaded:
+            self._begin_training()
         self._get(self._trainer_calls("save", folder))
+        if offloaded:  # the engines slept, and forgot their weights
+            self.sync_weights()
 
-    def peak_memory(self) -> float:
-        """GiB: the sum over all actors of the highest resident memory of each."""
-        return sum(self._get(self._trainer_calls("peak_memory") | self._engine_calls("peak_memory")))
+    def peak_memory(self) -> dict[str, float]:
+        """memory/gib: the sum over all actors of the highest resident memory of each; memory/gpu_gib: the fullest GPU.
+
+        The GPU's is what the trainer allocated: an engine's share is a setting.
+        """
+        ranks = self._get(self._trainer_calls("peak_memory"))
+        host = sum(gib for gib, _ in ranks) + sum(self._get(self._engine_calls("peak_memory")))
+        return {"memory/gib": host} | ({"memory/gpu_gib": max(g for _, g in ranks)} if self.device == "cuda" else {})
 
     def __enter__(self) -> Workers:
         return self
@@ -273,22 +295,6 @@ class Workers:
         self._get(self._engine_calls("sleep"))
         self._engines_awake = False
 
-    def _wake_engines(self, tags: list[str]) -> None:
-        if self.turns:
-            self._get(self._engine_calls("wake", tags))
-
     def _get(self, calls: dict[str, Any]) -> list[Any]:
         """Results in the order of `calls`. The first failure stops waiting and names the process and the cause."""
-        names = {ref: name for name, ref in calls.items()}
-        waiting = list(names)
-        while waiting:
-            done, waiting = ray.wait(waiting, num_returns=1)
-            try:
-                ray.get(done[0])
-            except ray.exceptions.RayActorError as error:
-                raise WorkerDied(f"{names[done[0]]} died: {str(error).strip().splitlines()[0]}") from None
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, InputError):
-                    raise InputError(str(error.cause)) from None
-                raise WorkerDied(f"{names[done[0]]} failed: {error}") from None
-        return [ray.get(ref) for ref in calls.values()]
+        return gather(calls, self._names)

@@ -1,4 +1,4 @@
-"""Starting Ray, placing the actors of a run on its nodes and GPUs, and the client that updates engines through Ray.
+"""Starting Ray, placing a run's actors on its nodes and GPUs, waiting for them, and updating engines through Ray.
 
 Run on CPU. Placement on GPUs (colocated and separate) is written and has not been run on a GPU yet.
 """
@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from timemaster.config import Config, world_size
 from timemaster.rollout.rank import EngineRank
-from timemaster.types import InputError
+from timemaster.types import InputError, WorkerDied
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def start_ray(cfg: Config) -> str:
     """Start Ray on this machine, or join the cluster of trainer.ray_address. Returns "cuda" or "cpu"."""
-    args: dict[str, Any] = {"include_dashboard": False}
+    args: dict[str, Any] = {"address": "local", "include_dashboard": False}
     if cfg.trainer.device == "cpu":
         args["num_gpus"] = 0
     if cfg.trainer.ray_address:
@@ -40,20 +40,21 @@ def start_ray(cfg: Config) -> str:
 
 def place_trainers(cfg: Config, device: str, rank_class: type) -> list[Any]:
     """One actor per rank: a GPU each, nodes filled one after another; on CPU plain processes that share the cores."""
-    ranks = world_size(cfg)
+    ranks, per_node = world_size(cfg), cfg.trainer.n_gpus_per_node
     actor = ray.remote(rank_class)
     if device == "cpu":
         return [actor.options(num_cpus=0).remote(cfg, rank, device) for rank in range(ranks)]
-    group = placement_group([{"GPU": 1, "CPU": 1}] * ranks, strategy="PACK")
+    group = placement_group([{"GPU": per_node, "CPU": per_node}] * cfg.trainer.nnodes, strategy="STRICT_SPREAD")
     if not group.wait(timeout_seconds=60):
-        have = ray.cluster_resources().get("GPU", 0)
+        nodes = [f"{node['Resources'].get('GPU', 0):.0f}" for node in ray.nodes() if node["Alive"]]
         raise InputError(
-            f"trainer.n_gpus_per_node={cfg.trainer.n_gpus_per_node} x trainer.nnodes={cfg.trainer.nnodes} asks for "
-            f"{ranks} GPUs, the Ray cluster has {have:.0f}: lower them, or start more nodes with `ray start`."
+            f"trainer.nnodes={cfg.trainer.nnodes} x trainer.n_gpus_per_node={per_node} asks for so many nodes with so "
+            f"many free GPUs (and cores) each; the Ray cluster has nodes with {', '.join(nodes)} GPUs. Lower the "
+            "settings, or start more nodes with `ray start`."
         )
     actors = []
     for rank in range(ranks):
-        bundle = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
+        bundle = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank // per_node)
         actors.append(actor.options(num_gpus=1, num_cpus=1, scheduling_strategy=bundle).remote(cfg, rank, device))
     return actors
 
@@ -65,19 +66,71 @@ def place_engines(cfg: Config, device: str, name: str, trainers: list[tuple[str,
         return [actor.options(num_cpus=0).remote(cfg, name, device) for _ in range(max(cfg.rollout.num_engines, 1))]
     if cfg.rollout.placement == "separate" or not trainers:
         count = cfg.rollout.num_engines or world_size(cfg) // tp
+        free = ray.available_resources().get("GPU", 0)
+        if count * tp > free or not count:
+            raise InputError(
+                f"{max(count, 1)} engines x rollout.tensor_model_parallel_size={tp} need {max(count, 1) * tp} GPUs; "
+                f"{free:.0f} are free in the Ray cluster. Lower rollout.num_engines or the parallel size."
+            )
         return [actor.options(num_gpus=tp, num_cpus=1).remote(cfg, name, device) for _ in range(count)]
-    if len(trainers) % tp:
+    places = share_gpus(trainers, tp)
+    if cfg.rollout.num_engines not in (0, len(places)):
         raise InputError(
-            f"rollout.tensor_parallel_size={tp} must divide the {len(trainers)} trainer ranks it shares with"
+            f"rollout.num_engines={cfg.rollout.num_engines}: colocated engines fill the trainer's GPUs, which makes "
+            f"{len(places)} here. Set 0, or rollout.placement=separate."
         )
     actors = []
-    for k in range(0, len(trainers), tp):
-        node, gpus = trainers[k][0], [gpu for _, one in trainers[k : k + tp] for gpu in one]
+    for node, gpus in places:
         env = {"env_vars": {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
         stay = NodeAffinitySchedulingStrategy(node, soft=False)
         options = {"num_cpus": 1, "num_gpus": 0, "scheduling_strategy": stay, "runtime_env": env}
         actors.append(actor.options(**options).remote(cfg, name, device))
     return actors
+
+
+def share_gpus(trainers: list[tuple[str, list[str]]], tp: int) -> list[tuple[str, list[str]]]:
+    """(node, GPUs) of each colocated engine, `tp` GPUs of one node each, from (node, GPUs) of each trainer rank.
+
+    Raises InputError when a node's GPUs do not divide.
+    """
+    by_node: dict[str, list[str]] = {}
+    for node, gpus in trainers:
+        by_node.setdefault(node, []).extend(gpus)
+    for gpus in by_node.values():
+        if len(gpus) % tp:
+            raise InputError(
+                f"rollout.tensor_model_parallel_size={tp} must divide the {len(gpus)} trainer ranks of a node, whose "
+                "GPUs the engines share."
+            )
+    return [(node, gpus[i : i + tp]) for node, gpus in by_node.items() for i in range(0, len(gpus), tp)]
+
+
+def gather(calls: dict[str, Any], actors: dict[str, str]) -> list[Any]:
+    """Results of remote calls (name of the called -> ref), in order. The first failure stops waiting.
+
+    Raises InputError when a process raised one, else WorkerDied with the cause and the process (`actors`: id -> name).
+    """
+    names = {ref: name for name, ref in calls.items()}
+    waiting, results = list(names), {}
+    while waiting:
+        done, waiting = ray.wait(waiting, num_returns=1)
+        try:
+            results[done[0]] = ray.get(done[0])
+        except ray.exceptions.RayTaskError as error:  # also what Ray raises when the call itself met a dead process
+            if isinstance(error.cause, InputError):
+                raise InputError(str(error.cause)) from None
+            if isinstance(error.cause, ray.exceptions.RayActorError):
+                raise _died(error.cause, actors, names[done[0]]) from None
+            raise WorkerDied(f"{names[done[0]]} failed: {error}") from None
+        except ray.exceptions.RayActorError as error:
+            raise _died(error, actors, names[done[0]]) from None
+    return [results[ref] for ref in calls.values()]
+
+
+def _died(error: ray.exceptions.RayActorError, actors: dict[str, str], called: str) -> WorkerDied:
+    who = actors.get(str(error.actor_id), called)
+    where = "" if who == called else f" (found by {called})"
+    return WorkerDied(f"{who} died{where}: {str(error).strip().splitlines()[0]}")
 
 
 class EngineClient:

@@ -5,7 +5,6 @@
 #   bash example/data_preprocess/ctu.sh --source DIR    # reads Computers_TRAIN.ts and Computers_TEST.ts in DIR
 #   bash example/data_preprocess/ctu.sh --help          # all options
 set -euo pipefail
-
 source "$(dirname "$0")/../setup_env.sh"
 
-python -m timemaster.data.prepare recipes.ctu --out "$ROOT/data" "$@"
+python -m timemaster.data.prepare recipes.ctu "$@"

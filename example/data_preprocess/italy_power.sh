@@ -4,7 +4,6 @@
 #   bash example/data_preprocess/italy_power.sh           # sktime brings the series: no download
 #   bash example/data_preprocess/italy_power.sh --help    # all options
 set -euo pipefail
-
 source "$(dirname "$0")/../setup_env.sh"
 
-python -m timemaster.data.prepare recipes.italy_power --out "$ROOT/data" "$@"
+python -m timemaster.data.prepare recipes.italy_power "$@"

@@ -7,7 +7,6 @@
 #   MODEL_PATH=... NUM_GPUS=4 bash example/grpo_trainer/run_ctu.sh rollout.n=8                 # further overrides at the end
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
-cd "$ROOT"
 
 EVAL="${EVAL:-False}"
 MODEL_PATH="${MODEL_PATH:-checkpoints/TimeMaster-SFT-Qwen2.5-VL-3B-CTU}"
@@ -29,6 +28,7 @@ python -m timemaster.grpo \
     actor.use_kl_loss=True \
     actor.kl_loss_coef=0.01 \
     actor.entropy_coeff=0.001 \
+    rollout.name=auto \
     rollout.n=5 \
     rollout.gpu_memory_utilization=0.6 \
     trainer.project_name=TimeMaster_CTU \

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # GRPO of the tiny model on ItalyPowerDemand, from the supervised warm start. EVAL=True evaluates the test split.
+# In float32 everywhere: rollout.limit_logprob_diff below is far under what bfloat16, a GPU's default, would show.
 #
 #   bash example/grpo_trainer/run_italy_power.sh
 #   EVAL=True bash example/grpo_trainer/run_italy_power.sh 'eval.checkpoint=[base,latest]' eval.blank_images=both
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
-cd "$ROOT"
 
 EVAL="${EVAL:-False}"
 MODEL_PATH="${MODEL_PATH:-checkpoints/quickstart/sft/global_step_100/huggingface}"
@@ -22,12 +22,14 @@ python -m timemaster.grpo \
     data.max_response_length=64 \
     data.min_pixels=784 \
     model.path="$MODEL_PATH" \
+    model.dtype=float32 \
     model.enable_gradient_checkpointing=False \
     actor.optim.lr=3e-4 \
     actor.optim.lr_scheduler_type=cosine \
     actor.optim.min_lr_ratio=0.1 \
     actor.ppo_mini_batch_size=32 \
     actor.use_remove_padding=False \
+    rollout.name=auto \
     rollout.n=4 \
     rollout.cpu_kv_cache_gib=0.5 \
     rollout.limit_logprob_diff=1e-4 \

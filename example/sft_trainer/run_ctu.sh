@@ -5,7 +5,6 @@
 #   MODEL_PATH=... NUM_GPUS=4 bash example/sft_trainer/run_ctu.sh data.train_batch_size=64     # further overrides at the end
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
-cd "$ROOT"
 
 MODEL_PATH="${MODEL_PATH:-Qwen/Qwen2.5-VL-3B-Instruct}"
 DATA="${DATA:-data/ctu_image}"

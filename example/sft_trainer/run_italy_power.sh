@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Supervised warm start of the tiny model on ItalyPowerDemand: short, so that GRPO has something to do.
+# Supervised warm start of the tiny model on ItalyPowerDemand: short, so that GRPO has something to do. In float32, as
+# the GRPO run that follows.
 #
 #   bash example/sft_trainer/run_italy_power.sh
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
-cd "$ROOT"
 
 MODEL_PATH="${MODEL_PATH:-checkpoints/quickstart/tiny}"
 DATA="${DATA:-data/italy_power_image}"
@@ -18,6 +18,7 @@ python -m timemaster.sft \
     data.max_response_length=64 \
     data.min_pixels=784 \
     model.path="$MODEL_PATH" \
+    model.dtype=float32 \
     model.enable_gradient_checkpointing=False \
     actor.optim.lr=5e-4 \
     actor.use_remove_padding=False \

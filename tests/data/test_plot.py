@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -46,6 +48,113 @@ def test_reused_figure_draws_what_a_new_laid_out_figure_draws(factor: float):
         assert ours.shape == theirs.shape
         assert ours.shape[0] == 230
         assert np.abs(ours - theirs).mean() < 0.01  # of 255: the same picture
+
+
+def laid_out(series: Series, style: PlotStyle) -> np.ndarray:
+    """The plot from a figure of its own, laid out and cropped by matplotlib."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(style.width / plot.DPI, style.height / plot.DPI))
+    lines = [axes.plot(channel, linewidth=style.line_width)[0] for channel in series.values]
+    axes.set_title(style.title, fontsize=style.title_size)
+    axes.set_xlabel(style.x_label, fontsize=style.label_size)
+    axes.set_ylabel(style.y_label, fontsize=style.label_size)
+    plt.xticks(fontsize=style.tick_size)
+    plt.yticks(fontsize=style.tick_size)
+    if style.channels:
+        axes.legend(lines, style.channels, loc="upper right", fontsize=style.tick_size)
+    plt.tight_layout()
+    file = io.BytesIO()
+    plt.savefig(file, format="png", bbox_inches="tight", pad_inches=style.margin / plot.DPI)
+    plt.close(figure)
+    return pixels(file.getvalue())
+
+
+OFFSETS = {  # factor and level: what stands over the y axis
+    "none": (1.0, 0.0),
+    "1e-6": (1e-6, 0.0),
+    "1e7": (1e7, 0.0),
+    "+1e3": (1e-3, 1000.0),
+    "+1.23456e5": (1e-3, 123456.0),
+}
+STYLES = {
+    "title": STYLE,
+    "no title": PlotStyle(x_label="Timestamp", y_label="Value"),
+    "small": PlotStyle(title="T", title_size=6.0),
+    "wide": PlotStyle(title="A title so wide that it touches only a wide text over the axis", title_size=9.0),
+}
+
+
+@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
+def test_the_text_over_the_axis_is_neither_kept_nor_cut(style: PlotStyle):
+    shape = plot_speed.step_series(0).values[0]
+    series = {  # most with equally wide tick labels
+        name: Series([[factor * value + level for value in shape]], "", 0) for name, (factor, level) in OFFSETS.items()
+    }
+    fresh = {name: laid_out(item, style) for name, item in series.items()}
+    for pair in itertools.permutations(OFFSETS, 2):
+        plot._canvas.cache_clear()
+        for name in pair:
+            ours = pixels(draw_png(series[name], style))
+            assert ours.shape == fresh[name].shape, f"{name} of {pair}"
+            assert np.abs(ours - fresh[name]).mean() < 0.01, f"{name} of {pair}"
+
+
+def test_order_of_drawing_does_not_matter_without_a_title_either():
+    # Without a title the highest tick label decides where the picture ends: at 1.0 it stands at the frame's edge.
+    low, high = Series([[0.0, 0.91]], "", 0), Series([[0.0, 1.0], [0.0, 0.96]], "", 0)
+    series = [Series([channel], "", 0) for channel in (*low.values, *high.values)]
+    plot._canvas.cache_clear()
+    first = [draw_png(item, PlotStyle()) for item in series]
+    plot._canvas.cache_clear()
+    assert [draw_png(item, PlotStyle()) for item in series[::-1]] == first[::-1]
+    for item, png in zip(series, first, strict=True):
+        assert np.abs(pixels(png) - laid_out(item, PlotStyle())).mean() < 0.01
+
+
+def test_no_more_than_some_layouts_are_kept(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plot, "MAX_LAYOUTS", 2)
+    plot._canvas.cache_clear()
+    series = [scaled(index, factor) for index, factor in enumerate((1.0, 0.3, 0.01, 300.0) * 2)]
+    first = [draw_png(item, STYLE) for item in series]
+    assert len(plot._canvas(STYLE, 1, plot_speed.LENGTH).layouts) == 2
+    plot._canvas.cache_clear()
+    assert [draw_png(item, STYLE) for item in series[::-1]] == first[::-1]
+
+
+@pytest.mark.parametrize("title", ["", "Acceleration"])
+def test_a_legend_names_the_channels(title: str):
+    style = PlotStyle(title=title, x_label="Sample", y_label="g", channels=("x", "y", "z"))
+    for factor in (1.0, 0.01, 1e-6):
+        channels = [scaled(index, factor).values[0] for index in range(3)]
+        item = Series(channels, "", 0)
+        ours = pixels(draw_png(item, style))
+        assert np.abs(ours - laid_out(item, style)).mean() < 0.01
+        plain = pixels(draw_png(item, replace(style, channels=())))
+        assert ours.shape == plain.shape  # the legend takes no room
+        where = np.argwhere((ours != plain).any(-1))
+        assert (where[:, 1] > 0.8 * ours.shape[1]).all()
+        assert len(where) > 100
+
+
+def test_a_legend_lies_over_the_lines():
+    style = PlotStyle(channels=("a", "b"))
+    rising, falling = ([float(i) for i in range(100)] for _ in range(2))
+    item = Series([rising, falling], "", 0)  # both end in the upper right corner
+    assert np.abs(pixels(draw_png(item, style)) - laid_out(item, style)).mean() < 0.01
+
+
+def test_bare_lines_may_have_a_legend():
+    item = Series([[0.0, 1.0], [1.0, 0.0]], "", 0)
+    with_legend = pixels(draw_png(item, replace(BARE, channels=("x", "y"))))
+    assert with_legend.shape == (112, 112, 3)
+    assert (with_legend != pixels(draw_png(item, BARE))).any()
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_channels_and_their_names_are_as_many(num_channels: int):
+    with pytest.raises(InputError, match=f"Series 17 has {num_channels} channels; the plot style names 2: x, y"):
+        draw_png(Series([[0.0, 1.0]] * num_channels, "", 17), replace(BARE, channels=("x", "y")))
 
 
 def test_order_of_drawing_does_not_matter():

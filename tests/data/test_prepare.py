@@ -7,13 +7,16 @@ import json
 import random
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.conftest import SHARED_DATA
+from timemaster.data import plot
 from timemaster.data import prepare as prepare_module
-from timemaster.data.plot import PlotStyle
+from timemaster.data.plot import PlotStyle, draw_many, draw_png
 from timemaster.data.prepare import main, prepare
 from timemaster.data.series import Series
 from timemaster.data.store import read_examples
@@ -21,7 +24,7 @@ from timemaster.rewards import RewardPart, format_strict
 from timemaster.tasks import Task
 from timemaster.types import InputError
 
-COMPUTERS = Path(__file__).parents[2] / "../shared/data/Computers"
+COMPUTERS = SHARED_DATA / "Computers"
 
 
 def load(source: Path | None) -> dict[str, list[Series]]:
@@ -92,6 +95,80 @@ def test_each_row_has_its_own_plot_and_no_name_tells_the_label(folder: Path):
             assert media.path == ""
 
 
+def test_plots_follow_their_series_whatever_the_indices_say(tmp_path: Path):
+    def shuffled(source: Path | None) -> dict[str, list[Series]]:
+        return {split: series[::-1] for split, series in load(source).items()}
+
+    made = prepare(replace(TASK, load=shuffled), None, tmp_path, num_workers=1)
+    for name, split in (("train", "train"), ("validation", "train"), ("test", "test")):
+        for example in examples(made, name):
+            item = load(None)[split][example.extra["index"]]
+            assert item.index == example.extra["index"]
+            assert example.answer == item.label
+            assert example.messages[0].parts[0].media.data == draw_png(item, TASK.plot)
+
+
+def test_indices_that_repeat_within_a_split_are_refused(tmp_path: Path):
+    def joined(source: Path | None) -> dict[str, list[Series]]:
+        splits = load(source)
+        return splits | {"train": splits["train"] + splits["test"]}  # two files, each numbered from 0
+
+    with pytest.raises(InputError, match=r"6 indices repeat in the train split \(first: 0\)"):
+        prepare(replace(TASK, load=joined), None, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [("train",), ("train", "test", "valid"), ()])
+def test_only_known_splits_are_taken(tmp_path: Path, names: tuple[str, ...]):
+    task = replace(TASK, load=lambda source: dict.fromkeys(names, load(None)["test"]))
+    with pytest.raises(InputError, match="give train, test and, if any, validation"):
+        prepare(task, None, tmp_path)
+
+
+def test_all_splits_are_drawn_in_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: list[int] = []
+
+    def draw(series: list[Series], style: PlotStyle, num_workers: int) -> list[bytes]:
+        calls.append(len(series))
+        return draw_many(series, style, 1)
+
+    monkeypatch.setattr(plot, "draw_many", draw)
+    prepare(TASK, None, tmp_path)
+    assert calls == [26]  # 20 + 6: each split alone could be too few for several processes
+
+
+def test_a_validation_split_of_the_recipe_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def own(source: Path | None) -> dict[str, list[Series]]:
+        splits = load(source)
+        return splits | {"validation": [replace(s, values=[[1.0, 2.0] * 6]) for s in splits["test"][:5]]}
+
+    with caplog.at_level("INFO"):
+        made = prepare(replace(TASK, load=own), None, tmp_path, num_workers=1)
+    assert [len(examples(made, name)) for name in ("train", "validation", "test", "sft")] == [20, 5, 6, 20]
+    rows = examples(made, "validation")
+    assert {e.extra["split"] for e in rows} == {"validation"}
+    assert {e.messages[0].parts[0].media.data for e in rows} == {
+        path.read_bytes() for path in (made / "images" / "validation").iterdir()
+    }
+    assert json.loads((made / "dataset_dict.json").read_text()) == {"splits": ["train", "test", "validation"]}
+    assert "validation is the recipe's own split" in caplog.text
+
+
+def test_validation_is_cut_by_whole_groups_where_there_are_some(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def people(source: Path | None) -> dict[str, list[Series]]:
+        splits = load(source)
+        return splits | {"train": [replace(s, meta={"group": f"person {s.index // 4}"}) for s in splits["train"]]}
+
+    with caplog.at_level("INFO"):
+        made = prepare(replace(TASK, load=people, validation_fraction=0.2), None, tmp_path, num_workers=1)
+    train, validation = ({e.extra["index"] for e in examples(made, name)} for name in ("train", "validation"))
+    assert (len(train), len(validation)) == (16, 4)  # a fifth of 20: one person of five
+    assert not {index // 4 for index in train} & {index // 4 for index in validation}
+    assert "validation is cut from the train split, seed 1, 1 of 5 whole groups" in caplog.text
+    other = prepare(replace(TASK, load=people, validation_fraction=0.2), None, tmp_path / "b", num_workers=1, seed=3)
+    assert {e.extra["index"] for e in examples(other, "validation")} != validation
+
+
 def test_sft_rows_are_the_train_rows_with_a_true_answer(folder: Path):
     series = load(None)["train"]
     for plain, shown in zip(examples(folder, "train"), examples(folder, "sft"), strict=True):
@@ -149,6 +226,7 @@ def test_the_command_makes_the_folder_and_sums_up(tmp_path: Path, monkeypatch: p
     with caplog.at_level("INFO"):
         main(["toy_recipe", "--out", str(tmp_path), "--workers", "1"])
     assert "train.parquet          18 rows  (Down 9, Up 9)" in caplog.text
+    assert "validation is cut from the train split, seed 1, shares of the classes kept" in caplog.text
     assert "26 plots (56 x 56 pixels)" in caplog.text
     assert (tmp_path / "toy_image" / "test.parquet").is_file()
 
@@ -158,11 +236,11 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pyte
         main(["recipes.ctu", "--source", str(tmp_path / "nowhere"), "--out", str(tmp_path)])
     assert stop.value.code == 1
     message = capsys.readouterr().err
-    assert "no Computers_TRAIN.ts or .arff" in message
+    assert f"no such folder or file: {tmp_path / 'nowhere'}" in message
     assert "Traceback" not in message
 
 
-@pytest.mark.skipif(not COMPUTERS.is_dir(), reason="the Computers set is not in ../shared/data")
+@pytest.mark.skipif(not COMPUTERS.is_dir(), reason=f"no folder {COMPUTERS}: see CONTRIBUTING.md, Tests")
 def test_computers_become_the_ctu_task(tmp_path: Path):
     from recipes.ctu import TASK as ctu
 

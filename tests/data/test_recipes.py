@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +12,16 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import SHARED_DATA
 from timemaster.data.plot import draw_png
 from timemaster.data.series import Series
 from timemaster.data.store import check_labels, plot_row, read_examples, write_rows
-from timemaster.rewards import score
+from timemaster.rewards import RewardPart, format_strict, score
 from timemaster.tasks import Task, demonstration, find_recipes, load_task, load_tasks, predict
 from timemaster.types import Example, InputError, Rollout
 
 RECIPES = find_recipes()
+COMPUTERS = SHARED_DATA / "Computers"
 GARBAGE = ("", " \n", "qwerty", "<think></think><class></class>", "<class>none of them</class>", "</class><class>")
 
 
@@ -26,11 +30,11 @@ def task(request: pytest.FixtureRequest) -> Task:
     return load_task(request.param)
 
 
-def any_series(label: str) -> Series:
-    """720 readings in three channels, enough for every explainer; all zero but for two peaks."""
+def any_series(task: Task, label: str) -> Series:
+    """720 readings in as many channels as the plot names, or three; all zero but for two peaks."""
     values = [0.0] * 720
     values[10], values[19] = 1.0, 2.5
-    return Series([values] * 3, label, 3)
+    return Series([values] * (len(task.plot.channels) or 3), label, 3)
 
 
 def rollout(text: str) -> Rollout:
@@ -79,13 +83,13 @@ def test_a_demonstration_is_a_gold_answer(task: Task):
     if task.explain is None:
         pytest.skip("the recipe has no explainer")
     for label in task.labels:
-        text = demonstration(task, any_series(label))
+        text = demonstration(task, any_series(task, label))
         result = score(rollout(text), example(task, label), task.rewards)
         assert result.total == pytest.approx(sum(part.weight for part in task.rewards)), text
 
 
 def test_a_row_goes_through_parquet(task: Task, tmp_path: Path):
-    series = any_series(task.labels[-1])
+    series = any_series(task, task.labels[-1])
     png = draw_png(series, task.plot)
     write_rows(tmp_path / "test.parquet", [plot_row(series, png, task.question, task.data_source, "test")])
     examples, _ = read_examples([str(tmp_path / "test.parquet")])
@@ -114,6 +118,19 @@ def test_ctu_demonstrations_tell_the_truth():
     assert "lowest value is -0.8" in text
 
 
+@pytest.mark.skipif(not COMPUTERS.is_dir(), reason=f"no folder {COMPUTERS}: see CONTRIBUTING.md, Tests")
+def test_ctu_is_the_published_set_and_another_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    load = load_task("recipes.ctu").load
+    assert [len(series) for series in load(COMPUTERS).values()] == [250, 250]
+    assert not caplog.text
+    for name in ("Computers_TRAIN.ts", "Computers_TEST.ts"):
+        shutil.copyfile(COMPUTERS / name, tmp_path / name)
+    test = tmp_path / "Computers_TEST.ts"
+    test.write_text(test.read_text().replace("1.6310162,0.78428487", "1.6310162,0.78438487", 1))
+    load(tmp_path)
+    assert "not the ones this recipe was checked with" in caplog.text
+
+
 def test_italy_power_pools_the_archive_and_splits_it_again():
     splits = load_task("recipes.italy_power").load(None)
     assert {name: len(series) for name, series in splits.items()} == {"train": 768, "test": 328}
@@ -138,7 +155,16 @@ def test_other_modules_are_no_recipes(module: str, message: str):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("labels", ("A", "a")), ("question", "no marker"), ("validation_fraction", 1.0), ("rewards", ())],
+    [
+        ("labels", ("A", "a")),
+        ("question", "no marker"),
+        ("validation_fraction", 1.0),
+        ("max_new_images", -1),
+        ("rewards", ()),
+        ("rewards", (RewardPart("format", 1.0, format_strict), RewardPart("format", 0.5, format_strict))),
+        ("rewards", (RewardPart("mean", 1.0, format_strict),)),
+        ("rewards", (RewardPart("format", math.nan, format_strict),)),
+    ],
 )
 def test_a_task_checks_itself(field: str, value: Any):
     with pytest.raises(InputError, match="Task 'ctu'"):

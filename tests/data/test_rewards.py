@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from timemaster.rewards import (
     RewardPart,
     accuracy,
     as_reward,
+    check_parts,
     format_lenient,
     format_strict,
     load_function,
@@ -19,6 +22,7 @@ from timemaster.rewards import (
     score,
     tag_contents,
 )
+from timemaster.rewards.scoring import RESERVED
 from timemaster.types import Example, InputError, Rollout
 
 LABELS = ("Desktop", "Laptop")
@@ -44,6 +48,17 @@ def test_tag_contents_are_in_order_and_unstripped():
         ("<think><class>Desktop</class>? no</think><class>laptop</class>", "Laptop"),  # weighed in thought: no answer
         ("<think>a</think><class>Desktop</class><class>Laptop</class>", None),  # two answers are none
         ("<think><class>Laptop</class></think>", None),
+        ("<think>maybe <class>Laptop</class>", None),  # the thought never ends
+        ("<class>Laptop</class> <think>or not", "Laptop"),  # an answer, then an unfinished thought
+        ("rests low</think><class>Laptop</class>", "Laptop"),  # some templates write the opening tag themselves
+        ("<cla<think>x</think>ss>Laptop</class>", None),  # cutting the thought out must not join a tag …
+        ("<class>Lap<think>Desktop</think>top</class>", None),  # … or a label
+        ("<class>Laptop<think>x</think></class>", None),
+        ("<class>Laptop</class><class>Desktop", None),  # a second answer was begun
+        ("<class><class>Laptop</class>", None),
+        ("<class>Laptop</class></class>", None),
+        ("</class><class>Laptop", None),
+        ("<class>Laptop", None),
         ("<class>Tablet</class>", None),
         ("<class>a Laptop</class>", None),
         ("Laptop", None),
@@ -122,6 +137,39 @@ def test_verl_form_is_recognised_by_its_parameter_names():
     assert result.parts == {"custom": 2.0, "custom/acc": 1.0, "custom/index": 7.0}  # "pred" is no number
 
 
+@pytest.mark.parametrize("on_error", ["raise", "zero"])
+def test_extras_that_are_no_number_are_left_out(on_error: str):
+    more = {"pair": np.array([1.0, 2.0]), "huge": 10**400, "nan": math.nan, "none": None, "one": np.float32(0.5)}
+    parts = (RewardPart("judge", 0.5, lambda rollout, example: {"score": 1.0} | more),)
+    result = score(rollout(GOLD), EXAMPLE, parts, on_error)
+    assert result.parts == {"judge": 1.0, "judge/one": 0.5}
+    assert (result.total, result.error) == (0.5, "")
+
+
+def test_a_dict_with_an_unusable_score_is_a_failure():
+    parts = (RewardPart("judge", 0.5, lambda rollout, example: {"score": np.array([1.0, 2.0]), "acc": 1.0}),)
+    result = score(rollout(GOLD), EXAMPLE, parts, "zero")
+    assert result.parts == {"judge": 0.0}
+    assert "a finite number is expected" in result.error
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("a", ""), (" ",), ("a/b",), *((name,) for name in RESERVED)])
+def test_parts_that_would_overwrite_each_other_in_the_log_are_refused(names: tuple[str, ...]):
+    with pytest.raises(InputError, match="a name of its own"):
+        check_parts([RewardPart(name, 1.0, format_strict) for name in names])
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf])
+def test_weights_are_finite(weight: float):
+    with pytest.raises(InputError, match="'format' has the weight"):
+        check_parts([RewardPart("format", weight, format_strict)])
+
+
+def test_the_reserved_names_are_those_of_the_training_step():
+    source = (Path(__file__).parents[2] / "timemaster/grpo.py").read_text()
+    assert set(re.findall(r'"reward/(\w+)":', source)) == set(RESERVED)
+
+
 def test_verl_form_may_give_a_float_and_take_fewer_parameters():
     reward = as_reward(lambda solution_str, ground_truth: float(ground_truth in solution_str))
     assert reward(rollout(GOLD), EXAMPLE) == 1.0
@@ -138,6 +186,27 @@ def test_load_function_from_module_and_file(tmp_path: Path):
     file = tmp_path / "mine.py"
     file.write_text("def short(rollout, example):\n    return 1.0 if len(rollout.text) < 9 else 0.0\n")
     assert load_function(f"{file}:short")(rollout("brief"), EXAMPLE) == 1.0
+
+
+def test_a_file_may_hold_what_looks_its_own_module_up(tmp_path: Path):
+    text = """
+from __future__ import annotations
+from dataclasses import dataclass
+
+@dataclass
+class Answer:
+    text: str
+    kind: "ClassVar[str]" = "x"
+
+def judge(rollout, example):
+    return float(Answer(rollout.text).text == TEXT)
+"""
+    for folder, answer in (("a", "yes"), ("b", "no")):  # two files of one name stay apart
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "judge.py").write_text(f"{text}\nTEXT = {answer!r}\n")
+    yes, no = (load_function(f"{tmp_path / folder / 'judge.py'}:judge") for folder in ("a", "b"))
+    assert [fn(rollout("yes"), EXAMPLE) for fn in (yes, no)] == [1.0, 0.0]
+    assert pickle.loads(pickle.dumps(yes)) is yes
 
 
 @pytest.mark.parametrize(

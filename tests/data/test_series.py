@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
+import io
+import re
 import urllib.error
 import urllib.request
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import SHARED_DATA
 from timemaster.data import series as series_module
-from timemaster.data.series import Series, check_splits, download, read_series, read_splits, stratified_split
+from timemaster.data.series import (
+    Series,
+    check_digest,
+    check_splits,
+    choose_groups,
+    download,
+    read_series,
+    read_splits,
+    stratified_split,
+)
 from timemaster.types import InputError
 
 CLASSES = {"1": "Desktop", "2": "Laptop"}
@@ -37,7 +51,7 @@ ARFF = """@relation Tiny
 1.5,0.25,-2.0,2
 """
 TINY = [Series([[0.5, -1.0, 2.0]], "Desktop", 0), Series([[1.5, 0.25, -2.0]], "Laptop", 1)]
-COMPUTERS = Path(__file__).parents[2] / "../shared/data/Computers"
+COMPUTERS = SHARED_DATA / "Computers"
 
 
 @pytest.mark.parametrize(("suffix", "text"), [(".ts", TS), (".arff", ARFF)])
@@ -91,6 +105,41 @@ def test_a_folder_without_the_set_is_refused(tmp_path: Path):
         read_splits(tmp_path, "Tiny", CLASSES)
 
 
+def test_a_source_that_is_not_given_or_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(InputError, match="give --source DIR, or write a load that fetches it"):
+        read_splits(None, "Tiny", CLASSES)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"no such folder or file: {tmp_path / 'gone'}"):
+        read_splits(Path("gone"), "Tiny", CLASSES)
+
+
+def test_the_digest_is_of_what_was_parsed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    files = [tmp_path / "Tiny_TRAIN.ts", tmp_path / "Tiny_TRAIN.arff"]
+    files[0].write_text(TS)
+    files[1].write_text(ARFF)
+
+    def digest_of(splits: dict[str, list[Series]]) -> str:
+        caplog.clear()
+        check_digest(splits, "")
+        return re.findall(r"[0-9a-f]{64}", caplog.text)[0]
+
+    expected = digest_of({"train": TINY, "test": []})
+    for file in files:
+        assert digest_of({"train": read_series(file, CLASSES), "test": []}) == expected
+    first, second = TINY
+    nearly = replace(first, values=[[0.500001, -1.0, 2.0]])  # another way to write the same numbers
+    assert digest_of({"train": [nearly, second], "test": []}) == expected
+    value, label, order = [replace(first, values=[[0.5001, -1.0, 2.0]]), second], [first, first], [second, first]
+    for changed in (value, label, order, [first]):
+        assert digest_of({"train": changed, "test": []}) != expected
+    assert digest_of({"train": [], "test": TINY}) != expected
+    zeros = [digest_of({"train": [Series([[zero]], "A", 0)]}) for zero in (0.0, -0.0, -0.00001)]
+    assert len(set(zeros)) == 1
+    caplog.clear()
+    check_digest({"train": TINY, "test": []}, expected)
+    assert not caplog.text
+
+
 def test_check_splits_compares_with_the_published_set():
     check_splits({"train": TINY}, {"train": 2}, 3)
     with pytest.raises(InputError, match="has 2 series; the published set has 250"):
@@ -128,6 +177,31 @@ def test_download_without_network_retries_then_says_what_to_do(tmp_path: Path, m
     assert list(tmp_path.iterdir()) == []
 
 
+class CutOff(io.BytesIO):
+    """A response whose connection ends before it has said all it announced."""
+
+    def __init__(self) -> None:
+        self.headers = {"Content-Length": "100"}
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise http.client.IncompleteRead(b"", 100)
+
+
+def test_a_connection_that_ends_midway_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tries: list[str] = []
+
+    def answer(url: str, timeout: float):
+        tries.append(url)
+        return CutOff()
+
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    monkeypatch.setattr(series_module.time, "sleep", lambda seconds: None)
+    with pytest.raises(InputError, match="IncompleteRead"):
+        download("https://example.org/Tiny.zip", folder=tmp_path)
+    assert len(tries) == 4
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_stratified_split_has_exact_sizes_and_the_same_shares():
     pool = [Series([[float(i)]], "A" if i % 3 else "B", i) for i in range(90)]  # 60 A, 30 B
     first, second = stratified_split(pool, 20, seed=1)
@@ -141,7 +215,43 @@ def test_stratified_split_has_exact_sizes_and_the_same_shares():
         stratified_split(pool, 90, seed=1)
 
 
-@pytest.mark.skipif(not COMPUTERS.is_dir(), reason="the Computers set is not in ../shared/data")
+def grouped(groups: dict[str, str]) -> list[Series]:
+    """One series per letter: {"p": "AAB"} is a person p with two series of class A and one of B."""
+    pairs = [(group, label) for group, labels in groups.items() for label in labels]
+    return [Series([[0.0]], label, i, {"group": group}) for i, (group, label) in enumerate(pairs)]
+
+
+def taken(series: list[Series], size: int, seed: int = 1) -> set[str]:
+    chosen = choose_groups(series, size, seed)
+    groups = {series[i].meta["group"] for i in chosen}
+    assert chosen == {i for i, s in enumerate(series) if s.meta["group"] in groups}  # whole groups
+    return groups
+
+
+def test_groups_are_cut_whole_and_as_near_to_the_size_as_can_be():
+    series = grouped({"p": "AABB" * 5, "q": "AB" * 2, "r": "AABB", "s": "ABBB", "t": "AB" * 9})  # 20, 4, 4, 4, 18 rows
+    assert taken(series, 20) == {"p"}
+    assert taken(series, 23) in ({"p", "q"}, {"p", "r"}, {"p", "s"}, {"t", "q"}, {"t", "r"}, {"t", "s"})  # 24 or 22
+    assert taken(series, 1) in ({"q"}, {"r"}, {"s"})  # never none
+    assert taken(series, 12) == {"q", "r", "s"}
+    assert choose_groups(series, 8, 1) == choose_groups(series, 8, 1)
+    assert len({frozenset(taken(series, 8, seed)) for seed in range(20)}) == 3  # every pair of q, r and s
+
+
+def test_a_cut_by_groups_leaves_some_of_every_class():
+    assert taken(grouped({"p": "AAA", "q": "BBB", "r": "B"}), 3) == {"q"}  # p has all of A
+    assert taken(grouped({"p": "AAA", "q": "AB", "r": "A", "s": "B"}), 3) == {"q", "r"}  # as near as p, more classes
+    with pytest.raises(InputError, match="each holds a class's last series"):
+        choose_groups(grouped({"p": "AAA", "q": "BB"}), 2, 1)
+
+
+def test_a_group_is_given_to_all_series_or_to_none():
+    series = grouped({"p": "AB", "q": "AB"})
+    with pytest.raises(InputError, match=r"Series 9 has no meta\['group'\]"):
+        choose_groups([*series, Series([[0.0]], "A", 9)], 2, 1)
+
+
+@pytest.mark.skipif(not COMPUTERS.is_dir(), reason=f"no folder {COMPUTERS}: see CONTRIBUTING.md, Tests")
 def test_nearest_neighbour_on_computers_is_right_as_often_as_published():
     import numpy as np
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,18 +18,26 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from timemaster.data.rows import example_from_row
+from timemaster.data.rows import example_from_row, image_media
 from timemaster.data.series import Series
-from timemaster.data.store import BadRow, check_labels, plot_row, read_examples, write_rows
+from timemaster.data.store import (
+    BadRow,
+    check_labels,
+    count_rows,
+    plot_row,
+    read_examples,
+    with_task_labels,
+    write_rows,
+)
 from timemaster.types import InputError, Message, Part
 
 QUESTION = "<image>Desktop or Laptop?"
 
 
-def png(colour: int = 0, width: int = 20, height: int = 10) -> bytes:
+def png(colour: int = 0, width: int = 20, height: int = 10, kind: str = "PNG") -> bytes:
     file = io.BytesIO()
     noise = np.random.default_rng(colour).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(file, "PNG")
+    Image.fromarray(noise).save(file, kind)
     return file.getvalue()
 
 
@@ -89,7 +98,7 @@ def test_columns_are_those_of_verl_and_of_easyr1(tmp_path: Path):
     assert dict(row["reward_model"]) == {"ground_truth": "Laptop", "style": "rule"}
     assert dict(row["extra_info"]) == {"answer": "Laptop", "index": 0, "question": QUESTION, "split": "train"}
     assert list(row["data"]) == [0.5, -1.0, 2.0]
-    assert len(row["videos"]) == 0
+    assert row["videos"] is None  # an empty list would go to the processor in some versions of verl, and fail there
     assert (row["problem"], row["answer"]) == (QUESTION, "Laptop")  # EasyR1: prompt_key=problem, answer_key=answer
 
 
@@ -107,6 +116,8 @@ def test_several_channels_are_kept_apart(tmp_path: Path):
         {"problem": QUESTION, "answer": "Laptop", "images": ["plots/a.png"]},
         {"problem": QUESTION, "answer": "Laptop", "images": json.dumps(["plots/a.png"])},
         {"problem": QUESTION, "answer": "Laptop", "images": [{"bytes": None, "path": "plots/a.png"}]},
+        {"problem": QUESTION, "answer": "Laptop", "images": [{"image": "plots/a.png"}]},  # verl
+        {"problem": QUESTION, "answer": "Laptop", "images": [{"image": png()}]},
         {
             "prompt": json.dumps([{"role": "user", "content": QUESTION}]),
             "reward_model": json.dumps({"ground_truth": "Laptop"}),
@@ -184,6 +195,14 @@ def test_a_question_in_square_brackets_is_a_question(tmp_path: Path):
         ({"prompt": [{"role": "robot", "content": "<image>a"}]}, "role of system, user, assistant, tool"),
         ({"images": [{"bytes": png()[:200], "path": None}]}, r"corrupt image \(200 bytes\)"),
         ({"images": [{"bytes": b"GIF, not really", "path": None}]}, "corrupt image"),
+        ({"images": [{"bytes": png(width=201, height=1), "path": None}]}, "201 x 1 pixels: .* at most 200-fold"),
+        ({"images": [{"bytes": None, "path": "https://a.org/b.png"}]}, "https://a.org/b.png is a URL"),
+        ({"images": [{"bytes": None, "path": "data:image/png;base64,iVBO"}]}, "is a URL; fetch it"),
+        ({"images": [{"bytes": None, "path": "a" * 300}]}, "does not exist"),
+        (
+            {"prompt": [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": QUESTION}]},
+            "begins with an assistant turn",
+        ),
         ({"images": [{"bytes": None, "path": "gone.png"}]}, "gone.png does not exist"),
         ({"images": [{"bytes": None, "path": None}]}, "neither bytes nor path"),
         ({"reward_model": {"ground_truth": "", "style": "rule"}}, "no answer"),
@@ -201,6 +220,29 @@ def test_bad_rows_are_named_or_skipped(
     assert [e.id for e in examples] == ["train.parquet:0"]
     assert [(b.file, b.row) for b in bad] == [(str(file), 1)]
     assert "1 of 2 rows" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_file_that_is_cut_off_is_found(tmp_path: Path, kind: str, share: float):
+    whole = png(width=120, height=80, kind=kind)
+    media = image_media(whole, tmp_path)
+    assert (media.width, media.height) == (120, 80)
+    with pytest.raises(InputError, match="corrupt image"):
+        image_media(whole[: int(share * len(whole))], tmp_path)
+
+
+@pytest.mark.parametrize("missing", [8, 12, 13, 16, 30])
+def test_a_png_without_its_last_bytes_is_found(tmp_path: Path, missing: int):
+    with pytest.raises(InputError, match="corrupt image"):  # the last chunk has 12 bytes: length, name, checksum
+        image_media(png()[:-missing], tmp_path)
+
+
+def test_a_png_with_a_changed_byte_is_found(tmp_path: Path):
+    data = bytearray(png(width=120, height=80))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(InputError, match="corrupt image"):
+        image_media(bytes(data), tmp_path)
 
 
 def test_only_the_first_bad_rows_are_listed_and_an_empty_rest_is_an_error(tmp_path: Path):
@@ -238,11 +280,15 @@ def test_ids_are_unique_over_files(tmp_path: Path):
         read_examples([files[0], files[0]])
 
 
+def truth(answer: str) -> dict[str, str]:
+    return {"ground_truth": answer, "style": "rule"}
+
+
 def test_labels_outside_the_set_are_named(tmp_path: Path):
     rows = [
-        our_row(0),
-        our_row(1, reward_model={"ground_truth": "Tablet", "style": "rule"}),
-        our_row(2, data_source="y"),
+        our_row(0, reward_model=truth(" LAPTOP")),
+        our_row(1, reward_model=truth("Tablet")),
+        our_row(2, reward_model=truth("Tablet"), data_source="y"),  # has no task: not judged
     ]
     file = tmp_path / "train.parquet"
     write_rows(file, rows)
@@ -250,8 +296,29 @@ def test_labels_outside_the_set_are_named(tmp_path: Path):
     tasks = {"computer_dataset": SimpleNamespace(name="ctu", labels=("Desktop", "Laptop"))}
     assert check_labels(examples, tasks) == [
         BadRow(str(file), 1, "answer is 'Tablet'; the labels of ctu are Desktop, Laptop"),
-        BadRow(str(file), 2, "data_source is 'y'; the recipes have ['computer_dataset']"),
     ]
+    assert check_labels(examples, {}) == []
+
+
+def test_answers_take_the_tasks_spelling(tmp_path: Path):
+    answers = ("laptop", "Desktop ", "Laptop", "Tablet")
+    rows = [our_row(i, reward_model=truth(answer)) for i, answer in enumerate(answers)]
+    write_rows(tmp_path / "train.parquet", [*rows, our_row(4, reward_model=truth("laptop"), data_source="y")])
+    examples, _ = read_examples([str(tmp_path / "train.parquet")])
+    tasks = {"computer_dataset": SimpleNamespace(name="ctu", labels=("Desktop", "Laptop"))}
+    spelled = with_task_labels(examples, tasks)
+    # What is no label is check_labels' business, and a row without a task keeps its answer.
+    assert [e.answer for e in spelled] == ["Laptop", "Desktop", "Laptop", "Tablet", "laptop"]
+    assert [replace(new, answer=old.answer) for new, old in zip(spelled, examples, strict=True)] == examples
+    assert with_task_labels(examples, {}) == examples
+
+
+def test_all_rows_are_counted_bad_ones_too(tmp_path: Path):
+    write_rows(tmp_path / "a.parquet", [our_row(0), our_row(1, prompt=[])])
+    write_rows(tmp_path / "b.parquet", [our_row(0)])
+    assert count_rows([str(tmp_path / name) for name in ("a.parquet", "b.parquet")]) == 3
+    with pytest.raises(InputError, match="does not exist"):
+        count_rows([str(tmp_path / "c.parquet")])
 
 
 def test_default_source_serves_files_without_the_column(tmp_path: Path):

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT, SHARED_DATA
 
+COMPUTERS = SHARED_DATA / "Computers"
 SMALL = (
     "data.train_batch_size=8 actor.ppo_mini_batch_size=4 rollout.n=4 data.max_response_length=32 actor.optim.lr=1e-4 "
     "model.enable_gradient_checkpointing=False rollout.cpu_kv_cache_gib=0.5 trainer.total_training_steps=4 "
@@ -27,13 +28,11 @@ def bash(script: str, *arguments: str, **environment: str) -> str:
     return out.stdout + out.stderr
 
 
-@pytest.mark.skipif(
-    not (SHARED_DATA / "Computers").exists(), reason="needs the archive's Computers files in ../shared/data"
-)
+@pytest.mark.skipif(not COMPUTERS.is_dir(), reason=f"no folder {COMPUTERS}: see CONTRIBUTING.md, Tests")
 def test_ctu_from_the_archives_files_to_eval(tmp_path: Path) -> None:
     from timemaster.models.tiny import texts_of, write_tiny
 
-    bash("data_preprocess/ctu.sh", "--source", str(SHARED_DATA / "Computers"), "--out", str(tmp_path))
+    bash("data_preprocess/ctu.sh", "--source", str(COMPUTERS), "--out", str(tmp_path))
     data = tmp_path / "ctu_image"
     model = write_tiny(tmp_path / "tiny", texts_of(data / "sft.parquet"))
     run = f"trainer.default_local_dir={tmp_path}/run"

@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from timemaster.config import Config, check
+from timemaster.checks import check
+from timemaster.config import Config
 from timemaster.data.prepare import prepare
 from timemaster.tasks import load_task
 from timemaster.types import InputError, WorkerDied
@@ -155,13 +156,13 @@ def test_vllm_run_with_two_engines_and_ranks_writes_everything_and_its_checkpoin
     results = evaluate(cfg)  # vLLM starts from one checkpoint and is given the other
     assert [(r["step"], r["blank_images"]) for r in results] == [(0, False), (0, True), (2, False), (2, True)]
     for result in results:
-        out = folder / "eval" / (f"step_{result['step']}" + ("_blank" if result["blank_images"] else ""))
+        out = folder / "eval" / (f"step_{result['step']}_t1" + ("_blank" if result["blank_images"] else ""))
         lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
         assert result["n"] == len(lines) == 328
         assert result["accuracy"] == sum(line["prediction"] == line["truth"] for line in lines) / 328
         assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
     answers = [
-        (folder / "eval" / name / "predictions.jsonl").read_text() for name in ("step_0", "step_2", "step_2_blank")
+        (folder / "eval" / f"step_{name}" / "predictions.jsonl").read_text() for name in ("0_t1", "2_t1", "2_t1_blank")
     ]
     assert len(set(answers)) == 3
 

@@ -127,10 +127,50 @@ def test_a_second_turn_brings_an_image_and_parity_holds(setting: Setting) -> Non
 def test_a_wiped_engine_comes_back_whole(setting: Setting) -> None:
     setting.push()
     before, answers = setting.engine.checksums(), setting.rollouts("w")
-    setting.engine.reset_weights()
+    setting.engine.wipe_weights()
     assert setting.engine.checksums() != before
     setting.push()
     assert setting.engine.checksums() == before
     assert [r.token_ids for g in setting.rollouts("w") for r in g.rollouts] == [
         r.token_ids for g in answers for r in g.rollouts
     ]
+
+
+# ---- vLLM's plugin, where no GPU is needed to see that it fits
+
+
+def test_the_ban_fits_both_of_vllms_model_runners(tiny: str) -> None:
+    from types import SimpleNamespace
+
+    from transformers import AutoConfig
+    from vllm.v1.sample.logits_processor import LogitsProcessor
+    from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitsprocs
+
+    from timemaster.rollout.vllm_plugins import BanVisionTokens
+
+    (loaded,) = _load_v2_logitsprocs(["timemaster.rollout.vllm_plugins:BanVisionTokens"])  # raises if it does not fit
+    assert loaded is BanVisionTokens
+    assert issubclass(BanVisionTokens, LogitsProcessor)
+    hf_config = AutoConfig.from_pretrained(tiny)
+    vllm_config = SimpleNamespace(model_config=SimpleNamespace(hf_config=hf_config))
+    state = SimpleNamespace(device=torch.device("cpu"))
+    banned = [hf_config.image_token_id, hf_config.video_token_id]
+    first, second = BanVisionTokens(vllm_config, torch.device("cpu"), False), BanVisionTokens(vllm_config, state)
+    for out in (first.apply(torch.zeros(2, 640)), second.apply(torch.zeros(2, 640), SimpleNamespace())):
+        assert out[:, banned].isinf().all()
+        assert out.isfinite().sum() == 2 * (640 - 4)
+
+
+def test_a_wipe_spares_what_is_never_sent() -> None:
+    from types import SimpleNamespace
+
+    from timemaster.rollout.vllm_plugins import WorkerExtension
+
+    model = torch.nn.ModuleDict({"visual": torch.nn.Linear(2, 2), "language": torch.nn.Linear(2, 2)})
+    worker = WorkerExtension()
+    worker.model_runner = SimpleNamespace(get_model=lambda: model)
+    worker.wipe_weights(["*visual.*"])
+    assert model["visual"].weight.abs().sum() > 0
+    assert model["language"].weight.abs().sum() == 0
+    worker.wipe_weights([])
+    assert model["visual"].weight.abs().sum() == 0

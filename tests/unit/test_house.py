@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "timemaster"
 LAYERS = {
-    "types": 0, "config": 0, "conf": 0,
-    "algo": 1, "rewards": 1, "data": 1, "models": 1, "metrics": 1, "memory": 1, "plot_results": 1,
+    "types": 0, "config": 0, "checks": 0, "conf": 0,
+    "judge": 1, "algo": 1, "rewards": 1, "data": 1, "models": 1, "metrics": 1, "memory": 1, "plot_results": 1,
     "tasks": 2, "backends": 2, "rollout": 2,
     "workers": 3, "workers_start": 3,
     "run": 4, "cli": 4, "inputs": 4, "summary": 4,
@@ -18,6 +18,7 @@ LAYERS = {
     "grpo": 6, "sft": 6,
 }  # fmt: skip
 DOORS = {
+    "openai": ["judge/chat.py"],
     "ray": ["workers.py", "workers_start.py"],
     "vllm": ["rollout/vllm.py", "rollout/vllm_plugins.py", "rollout/engine.py"],
     "hydra": ["cli.py"],

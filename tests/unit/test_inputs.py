@@ -56,7 +56,8 @@ def test_an_image_no_model_can_take_is_an_error() -> None:
 def vllm_positions(token_ids: list[int], media: list[Media]) -> np.ndarray:
     """vLLM's own function for Qwen2.5-VL, called without a model."""
     import torch
-    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration as Model
+
+    Model = pytest.importorskip("vllm.model_executor.models.qwen2_5_vl").Qwen2_5_VLForConditionalGeneration
 
     class Field:
         def __init__(self, data: torch.Tensor) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from tests.helpers import random_samples, trained_tokens
 from timemaster.algo.advantages import grpo, to_samples
 from timemaster.algo.losses import LossConfig, LossInputs, k3, policy_loss, ppo_clip
 from timemaster.data.plan import spread
-from timemaster.types import Example, Group, Rollout, Score
+from timemaster.types import Example, Group, InputError, Rollout, Sample, Score
 
 
 def inputs(
@@ -204,3 +206,46 @@ def test_every_rank_gets_as_many_micro_batches_and_no_sample_is_lost(setting) ->
             for micro in (m for micros in plan for m in micros if len(m) > 1):
                 lengths = [len(samples[i].token_ids) for i in micro]
                 assert (max(lengths) * len(lengths) if padded else sum(lengths)) <= 120
+
+
+def test_a_bfloat16_folder_gets_float32_masters_and_a_frozen_tower_stays_whole(cfg, process_group, tmp_path) -> None:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from timemaster.backends.fsdp import FsdpBackend, full
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(cfg.model.path, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    for name in ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"):
+        if Path(cfg.model.path, name).exists():
+            shutil.copy(Path(cfg.model.path, name), tmp_path)
+    cfg.model.path, cfg.model.freeze_vision_tower = str(tmp_path), True
+    backend = FsdpBackend(cfg, "cpu", num_updates=10, with_reference=True)
+    masters = {name: p for name, p in backend.policy.model.named_parameters() if p.requires_grad}
+    assert all(p.dtype == torch.float32 for p in masters.values())
+    assert not any("visual" in name for name in masters)
+    for name, parameter in model.named_parameters():
+        if name in masters:
+            assert full(masters[name].detach()).equal(parameter.float()), name
+    frequencies = backend.policy.model.model.visual.rotary_pos_emb.inv_freq
+    assert frequencies.equal(model.model.visual.rotary_pos_emb.inv_freq.float())
+    text = Sample(id="text", token_ids=[5, 6, 7, 8], mask=[0, 0, 1, 1], media=[])
+    policy, reference = (backend.logprobs([[text]], which)[0][0] for which in ("policy", "reference"))
+    assert policy == pytest.approx(reference, abs=1e-6)
+
+
+def test_entropy_has_a_gradient_only_when_it_is_trained(setting) -> None:
+    backend, samples = setting
+    _, entropy = backend.policy(backend.collate(samples[:2]), 1.0)
+    assert not entropy.requires_grad
+    _, entropy = backend.policy(backend.collate(samples[:2]), 1.0, train_entropy=True)
+    assert entropy.requires_grad
+
+
+def test_colocated_engines_take_gpus_of_one_node_each() -> None:
+    from timemaster.workers_start import share_gpus
+
+    trainers = [("a", ["0"]), ("b", ["0"]), ("a", ["1"]), ("b", ["1"])]
+    assert share_gpus(trainers, 2) == [("a", ["0", "1"]), ("b", ["0", "1"])]
+    assert share_gpus(trainers, 1) == [("a", ["0"]), ("a", ["1"]), ("b", ["0"]), ("b", ["1"])]
+    with pytest.raises(InputError, match="tensor_model_parallel_size=4 must divide the 2 trainer ranks of a node"):
+        share_gpus(trainers, 4)

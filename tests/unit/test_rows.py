@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from timemaster.config import Config, check
+from timemaster.checks import check
+from timemaster.config import Config
+from timemaster.data.media import load_model_config
 from timemaster.data.series import Series
 from timemaster.data.store import plot_row, write_rows
-from timemaster.inputs import load_jobs, load_samples, make_renderer, read_rows
-from timemaster.types import InputError
+from timemaster.inputs import load_jobs, load_samples, make_renderer
+from timemaster.types import Example, InputError, Media, Message, Part
 
 QUESTION = "<image>Winter or Summer?"
 
@@ -45,23 +50,70 @@ def write(path: Path, png: bytes, questions: list[str], labels: list[str]) -> st
     return str(path)
 
 
+def answers(cfg: Config, file: str, folder: Path) -> list[str]:
+    """The answers of the rows that training could use."""
+    return [example.answer for example, _ in load_jobs(cfg, [file], make_renderer(cfg), folder)]
+
+
+def reasons(folder: Path) -> dict[int, str]:
+    listed = [json.loads(line) for line in (folder / "skipped_rows.jsonl").read_text().splitlines()]
+    return {row["row"]: row["reason"] for row in listed}
+
+
 def test_a_label_outside_the_set_is_named_or_skipped(cfg: Config, png: bytes, tmp_path: Path) -> None:
-    file = write(tmp_path / "a.parquet", png, [QUESTION] * 3, ["Winter", "Spring", "Summer"])
+    file = write(tmp_path / "a.parquet", png, [QUESTION] * 3, ["Winter", "Spring", " summer"])
     with pytest.raises(InputError, match=r"a\.parquet.*row 1.*Spring"):
-        read_rows(cfg, [file], tmp_path)
+        answers(cfg, file, tmp_path)
     cfg.data.on_bad_row = "skip"
-    assert [example.answer for example in read_rows(cfg, [file], tmp_path)] == ["Winter", "Summer"]
-    listed = [json.loads(line) for line in (tmp_path / "skipped_rows.jsonl").read_text().splitlines()]
-    assert [row["row"] for row in listed] == [1]
-    assert "Spring" in listed[0]["reason"]
+    assert answers(cfg, file, tmp_path) == ["Winter", "Summer"]  # spelled as the task does, for evaluation compares
+    assert list(reasons(tmp_path)) == [1]
+    assert "Spring" in reasons(tmp_path)[1]
 
 
 def test_a_row_without_a_marker_or_with_one_too_many_is_named(cfg: Config, png: bytes, tmp_path: Path) -> None:
     file = write(tmp_path / "b.parquet", png, [QUESTION, "Winter or Summer?", "<image>" + QUESTION], ["Winter"] * 3)
     with pytest.raises(InputError, match=r"(?s)row 1.*row 2"):
-        read_rows(cfg, [file], tmp_path)
+        answers(cfg, file, tmp_path)
     cfg.data.on_bad_row = "skip"
-    assert len(read_rows(cfg, [file], tmp_path)) == 1
+    assert len(answers(cfg, file, tmp_path)) == 1
+
+
+def test_what_cannot_be_rendered_is_named_or_skipped(cfg: Config, png: bytes, tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").write_bytes(b"not opened")
+    rows = [
+        {"problem": QUESTION, "answer": "Winter", "images": [png], "videos": []},
+        {"problem": "<video>Winter or Summer?", "answer": "Winter", "images": [], "videos": ["v.mp4"]},
+        {"problem": QUESTION + "<|image_pad|>", "answer": "Winter", "images": [png], "videos": []},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
+    with pytest.raises(
+        InputError, match=r"(?s)row 1.*d\.parquet:1: the size of its video .*v\.mp4 is not known.*row 2"
+    ):
+        answers(cfg, str(tmp_path / "d.parquet"), tmp_path)
+    cfg.data.on_bad_row = "skip"
+    assert len(answers(cfg, str(tmp_path / "d.parquet"), tmp_path)) == 1
+    assert list(reasons(tmp_path)) == [1, 2]
+
+
+def test_rendering_names_the_row(cfg: Config) -> None:
+    from tests.helpers import picture, question
+
+    renderer = make_renderer(cfg)
+    with pytest.raises(InputError, match=r"row thin: the image has 300 x 1 pixels: .* at most 200-fold"):
+        renderer.prompt(question("thin", [picture(1, width=300, height=1)]))
+    with pytest.raises(InputError, match="row turn: the image has 0 x 0 pixels"):
+        renderer.next_turn([Message("tool", [Part("image", media=Media(kind="image", uid="x"))])], "turn")
+    answer = Message("assistant", [Part("text", text="<class>Winter</class>")])
+    again = Message("user", [Part("text", text="Sure?")])
+    for render, messages in (
+        (renderer.prompt, [answer]),
+        (renderer.sample, [answer]),
+        (renderer.sample, [answer, again, answer]),
+        (renderer.prompt, []),
+    ):
+        example = Example(id="a.parquet:7", messages=messages, answer="Winter", data_source="italy_power")
+        with pytest.raises(InputError, match=r"row a\.parquet:7: nothing stands before the assistant's turn"):
+            render(example)
 
 
 def test_long_prompts_are_dropped_counted_and_listed(
@@ -88,7 +140,36 @@ def test_supervised_rows_keep_all_their_image_tokens(cfg: Config, png: bytes, tm
 
 def test_missing_and_empty_files_are_errors(cfg: Config, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere"):
-        read_rows(cfg, [str(tmp_path / "nowhere.parquet")], tmp_path)
+        answers(cfg, str(tmp_path / "nowhere.parquet"), tmp_path)
     (tmp_path / "junk.parquet").write_bytes(b"not parquet")
     with pytest.raises(InputError, match="junk"):
-        read_rows(cfg, [str(tmp_path / "junk.parquet")], tmp_path)
+        answers(cfg, str(tmp_path / "junk.parquet"), tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.utils.cached_file", lambda *arguments: pytest.fail("the hub was asked"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    for path in ("checkpoints/TimeMaster-SFT", "./model", "../a/model", "/nowhere/model", "~/model", "a/b/c", "model"):
+        with pytest.raises(InputError, match=f"no such folder.*hf download OWNER/NAME --local-dir {re.escape(path)}$"):
+            load_model_config(path)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(InputError, match=f"write the folder out, '{tmp_path}/model'"):
+        load_model_config("~/model")
+
+
+def test_another_path_with_one_slash_is_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refuse(path: str, name: str) -> None:
+        asked.append(path)
+        raise OSError("no network")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.utils.cached_file", refuse)
+    with pytest.raises(InputError, match="no network"):
+        load_model_config("Qwen/Qwen2.5-VL-3B-Instruct")
+    assert asked == ["Qwen/Qwen2.5-VL-3B-Instruct"]

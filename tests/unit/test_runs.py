@@ -69,8 +69,10 @@ def test_wilson_interval_by_hand() -> None:
 
 def finished(run: Path, step: int, keep: int = 2) -> Path:
     folder = checkpoint.begin(run, step, needed_bytes=1)
-    (folder / "weights").write_text("w" * 100)
-    return checkpoint.commit(folder, {"step": step, "updates_done": step}, keep)
+    for name in ("state/.metadata", "huggingface/config.json", "rng_0.pt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("w" * 100)
+    return checkpoint.commit(folder, {"step": step, "updates_done": step}, num_ranks=1, keep=keep)
 
 
 def test_older_checkpoints_are_pruned_after_the_new_one_is_there(tmp_path: Path) -> None:
@@ -96,6 +98,15 @@ def test_a_full_disk_is_said_before_anything_is_lost(tmp_path: Path) -> None:
         checkpoint.begin(tmp_path, 10, needed_bytes=1 << 60)
     assert checkpoint.latest(tmp_path) == tmp_path / "global_step_5"
     assert not list(tmp_path.glob("tmp_*"))
+
+
+def test_a_checkpoint_that_lacks_a_ranks_part_is_refused_and_prunes_nothing(tmp_path: Path) -> None:
+    for step in (5, 10):
+        finished(tmp_path, step)
+    hollow = checkpoint.begin(tmp_path, 15, needed_bytes=1)  # the ranks wrote to another disk
+    with pytest.raises(InputError, match=r"lacks state/.metadata, huggingface/config.json, rng_0.pt, rng_1.pt.*shared"):
+        checkpoint.commit(hollow, {"step": 15}, num_ranks=2, keep=1)
+    assert [step for step, _ in checkpoint.checkpoints(tmp_path)] == [5, 10]
 
 
 @pytest.mark.parametrize("name", ["visual.merger.mlp.0.weight", "model.layers.3.mlp.up_proj.weight", "lm_head.weight"])
@@ -218,9 +229,10 @@ def test_metrics_of_undone_steps_are_dropped_on_resume(tmp_path: Path) -> None:
 
     config = Config()
     config.trainer.default_local_dir = str(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": s}) + "\n" for s in range(1, 8)))
+    rows = "".join(json.dumps({"step": s}) + "\n" for s in range(1, 8))
+    (tmp_path / "metrics.jsonl").write_text(rows + '{"step": 8, "los')  # a full disk cut the last line
     finished(tmp_path, 5)
-    assert Run(config, "grpo").resume_point() == (str(tmp_path / "global_step_5"), 5)
+    assert Run(config, "grpo").resume_point(100) == (str(tmp_path / "global_step_5"), 5)
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
         1,
         2,
@@ -229,5 +241,36 @@ def test_metrics_of_undone_steps_are_dropped_on_resume(tmp_path: Path) -> None:
         5,
     ]
     config.trainer.resume_mode = "disable"
-    with pytest.raises(InputError, match="resume_mode=disable"):
-        Run(config, "grpo").resume_point()
+    with pytest.raises(InputError, match="resume_mode=disable"), Run(config, "grpo"):
+        pass
+    assert not (tmp_path / "config.yaml").exists()
+
+
+def test_another_kind_of_run_or_order_of_rows_is_not_continued(tmp_path: Path) -> None:
+    from timemaster.config import Config
+    from timemaster.run import Run
+
+    config = Config()
+    config.trainer.default_local_dir = str(tmp_path)
+    run = Run(config, "sft")
+    run.resume_point(100)
+    finished(tmp_path, 5)
+    state = json.loads((tmp_path / "global_step_5" / "trainer.json").read_text())
+    (tmp_path / "global_step_5" / "trainer.json").write_text(json.dumps(state | run.identity))
+    assert run.resume_point(100)[1] == 5
+    with pytest.raises(InputError, match="written with mode 'sft', now 'grpo'; rows 100, now 99"):
+        Run(config, "grpo").resume_point(99)
+    config.data.seed = 2
+    with pytest.raises(InputError, match="seed 1, now 2"):
+        Run(config, "sft").resume_point(100)
+
+
+def test_an_evaluation_leaves_the_runs_record_alone(tmp_path: Path) -> None:
+    from timemaster.config import Config
+    from timemaster.run import Run
+
+    config = Config()
+    config.trainer.default_local_dir = str(tmp_path)
+    with Run(config, "eval"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -34,7 +34,10 @@ def save_rank(backend: FsdpBackend, folder: str) -> None:
 
     model, optim = get_state_dict(backend.policy, backend.optimizer)
     dcp.save({"model": model, "optim": optim}, checkpoint_id=f"{folder}/state")
-    torch.save(torch.get_rng_state(), f"{folder}/rng_{backend.rank}.pt")
+    states = {"cpu": torch.get_rng_state()}
+    if backend.device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state()
+    torch.save(states, f"{folder}/rng_{backend.rank}.pt")
     weights: dict[str, torch.Tensor] = {}
     for layer in backend.weights(backend.dtype):
         if backend.rank == 0:
@@ -87,11 +90,17 @@ def load_rank(backend: FsdpBackend, folder: str) -> None:
 
     model, optim = get_state_dict(backend.policy, backend.optimizer)
     dcp.load({"model": model, "optim": optim}, checkpoint_id=f"{folder}/state")
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in backend.optimizer.param_groups]
     set_state_dict(backend.policy, backend.optimizer, model_state_dict=model, optim_state_dict=optim)
+    for group, setting in zip(backend.optimizer.param_groups, settings, strict=True):
+        group.update(setting)  # the moments are the checkpoint's, the settings this run's
     backend.updates_done = read_state(folder)["updates_done"]
     rng = Path(folder, f"rng_{backend.rank}.pt")
     if rng.exists():
-        torch.set_rng_state(torch.load(rng))
+        states = torch.load(rng)
+        torch.set_rng_state(states["cpu"])
+        if "cuda" in states and backend.device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"])
 
 
 def checkpoints(run: str | Path) -> list[tuple[int, Path]]:
@@ -135,8 +144,18 @@ def no_space(run: Path, step: int, needed_bytes: int) -> InputError:
     )
 
 
-def commit(folder: Path, state: dict[str, Any], keep: int) -> Path:
-    """Sync the temporary folder, give it its name, then prune all but the newest `keep`."""
+def commit(folder: Path, state: dict[str, Any], num_ranks: int, keep: int) -> Path:
+    """Sync the temporary folder, give it its name, then prune all but the newest `keep`.
+
+    Raises InputError, and prunes nothing, when a part of one of the `num_ranks` ranks is not there.
+    """
+    wanted = ["state/.metadata", "huggingface/config.json", *(f"rng_{rank}.pt" for rank in range(num_ranks))]
+    missing = [name for name in wanted if not (folder / name).exists()]
+    if missing:
+        raise InputError(
+            f"{folder}: the checkpoint lacks {', '.join(missing)}. Every node must see the run's folder under the same "
+            "path: put it on a shared disk (trainer.default_local_dir). Earlier checkpoints are as they were."
+        )
     step = int(folder.name.rsplit("_", 1)[1])
     (folder / "trainer.json").write_text(json.dumps(state, indent=1))
     for path in [*folder.rglob("*"), folder]:

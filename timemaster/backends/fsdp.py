@@ -6,6 +6,7 @@ nothing of rewards, engines, prompts or Ray.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import time
@@ -20,6 +21,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from timemaster.algo.losses import LossConfig, LossInputs, LossResult, policy_loss, sft_loss
+from timemaster.algo.schedule import lr_factor
 from timemaster.backends.policy import Policy
 from timemaster.config import Config
 from timemaster.data.batch import Batch, Collator
@@ -65,19 +67,25 @@ class FsdpBackend:
         cfg = self.cfg.model
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             cfg.path,
-            dtype=torch.float32 if trained else self.dtype,  # float32 masters for the optimizer
-            attn_implementation=attention(cfg.attn_implementation, self.device.type),
+            dtype="auto",  # as stored, while every rank holds all of it
+            attn_implementation=attention(cfg.attn_implementation, self.device.type, self.dtype),
         )
         if trained and cfg.enable_gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        policy = Policy(model, banned_token_ids(self.spec), cfg.freeze_vision_tower or not trained)
+        frozen = cfg.freeze_vision_tower
+        policy = Policy(model, banned_token_ids(self.spec), trained and not frozen, vision_is_sharded=not frozen)
         policy.requires_grad_(trained).train(trained)
-        if cfg.freeze_vision_tower:
-            model.model.visual.requires_grad_(False).to(self.device, self.dtype)
-        self._shard(policy)
+        if frozen:
+            model.model.visual.requires_grad_(False)
+        self._shard(policy, trained)
+        if trained:
+            policy.float()  # masters for the optimizer, shards by now; forward passes cast to self.dtype
+        if frozen:
+            for parameter in model.model.visual.parameters():  # not buffers: rotary frequencies need their precision
+                parameter.data = parameter.data.to(self.dtype)
         return policy.to(self.device)
 
-    def _shard(self, policy: Policy) -> None:
+    def _shard(self, policy: Policy, trained: bool) -> None:
         model: Any = policy.model
         mixed = MixedPrecisionPolicy(param_dtype=self.dtype, reduce_dtype=torch.float32)
         args: dict[str, Any] = {"mesh": self._mesh, "mp_policy": mixed}
@@ -88,7 +96,7 @@ class FsdpBackend:
                 fully_shard(block, **args)
         for layer in model.model.language_model.layers:
             fully_shard(layer, **args)
-        fully_shard(policy, **args)
+        fully_shard(policy, **args, reshard_after_forward=None if trained else True)
 
     # ---- forward passes
 
@@ -144,7 +152,6 @@ class FsdpBackend:
         self, micro_batches: MicroBatches, denominator: float, temperature: float, loss_cfg: LossConfig | None
     ) -> dict[str, float]:
         started = time.perf_counter()
-        self.optimizer.zero_grad()
         sums: dict[str, torch.Tensor] = {}
         for micro in micro_batches:
             loss = self._loss(micro, denominator, temperature, loss_cfg, sums)
@@ -152,9 +159,11 @@ class FsdpBackend:
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.cfg.actor.grad_clip)
         grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if not math.isfinite(grad_norm):
+            self.optimizer.zero_grad()
             raise FloatingPointError(f"gradient norm {grad_norm} at update {self.updates_done + 1}; weights are kept")
         self._schedule()
         self.optimizer.step()
+        self.optimizer.zero_grad()  # now, not before the next backward pass: engines may want the memory
         self.updates_done += 1
         lr = self.optimizer.param_groups[0]["lr"]
         seconds = time.perf_counter() - started
@@ -165,7 +174,7 @@ class FsdpBackend:
         sums: dict[str, torch.Tensor],
     ) -> torch.Tensor:  # fmt: skip
         batch = self._batch(micro)
-        logprobs, entropy = self.policy(batch, temperature)
+        logprobs, entropy = self.policy(batch, temperature, train_entropy=bool(loss_cfg and loss_cfg.entropy_coeff))
         if not micro:
             return 0.0 * logprobs.sum()
         inputs = LossInputs(
@@ -184,7 +193,7 @@ class FsdpBackend:
         return loss
 
     def _schedule(self) -> None:
-        factor = lr_factor(self.cfg, self.updates_done, self.num_updates)
+        factor = lr_factor(self.cfg.actor.optim, self.updates_done, self.num_updates)
         for group in self.optimizer.param_groups:
             group["lr"] = self.cfg.actor.optim.lr * factor
 
@@ -198,21 +207,36 @@ class FsdpBackend:
         return out
 
     def move(self, device: str) -> None:
-        """Move parameters and optimizer state between host and device memory."""
+        """Move parameters, reference and optimizer state between host and device memory."""
         self.policy.to(device)
+        if self.reference is not None:
+            self.reference.to(device)
         for state in self.optimizer.state.values():
             for name, value in state.items():
                 if isinstance(value, torch.Tensor) and value.ndim:
                     state[name] = value.to(device)
-        if device == "cpu" and self.device.type == "cuda":
+        self.release()
+
+    def release(self) -> None:
+        """Give freed device memory back, which torch keeps for its next allocation."""
+        if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def peak_gpu_gib(self) -> float:
+        """Highest memory allocated on this rank's GPU so far, in GiB; 0.0 on CPU."""
+        return torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0.0
 
     # ---- weights
 
     def weights(self, dtype: torch.dtype) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        """Trained weights as full tensors, one layer at a time, cast before they are gathered. All ranks together.
+        """Trained weights as full tensors, one layer at a time, cast before they are gathered. All ranks together."""
+        for layer in self.layers():
+            yield [(name, full(parameter.detach().to(dtype))) for name, parameter in layer]
 
-        Tied heads are sent under their own name too: an engine may hold a copy of them.
+    def layers(self) -> list[list[tuple[str, torch.nn.Parameter]]]:
+        """(name, parameter) of what is trained, a layer at a time.
+
+        A tied head comes under its own name too: an engine may hold a copy of it.
         """
         model: Any = self.policy.model
         layers: dict[str, list[tuple[str, torch.nn.Parameter]]] = {}
@@ -222,8 +246,7 @@ class FsdpBackend:
                 layers.setdefault(key, []).append((name, parameter))
         if model.config.tie_word_embeddings:
             layers["lm_head"] = [("lm_head.weight", model.lm_head.weight)]
-        for layer in layers.values():
-            yield [(name, full(parameter.detach().to(dtype))) for name, parameter in layer]
+        return list(layers.values())
 
     def parameter_table(self) -> dict[str, tuple[int, bool]]:
         """(number of parameters, trained) of each part of the model."""
@@ -263,21 +286,9 @@ def compute_dtype(cfg: Config, device: str) -> torch.dtype:
     return getattr(torch, name)
 
 
-def attention(name: str, device: str) -> str:
-    """Resolve model.attn_implementation."""
+def attention(name: str, device: str, dtype: torch.dtype) -> str:
+    """Resolve model.attn_implementation. flash-attn knows half precision only."""
     if name != "auto":
         return name
-    import importlib.util
-
-    return "flash_attention_2" if device == "cuda" and importlib.util.find_spec("flash_attn") else "sdpa"
-
-
-def lr_factor(cfg: Config, done: int, total: int) -> float:
-    """The learning rate's factor after `done` of `total` updates: linear warm-up, then constant or cosine."""
-    optim = cfg.actor.optim
-    if done < optim.lr_warmup_steps:
-        return (done + 1) / optim.lr_warmup_steps
-    if optim.lr_scheduler_type == "constant":
-        return 1.0
-    progress = min((done - optim.lr_warmup_steps) / max(total - optim.lr_warmup_steps, 1), 1.0)
-    return optim.min_lr_ratio + (1 - optim.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    installed = device == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    return "flash_attention_2" if installed and dtype in (torch.bfloat16, torch.float16) else "sdpa"

@@ -24,31 +24,37 @@ class Policy(nn.Module):
 
     banned: torch.Tensor
 
-    def __init__(self, model: nn.Module, banned: list[int], freeze_vision_tower: bool) -> None:
+    def __init__(self, model: nn.Module, banned: list[int], train_vision: bool, vision_is_sharded: bool) -> None:
         super().__init__()
         self.model = model
         self.register_buffer("banned", torch.tensor(banned), persistent=False)
-        self.freeze_vision_tower = freeze_vision_tower
+        self._train_vision, self._vision_is_sharded = train_vision, vision_is_sharded
 
-    def forward(self, batch: Batch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs [N] and entropies [N] (nats) of the trained tokens at the sampling temperature, float32."""
+    def forward(
+        self, batch: Batch, temperature: float, train_entropy: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs [N] and entropies [N] (nats) of the trained tokens at the sampling temperature, float32.
+
+        Entropies carry a gradient only with `train_entropy`: it costs another [chunk, vocabulary] in the backward pass.
+        """
         hidden = self.hidden_states(batch).flatten(0, 1)[batch.select]
         weight = self.model.lm_head.weight  # type: ignore[union-attr]
         parts = []
         for i in range(0, len(hidden), CHUNK_TOKENS):
             chunk = slice(i, i + CHUNK_TOKENS)
-            args = (hidden[chunk], weight, batch.targets[chunk], temperature)
+            args = (hidden[chunk], weight, batch.targets[chunk], temperature, train_entropy)
             parts.append(checkpoint(self._head, *args, use_reentrant=False))
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def _head(
-        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
+        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float, train_entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logits = F.linear(hidden, weight.to(hidden.dtype)).float() / temperature
         logits = logits.index_fill(-1, self.banned, BANNED_LOGIT)
         log_z = logits.logsumexp(-1)
         chosen = logits.gather(-1, targets[:, None])[:, 0]
-        entropy = log_z - ((logits - log_z[:, None]).exp() * logits).sum(-1)
+        with torch.set_grad_enabled(train_entropy and torch.is_grad_enabled()):
+            entropy = log_z - ((logits - log_z[:, None]).exp() * logits).sum(-1)
         return chosen - log_z, entropy
 
     def hidden_states(self, batch: Batch) -> torch.Tensor:
@@ -60,7 +66,7 @@ class Policy(nn.Module):
             flat = embeds.flatten(0, 1)
             flat = flat.index_copy(0, batch.feature_at, features[batch.feature_index])
             embeds = flat.view_as(embeds)
-        elif not self.freeze_vision_tower and torch.is_grad_enabled():
+        elif self._vision_is_sharded:
             embeds = embeds + 0.0 * self._dummy_features(core).sum().to(embeds.dtype)
         out = core.language_model(
             inputs_embeds=embeds,
@@ -71,7 +77,7 @@ class Policy(nn.Module):
         return out.last_hidden_state
 
     def _features(self, core: Any, pixel_values: torch.Tensor, grid_thw: torch.Tensor | None) -> torch.Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vision_tower):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._train_vision):
             return torch.cat(core.get_image_features(pixel_values, grid_thw, return_dict=True).pooler_output)
 
     def _dummy_features(self, core: Any) -> torch.Tensor:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import math
+import os
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,8 +61,8 @@ def load_model_config(path: str) -> dict[str, Any]:
     """The config.json of a Qwen2.5-VL folder or hub id. InputError for anything else. Does not import torch."""
     from transformers.utils import cached_file
 
-    if not Path(path).is_dir() and path.strip("./").count("/") != 1:  # a hub id is owner/name: do not ask the network
-        raise InputError(f"model.path={path!r}: no such folder, and no hub id such as Qwen/Qwen2.5-VL-3B-Instruct.")
+    if not Path(path).is_dir():
+        _check_hub_id(path)
     try:
         config = json.loads(Path(str(cached_file(path, "config.json"))).read_text())
     except (OSError, ValueError) as error:
@@ -71,6 +72,18 @@ def load_model_config(path: str) -> dict[str, Any]:
         kind = config.get("model_type", "unknown")
         raise InputError(f"model.path={path!r} is a {kind} model: only qwen2_5_vl (Qwen2.5-VL) is supported.")
     return config
+
+
+def _check_hub_id(path: str) -> None:
+    """InputError when `path`, which is no folder, is meant to be one: then the network is not asked."""
+    home = os.path.expanduser(path)
+    if home != path and Path(home).is_dir():
+        raise InputError(f"model.path={path!r}: write the folder out, {home!r}; the shell has not.")
+    if path.startswith((".", "/", "~")) or path.count("/") != 1 or Path(path.split("/")[0]).is_dir():
+        raise InputError(
+            f"model.path={path!r}: no such folder, and no hub id such as Qwen/Qwen2.5-VL-3B-Instruct. Looked from "
+            f"{Path.cwd()}. To fetch a model into it: hf download OWNER/NAME --local-dir {path}"
+        )
 
 
 def banned_token_ids(spec: VisionSpec) -> list[int]:
@@ -89,10 +102,9 @@ def fitted_size(height: int, width: int, spec: VisionSpec) -> tuple[int, int]:
     """Pixels (height, width) after resizing: multiples of one token's side, inside the pixel budget, aspect kept.
 
     The rule of Qwen2-VL's image processor (https://arxiv.org/abs/2409.12191), which transformers and vLLM apply.
-    Raises InputError for an empty image or an aspect ratio over 200.
+    Raises InputError as `check_size` does.
     """
-    if min(height, width) < 1 or max(height, width) > 200 * min(height, width):
-        raise InputError(f"an image of {width} x {height} pixels: sides must be positive and differ at most 200-fold")
+    check_size(height, width)
     side = spec.patch_size * spec.merge_size
     fitted = round(height / side) * side, round(width / side) * side
     if fitted[0] * fitted[1] > spec.max_pixels:
@@ -102,6 +114,12 @@ def fitted_size(height: int, width: int, spec: VisionSpec) -> tuple[int, int]:
         grow = math.sqrt(spec.min_pixels / (height * width))
         return tuple(math.ceil(x * grow / side) * side for x in (height, width))  # type: ignore[return-value]
     return fitted
+
+
+def check_size(height: int, width: int) -> None:
+    """InputError for no pixels and for an aspect ratio over 200, which the image processor refuses."""
+    if min(height, width) < 1 or max(height, width) > 200 * min(height, width):
+        raise InputError(f"{width} x {height} pixels: the sides must be positive and differ at most 200-fold")
 
 
 def num_tokens(media: Media, spec: VisionSpec) -> int:

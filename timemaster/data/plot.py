@@ -2,8 +2,9 @@
 
 The look is matplotlib's default with `tight_layout()` and `bbox_inches="tight"`, as the published TimeMaster data has
 it. Making a new figure with these two for every series costs about 150 ms. Between two series of one length only the
-line and the y axis differ; and the layout depends on the series only through the width of its y tick labels. So
-matplotlib lays out and draws the rest once per such width, and that picture is restored under every further series.
+lines and the y axis differ; and the layout depends on the series only through the sizes of a few texts of the y axis
+(`_Canvas._key`). So matplotlib lays out and draws the rest once per such key, and that picture is restored under every
+further series.
 
 matplotlib is imported when the first plot is drawn, never with this module.
 """
@@ -24,6 +25,7 @@ from timemaster.types import InputError
 DPI = 100
 MIN_PARALLEL = 400  # below this many plots, starting processes costs more than it saves
 CHUNK = 16  # plots a worker takes at a time
+MAX_LAYOUTS = 64  # kept per figure; each holds its pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +35,14 @@ class PlotStyle:
     title: str = ""
     x_label: str = ""
     y_label: str = ""
-    axes: bool = True  # False draws the bare line, without frame, ticks and text, and crops nothing
+    channels: tuple[str, ...] = ()  # names of the lines, for a legend in the upper right corner; () draws none
+    axes: bool = True  # False draws the bare lines, without frame, ticks and text about them, and crops nothing
     width: int = 600  # pixels, before the crop to what is drawn
     height: int = 250  # pixels, before the crop to what is drawn
     line_width: float = 2.0  # points (1/72 inch, at 100 pixels per inch)
     title_size: float = 9.0  # points
     label_size: float = 8.0  # points
-    tick_size: float = 7.0  # points
+    tick_size: float = 7.0  # points; also of the legend
     margin: int = 5  # pixels left around what is drawn after the crop
 
 
@@ -47,8 +50,15 @@ def draw_png(series: Series, style: PlotStyle) -> bytes:
     """The plot of `series` as an RGB PNG; one line per channel over the reading's number.
 
     With axes the size varies by some pixels with the y tick labels (571 to 589 x 230 for the default style), without
-    it is `style.width` x `style.height`. Raises InputError for an empty series and values that are not finite.
+    it is `style.width` x `style.height`. Raises InputError for an empty series, values that are not finite, and another
+    number of channels than `style.channels` names.
     """
+    if style.channels and len(style.channels) != len(series.values):
+        named = ", ".join(style.channels)
+        raise InputError(
+            f"Series {series.index} has {len(series.values)} channels; the plot style names {len(style.channels)}: "
+            f"{named}. Name every channel, or none."
+        )
     lengths = {len(channel) for channel in series.values}
     if len(lengths) != 1 or lengths == {0}:
         raise InputError(f"Series {series.index}: channels have {sorted(lengths)} readings; expected one equal length.")
@@ -87,11 +97,12 @@ def _canvas(style: PlotStyle, num_channels: int, length: int) -> _Canvas:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """All that series with equally wide y tick labels share; lengths in pixels from the lower left corner."""
+    """All that series of one key share; lengths in pixels from the lower left corner."""
 
     sides: dict[str, float]  # of the axes, as fractions of the figure
-    background: Any  # the figure's pixels without lines and y axis
-    right: float  # what is drawn ends here
+    background: Any  # the figure's pixels without lines, legend and y axis
+    left: float  # what is drawn begins here, the y axis aside
+    right: float  # and ends here
     bottom: float
     top: float
 
@@ -105,8 +116,8 @@ class _Canvas:
         from matplotlib.figure import Figure
 
         self.style = style
-        self.layouts: dict[float, _Layout] = {}
-        self.text_widths: dict[str, float] = {}
+        self.layouts: dict[tuple[float, ...], _Layout] = {}
+        self.text_sizes: dict[tuple[str, bool], tuple[float, float]] = {}
         with matplotlib.style.context("default"):  # a user's own settings must not change the data
             self.figure = Figure(figsize=(style.width / DPI, style.height / DPI), dpi=DPI)
             self.canvas = FigureCanvasAgg(self.figure)
@@ -115,6 +126,12 @@ class _Canvas:
                 self.axes.plot(range(length), [0.0] * length, linewidth=style.line_width, animated=True)[0]
                 for _ in range(num_channels)
             ]
+            self.over: list[Any] = [*self.lines]  # drawn for each series, in this order
+            if style.channels:
+                # Not matplotlib's "best" place: it is looked for among the values, and would jump between series.
+                legend = self.axes.legend(self.lines, style.channels, loc="upper right", fontsize=style.tick_size)
+                legend.set_animated(True)
+                self.over.append(legend)
             if style.axes:
                 self._add_text()
             else:
@@ -133,8 +150,8 @@ class _Canvas:
         renderer = self.canvas.get_renderer()
         if self.style.axes:
             self.axes.yaxis.draw(renderer)
-        for line in self.lines:
-            line.draw(renderer)
+        for artist in self.over:
+            artist.draw(renderer)
         return self._encode(layout, tick_width)
 
     def _add_text(self) -> None:
@@ -159,16 +176,33 @@ class _Canvas:
         """The layout for the present y limits, with the axes put in place."""
         # matplotlib lays out from its default sides, and the ticks of that size decide: they may differ afterwards.
         self.figure.subplots_adjust(**self.start)
-        key = self._place_y_label() if self.style.axes else 0.0
+        key = self._key() if self.style.axes else ()
         if key not in self.layouts:
+            if len(self.layouts) == MAX_LAYOUTS:
+                del self.layouts[next(iter(self.layouts))]
             if self.style.axes:
                 self.figure.tight_layout()
             self.canvas.draw()
-            box = self.figure.get_tightbbox(self.canvas.get_renderer())
+            renderer = self.canvas.get_renderer()
+            box = self.figure.get_tightbbox(renderer)
+            fixed = [self.axes.title, self.axes.xaxis, *self.over[len(self.lines) :]]
+            left = min(part.x0 for artist in fixed if (part := artist.get_tightbbox(renderer)) is not None)
             background = self.canvas.copy_from_bbox(self.figure.bbox)
-            self.layouts[key] = _Layout(self._sides(), background, box.x1 * DPI, box.y0 * DPI, box.y1 * DPI)
+            self.layouts[key] = _Layout(self._sides(), background, left, box.x1 * DPI, box.y0 * DPI, box.y1 * DPI)
         self.figure.subplots_adjust(**self.layouts[key].sides)
         return self.layouts[key]
+
+    def _key(self) -> tuple[float, ...]:
+        """All that the layout takes from a series: three sizes of text, and how high the tick labels reach; pixels."""
+        tick_width = self._place_y_label()
+        # The "1e-6" or "+1e3" over the axis stands beside the title or, where the two would touch, pushes it up.
+        offset = self._text_size(self.axes.yaxis.get_major_formatter().get_offset(), offset=True)
+        reach = 0.0  # a title stands higher than any tick label reaches
+        if not self.style.title:
+            tick, text = self._ticks()[-1]
+            top = self.axes.transData.transform((0.0, tick))[1] + self._text_size(text)[1]
+            reach = max(0.0, top - self.axes.bbox.y1)
+        return tick_width, *offset, reach
 
     def _sides(self) -> dict[str, float]:
         return {side: getattr(self.figure.subplotpars, side) for side in ("left", "right", "bottom", "top")}
@@ -180,19 +214,26 @@ class _Canvas:
         return width
 
     def _tick_label_width(self) -> float:
+        return max(self._text_size(text)[0] for _, text in self._ticks())
+
+    def _ticks(self) -> list[tuple[float, str]]:
+        """The ticks in view and their labels, from below."""
         axis = self.axes.yaxis
         ticks = [float(tick) for tick in axis.get_majorticklocs()]
         low, high = sorted(axis.get_view_interval())
         slack = 1e-10 * (high - low)
         labels = zip(ticks, axis.get_major_formatter().format_ticks(ticks), strict=True)
-        return max(self._text_width(text) for tick, text in labels if low - slack <= tick <= high + slack)
+        return [(tick, text) for tick, text in labels if low - slack <= tick <= high + slack]
 
-    def _text_width(self, text: str) -> float:
-        if text not in self.text_widths:
-            font = self.axes.yaxis.get_major_ticks(1)[0].label1.get_fontproperties()
-            width, _, _ = self.canvas.get_renderer().get_text_width_height_descent(text, font, ismath=False)
-            self.text_widths[text] = width
-        return self.text_widths[text]
+    def _text_size(self, text: str, offset: bool = False) -> tuple[float, float]:
+        """Pixels (width, height) of a tick label or, with `offset`, of the text over the axis."""
+        if (text, offset) not in self.text_sizes:
+            axis = self.axes.yaxis
+            label = axis.get_offset_text() if offset else axis.get_major_ticks(1)[0].label1
+            font = label.get_fontproperties()
+            width, height, _ = self.canvas.get_renderer().get_text_width_height_descent(text, font, ismath=False)
+            self.text_sizes[text, offset] = width, height
+        return self.text_sizes[text, offset]
 
     def _encode(self, layout: _Layout, tick_width: float) -> bytes:
         import numpy as np
@@ -201,11 +242,12 @@ class _Canvas:
         pixels = np.asarray(self.canvas.buffer_rgba())[..., :3]
         if self.style.axes:
             margin = self.style.margin
-            left = self.axes.bbox.x0 - tick_width - self.gap_to_left - margin
-            top = pixels.shape[0] - layout.top - margin
-            x, y = max(0, round(left)), max(0, round(top))
-            width = int(layout.right + margin - left)
-            height = int(layout.top - layout.bottom + 2 * margin)
+            left = min(layout.left, self.axes.bbox.x0 - tick_width - self.gap_to_left) - margin
+            bottom = layout.bottom - margin
+            # As matplotlib crops: whole pixels counted from the lower left. The sizes often are whole but for rounding.
+            width = int(layout.right + margin - left + 1e-6)
+            height = int(layout.top + margin - bottom + 1e-6)
+            x, y = max(0, round(left)), max(0, round(pixels.shape[0] - bottom - height))
             pixels = pixels[y : y + height, x : x + width]
         file = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=2)

@@ -6,8 +6,13 @@ makes <out>/<name>_image/ with
 
     images/{train,test}/    the plots as PNG files, named by split and index only
     train/, test/, dataset_dict.json    the whole splits, for `datasets.load_from_disk`: problem, answer, data, image
-    train.parquet, validation.parquet, test.parquet    for training; validation is cut from the train split
+    train.parquet, validation.parquet, test.parquet    for training
     sft.parquet    the rows of train.parquet with a demonstration, where the recipe has an explainer
+
+Validation is the recipe's own split where its `load` gives one (images/validation/ and validation/ are made then, too).
+Otherwise it is cut from the train split, which stays whole in train/: by whole groups where the series say in
+meta["group"] which person or recording they are of, else at random with the classes' shares kept. The summary that is
+printed says which.
 
 The folder is built under another name and swapped in at the end: a run that fails leaves the old one as it was.
 """
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
     from timemaster.data.series import Series
     from timemaster.tasks import Task
 
+    Splits = dict[str, list[Series]]
+
 logger = logging.getLogger(__name__)
 
 
@@ -40,38 +47,79 @@ def prepare(task: Task, source: Path | None, out: Path, num_workers: int = 0, se
     Raises InputError when the series cannot be had or are not what the recipe says.
     """
     splits = task.load(source)
+    _check_splits(task, splits)
+    files, how = _files(task, splits, seed)
     folder = out / f"{task.name}_image"
     building = out / f".{task.name}_image.{os.getpid()}"
     try:
         building.mkdir(parents=True)
-        plots = {
-            split: _draw(task, series, building / "images" / split, num_workers) for split, series in splits.items()
-        }
+        plots = _draw(task, splits, building / "images", num_workers)
         _save_dataset_dict(task, splits, building)
-        rows = _save_parquet(task, splits, plots, building, seed)
+        rows = _save_parquet(task, splits, plots, files, building)
         _swap(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    _summarise(folder, rows, plots)
+    _summarise(folder, rows, plots, how)
     return folder
+
+
+def _check_splits(task: Task, splits: Splits) -> None:
+    if not {"train", "test"} <= splits.keys() <= {"train", "test", "validation"}:
+        raise InputError(f"Recipe {task.name}: load gives {list(splits)}; give train, test and, if any, validation.")
+    for split, series in splits.items():
+        indices = Counter(s.index for s in series)
+        repeated = [index for index, count in indices.items() if count > 1]
+        if repeated:
+            raise InputError(
+                f"Recipe {task.name}: {len(repeated)} indices repeat in the {split} split (first: {repeated[0]}), "
+                "and plots are named by index. Number the series of each split: replace(series, index=i)."
+            )
+
+
+def _files(task: Task, splits: Splits, seed: int) -> tuple[dict[str, tuple[str, list[int]]], str]:
+    """The parquet files, each with the split and the positions of its rows there, and how validation was made."""
+    from timemaster.data.series import choose_groups, choose_stratified
+
+    everything = {split: (split, list(range(len(series)))) for split, series in splits.items()}
+    train = splits["train"]
+    if "validation" in splits:
+        files, how = everything, "the recipe's own split"
+    else:
+        size = max(1, round(task.validation_fraction * len(train)))
+        by_group = any("group" in s.meta for s in train)
+        chosen = (choose_groups if by_group else choose_stratified)(train, size, seed)
+        files = everything | {
+            "train": ("train", [i for i in range(len(train)) if i not in chosen]),
+            "validation": ("train", sorted(chosen)),
+        }
+        how = f"cut from the train split, seed {seed}, shares of the classes kept"
+        if by_group:
+            num_groups, num_taken = len({s.meta["group"] for s in train}), len({train[i].meta["group"] for i in chosen})
+            how = f"cut from the train split, seed {seed}, {num_taken} of {num_groups} whole groups"
+    if task.explain is not None:
+        files["sft"] = files["train"]
+    return {name: files[name] for name in ("train", "validation", "test", "sft") if name in files}, how
 
 
 def _image_name(split: str, series: Series) -> str:
     return f"{split}_sample_{series.index:05d}.png"  # never the label: a name can reach a model or a log
 
 
-def _draw(task: Task, series: Sequence[Series], folder: Path, num_workers: int) -> dict[int, bytes]:
-    """Draws and saves the plots of one split; gives them by series index."""
+def _draw(task: Task, splits: Splits, folder: Path, num_workers: int) -> dict[str, list[bytes]]:
+    """Draws and saves all plots; gives them by split, in the order of its series."""
     from timemaster.data.plot import draw_many
 
-    folder.mkdir(parents=True)
-    plots = dict(zip((s.index for s in series), draw_many(series, task.plot, num_workers), strict=True))
-    for item in series:
-        (folder / _image_name(folder.name, item)).write_bytes(plots[item.index])
+    # All splits in one call: together they are more often enough to be worth several processes.
+    drawn = iter(draw_many([s for series in splits.values() for s in series], task.plot, num_workers))
+    plots = {split: [next(drawn) for _ in series] for split, series in splits.items()}
+    for split, series in splits.items():
+        (folder / split).mkdir(parents=True)
+        for item, png in zip(series, plots[split], strict=True):
+            (folder / split / _image_name(split, item)).write_bytes(png)
     return plots
 
 
-def _save_dataset_dict(task: Task, splits: dict[str, list[Series]], folder: Path) -> None:
+def _save_dataset_dict(task: Task, splits: Splits, folder: Path) -> None:
     import datasets
 
     datasets.disable_progress_bars()
@@ -91,34 +139,25 @@ def _save_dataset_dict(task: Task, splits: dict[str, list[Series]], folder: Path
 
 
 def _save_parquet(
-    task: Task, splits: dict[str, list[Series]], plots: dict[str, dict[int, bytes]], folder: Path, seed: int
+    task: Task,
+    splits: Splits,
+    plots: dict[str, list[bytes]],
+    files: dict[str, tuple[str, list[int]]],
+    folder: Path,
 ) -> dict[str, Counter[str]]:
     """Writes the parquet files; gives the number of rows by file and class."""
-    from timemaster.data.series import stratified_split
     from timemaster.data.store import plot_row, write_rows
     from timemaster.tasks import demonstration
 
-    num_validation = max(1, round(task.validation_fraction * len(splits["train"])))
-    validation, train = stratified_split(splits["train"], num_validation, seed)
-    files = {"train": train, "validation": validation, "test": splits["test"]}
-    if task.explain is not None:
-        files["sft"] = train
-    for name, series in files.items():
-        drawn = plots["test" if name == "test" else "train"]
-        split = "train" if name == "sft" else name
-        rows = [
-            plot_row(
-                s,
-                drawn[s.index],
-                task.question,
-                task.data_source,
-                split,
-                demonstration(task, s) if name == "sft" else "",
-            )
-            for s in series
-        ]
+    for name, (split, positions) in files.items():
+        rows = []
+        for position in positions:
+            series, png = splits[split][position], plots[split][position]
+            text = demonstration(task, series) if name == "sft" else ""
+            shown = "train" if name == "sft" else name
+            rows.append(plot_row(series, png, task.question, task.data_source, shown, text))
         write_rows(folder / f"{name}.parquet", rows)
-    return {name: Counter(s.label for s in series) for name, series in files.items()}
+    return {name: Counter(splits[split][i].label for i in positions) for name, (split, positions) in files.items()}
 
 
 def _swap(new: Path, folder: Path) -> None:
@@ -130,14 +169,15 @@ def _swap(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _summarise(folder: Path, rows: dict[str, Counter[str]], plots: dict[str, dict[int, bytes]]) -> None:
+def _summarise(folder: Path, rows: dict[str, Counter[str]], plots: dict[str, list[bytes]], how: str) -> None:
     from PIL import Image
 
-    sizes = [Image.open(io.BytesIO(png)).size for drawn in plots.values() for png in drawn.values()]
+    sizes = [Image.open(io.BytesIO(png)).size for drawn in plots.values() for png in drawn]
     logger.info("%s", folder)
     for name, counts in rows.items():
         per_class = ", ".join(f"{label} {count}" for label, count in sorted(counts.items()))
         logger.info("  %-18s %6d rows  (%s)", f"{name}.parquet", counts.total(), per_class)
+    logger.info("  validation is %s", how)
     widths, heights = ("-".join(str(n) for n in sorted({min(side), max(side)})) for side in zip(*sizes, strict=True))
     logger.info("  %-18s %6d plots (%s x %s pixels)", "images/", len(sizes), widths, heights)
 

@@ -29,7 +29,11 @@ class Renderer:
 
     def prompt(self, example: Example) -> Prompt:
         """The prompt up to where the assistant answers. A closing assistant turn is left out."""
-        messages = example.messages[:-1] if example.messages[-1].role == "assistant" else example.messages
+        messages = example.messages
+        if messages and messages[-1].role == "assistant":
+            messages = messages[:-1]
+        if not messages:
+            raise InputError(f"row {example.id}: nothing stands before the assistant's turn; a user turn must.")
         text = self._render(messages, add_generation_prompt=True)
         media = media_of(messages)
         return Prompt(id=example.id, token_ids=self._expand(self.encode(text), media, example.id), media=media)
@@ -88,8 +92,16 @@ class Renderer:
         queue = iter(media)
         out: list[int] = []
         for token in token_ids:
-            out += [token] * num_tokens(next(queue), self.spec) if token in pads else [token]
+            out += [token] * self._num_tokens(next(queue), row) if token in pads else [token]
         return out
+
+    def _num_tokens(self, media: Media, row: str) -> int:
+        if media.kind == "video" and media.height == 0:
+            raise InputError(f"row {row}: the size of its video {media.path} is not known; only images can be read.")
+        try:
+            return num_tokens(media, self.spec)
+        except InputError as error:
+            raise InputError(f"row {row}: the {media.kind} has {error}") from error
 
 
 def media_of(messages: Sequence[Message]) -> list[Media]:

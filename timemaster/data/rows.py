@@ -5,11 +5,11 @@
 | prompt | `prompt`, `messages`, `problem`, `question`: a string, or a list of {role, content}, also JSON-encoded |
 | content | a string with `<image>` and `<video>` markers, or a list of {"type": "image"}, {"type": "text", "text": …} |
 | answer | `reward_model.ground_truth`, `answer`, `ground_truth` |
-| images | `images` or `image`: dicts {bytes, path}, encoded bytes, paths; one or a list |
+| images | `images` or `image`: dicts {bytes, path} or {image}, encoded bytes, paths; one or a list |
 | videos | `videos` or `video`: paths, or dicts with `video` or `path`, and `fps` |
 
-Lists may be numpy arrays (as pandas gives them). Relative paths start at the parquet file's folder. Pixels are never
-decoded: an image's size comes from its header, and its file is checked for damage.
+Lists may be numpy arrays (as pandas gives them). Relative paths start at the parquet file's folder; nothing is fetched
+from a URL. Every image is checked for damage and for a size that the model takes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from timemaster.data.media import check_size
 from timemaster.data.media import image_media as encoded_image
 from timemaster.types import Example, InputError, Media, Message, Part
 
@@ -99,6 +100,8 @@ def _messages(prompt: Any, media: dict[str, list[Media]]) -> list[Message]:
     pieces = [(turn["role"], _pieces(_plain(turn.get("content")), turn["role"])) for turn in turns]
     if not any(text.strip() for _, parts in pieces for kind, text in parts if kind == "text"):
         raise InputError("empty prompt")
+    if pieces[0][0] == "assistant":
+        raise InputError("the prompt begins with an assistant turn; the first turn must be system or user")
     if pieces[-1][0] == "system":
         raise InputError("the prompt ends with a system turn; the last turn must be user, tool or assistant")
     for kind, items in media.items():
@@ -138,11 +141,11 @@ def _pieces(content: Any, role: str) -> list[tuple[str, str]]:
 
 
 def image_media(item: Any, folder: Path) -> Media:
-    """The image that one entry of the column stands for. Raises InputError when it is missing or damaged."""
-    from PIL import Image
-
+    """The image that one entry of the column stands for. Raises InputError when it is missing, damaged or too long."""
     data, path = item, None
     if isinstance(item, Mapping):
+        if item.get("bytes") is None and not item.get("path") and item.get("image") is not None:
+            return image_media(item["image"], folder)
         data, path = item.get("bytes"), item.get("path")
     elif isinstance(item, str):
         data, path = None, item
@@ -154,12 +157,26 @@ def image_media(item: Any, folder: Path) -> Media:
     if not isinstance(data, bytes):
         raise InputError(f"an image is a {type(data).__name__}; give encoded bytes, a path or {{bytes, path}}")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.verify()
+        _check_undamaged(data)
         media = encoded_image(data)
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise InputError(f"corrupt image ({len(data)} bytes): {error}") from error
+    try:
+        check_size(media.height, media.width)
+    except InputError as error:
+        raise InputError(f"an image has {error}") from error
     return replace(media, data=None, path=str(path)) if isinstance(path, Path) else media
+
+
+def _check_undamaged(data: bytes) -> None:
+    """Raises what Pillow raises for a file that is cut off or changed."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        if image.format == "PNG":
+            image.verify()  # every chunk has a checksum, and the last one is demanded: no need to decode
+        else:
+            image.load()  # of other formats, verify() reads the header at best
 
 
 def video_media(item: Any, folder: Path) -> Media:
@@ -176,7 +193,14 @@ def video_media(item: Any, folder: Path) -> Media:
 
 
 def _file(path: str, folder: Path) -> Path:
-    file = folder / path.removeprefix("file://")
-    if not file.is_file():
-        raise InputError(f"{file} does not exist")
+    path = path.removeprefix("file://")
+    if "://" in path or path.startswith("data:"):
+        raise InputError(f"{path:.80} is a URL; fetch it, and give a path or the encoded bytes")
+    file = folder / path
+    try:
+        found = file.is_file()
+    except OSError:  # a name too long for the system
+        found = False
+    if not found:
+        raise InputError(f"{file!s:.200} does not exist")
     return file

@@ -1,4 +1,4 @@
-"""Time series from files: UCR/UEA archives (`.ts`, `.arff`, zip), sktime's bundled sets, downloads, seeded splits.
+"""Time series from files: UCR/UEA archives (`.ts`, `.arff`, zip), sktime's bundled sets, downloads, seeded cuts.
 
 Knows nothing about plots, prompts or models. sktime does the parsing and is imported only when a file is read
 (it takes seconds).
@@ -7,6 +7,7 @@ Knows nothing about plots, prompts or models. sktime does the parsing and is imp
 from __future__ import annotations
 
 import hashlib
+import http.client
 import importlib.util
 import logging
 import math
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 DOWNLOADS = Path("data/downloads")
 NUM_TRIES = 4  # one try and three retries
 CHUNK_BYTES = 1 << 16
+NUM_ORDERS = 1000  # of groups, tried for a cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class Series:
     values: list[list[float]]  # [num_channels][length]
     label: str  # spelled as in the task's labels
     index: int  # position in its split, from 0
-    meta: dict[str, Any] = field(default_factory=dict)  # anything else worth knowing, such as the archive's split
+    # Anything else worth knowing. "group" (a person, a recording): its series must not be torn apart by a cut.
+    meta: dict[str, Any] = field(default_factory=dict)
 
 
 def read_series(path: Path, class_names: Mapping[str, str]) -> list[Series]:
@@ -70,12 +73,16 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
     return frame, [str(name) for name in classes]
 
 
-def read_splits(source: Path, name: str, class_names: Mapping[str, str]) -> dict[str, list[Series]]:
+def read_splits(source: Path | None, name: str, class_names: Mapping[str, str]) -> dict[str, list[Series]]:
     """The "train" and "test" series of the archive set `name` (as in "Computers").
 
     `source` is a zip file, or a folder that holds `<name>_TRAIN.ts`, `<name>_TRAIN.arff` or `<name>.zip`, possibly
-    one folder deeper. Raises InputError when a split is not there.
+    one folder deeper. Raises InputError when it is None, or when it or a split is not there.
     """
+    if source is None:
+        raise InputError(f"The set {name}: give --source DIR, or write a load that fetches it (see recipes/ctu.py).")
+    if not source.exists():
+        raise InputError(f"The set {name}: no such folder or file: {source.absolute()}")
     if source.is_dir() and not _find(source, f"{name}_TRAIN") and (source / f"{name}.zip").is_file():
         source = source / f"{name}.zip"
     if source.is_file():
@@ -155,7 +162,8 @@ def _fetch(url: str, path: Path) -> None:
                 raise OSError(f"connection closed after {partial.stat().st_size} of {size} bytes")
             partial.replace(path)
             return
-        except OSError as error:  # URLError, HTTPError and time-outs are all OSErrors
+        # URLError, HTTPError and time-outs are OSErrors; a connection that ends within a block is an HTTPException.
+        except (OSError, http.client.HTTPException) as error:
             reason = error
         if attempt + 1 < NUM_TRIES:
             pause = 2**attempt
@@ -179,20 +187,91 @@ def check_splits(splits: Mapping[str, Sequence[Series]], num_rows: Mapping[str, 
                 raise InputError(f"{split} series {series.index} has {wrong.pop()} readings; expected {length}.")
 
 
+def check_digest(splits: Mapping[str, Sequence[Series]], expected: str) -> None:
+    """Warns unless labels and values, all of them and in order, are those the recipe was checked with.
+
+    A warning, for a host may write the same numbers with other digits; `check_splits` refuses what cannot be the set.
+    The sha256 is of what was parsed, rounded to four decimals: the same for `.ts` and `.arff` files that write the
+    values with the same digits, however they are zipped or headed.
+    """
+    digest = hashlib.sha256()
+    for split in sorted(splits):
+        for series in splits[split]:
+            # Whole numbers, for rounding to decimals leaves two zeros, 0.0 and -0.0.
+            rounded = [[round(value * 10_000) for value in channel] for channel in series.values]
+            digest.update(f"{split} {series.label} {rounded}\n".encode())
+    if digest.hexdigest() != expected:
+        logger.warning(
+            "The labels and values are not the ones this recipe was checked with (digest %s, expected %s): changed, "
+            "resampled, reordered, or written with other digits. Results may not compare with published ones.",
+            digest.hexdigest(), expected,
+        )  # fmt: skip
+
+
 def stratified_split(series: Sequence[Series], first_size: int, seed: int) -> tuple[list[Series], list[Series]]:
     """Two parts, the first of exactly `first_size`, each with the classes in the whole's proportions.
 
     The same seed gives the same parts. Order is kept. Raises InputError when `first_size` leaves a part empty.
     """
-    if not 0 < first_size < len(series):
-        raise InputError(f"Cannot cut {first_size} of {len(series)} series: both parts need at least one.")
+    chosen = choose_stratified(series, first_size, seed)
+    return [s for i, s in enumerate(series) if i in chosen], [s for i, s in enumerate(series) if i not in chosen]
+
+
+def choose_stratified(series: Sequence[Series], size: int, seed: int) -> set[int]:
+    """The positions of exactly `size` of the series, drawn from each class in proportion. See `stratified_split`."""
+    if not 0 < size < len(series):
+        raise InputError(f"Cannot cut {size} of {len(series)} series: both parts need at least one.")
     positions = defaultdict(list)
     for position, item in enumerate(series):
         positions[item.label].append(position)
-    shares = {label: first_size * len(members) / len(series) for label, members in positions.items()}
+    shares = {label: size * len(members) / len(series) for label, members in positions.items()}
     counts = Counter({label: math.floor(share) for label, share in shares.items()})
     by_remainder = sorted(shares, key=lambda label: (counts[label] - shares[label], label))
-    counts.update(by_remainder[: first_size - counts.total()])
+    counts.update(by_remainder[: size - counts.total()])
     rng = random.Random(seed)
-    chosen = {i for label in sorted(positions) for i in rng.sample(positions[label], counts[label])}
-    return [s for i, s in enumerate(series) if i in chosen], [s for i, s in enumerate(series) if i not in chosen]
+    return {i for label in sorted(positions) for i in rng.sample(positions[label], counts[label])}
+
+
+def choose_groups(series: Sequence[Series], size: int, seed: int) -> set[int]:
+    """The positions of whole groups (`meta["group"]`), as near to `size` as can be, that leave some of every class.
+
+    Of NUM_ORDERS seeded orders of the groups, each filled up greedily, the nearest; of equally near ones, the one with
+    most classes. Raises InputError when a series has no group or no group can be taken without a class's last series.
+    """
+    members: dict[Any, list[int]] = defaultdict(list)
+    for position, item in enumerate(series):
+        if item.meta.get("group") is None:
+            raise InputError(f"Series {item.index} has no meta['group'], others have: give all of them one, or none.")
+        members[item.meta["group"]].append(position)
+    classes = {group: Counter(series[i].label for i in positions) for group, positions in members.items()}
+    total = Counter(item.label for item in series)
+    rng, order = random.Random(seed), list(members)
+    cuts = []
+    for _ in range(NUM_ORDERS):
+        rng.shuffle(order)
+        if taken := _fill(order, classes, total, size):
+            num_rows, num_classes = sum(len(members[g]) for g in taken), len(set().union(*(classes[g] for g in taken)))
+            cuts.append((abs(num_rows - size), -num_classes, taken))
+            if cuts[-1][:2] == (0, -len(total)):
+                break
+    if not cuts:
+        raise InputError(
+            f"None of the {len(members)} groups can be cut from the {len(series)} series: each holds a class's last "
+            "series. Leave meta['group'] out, or let load give a validation split."
+        )
+    _, _, taken = min(cuts, key=lambda cut: cut[:2])
+    return {position for group in taken for position in members[group]}
+
+
+def _fill(order: Sequence[Any], classes: Mapping[Any, Counter[str]], total: Counter[str], size: int) -> list[Any]:
+    """Takes group after group, but none that leads away from `size` or holds the last series of a class of `total`."""
+    left, num_rows = total.copy(), 0
+    taken: list[Any] = []
+    for group in order:
+        counts = classes[group]
+        nearer = abs(num_rows + counts.total() - size) < abs(num_rows - size)
+        if (nearer or not taken) and all(left[label] > count for label, count in counts.items()):
+            left.subtract(counts)
+            num_rows += counts.total()
+            taken.append(group)
+    return taken

@@ -48,7 +48,7 @@ class BadRow:
 
 
 class HasLabels(Protocol):
-    """What `check_labels` needs of a `Task`."""
+    """What `check_labels` and `with_task_labels` need of a `Task`."""
 
     @property
     def name(self) -> str: ...
@@ -67,7 +67,7 @@ def plot_row(
         "data_source": data_source,
         "prompt": turns,
         "images": [{"bytes": png, "path": None}],
-        "videos": [],
+        "videos": None,  # not []: many a verl hands an empty list to the processor, which fails
         "ability": "time series",
         "reward_model": {"ground_truth": series.label, "style": "rule"},
         "extra_info": {"answer": series.label, "index": series.index, "question": question, "split": split},
@@ -148,19 +148,48 @@ def report_bad_rows(bad: Sequence[BadRow], num_rows: int, on_bad_row: str) -> No
     logger.warning("%s\nThey are left out.", message)
 
 
+def bad_row(example: Example, reason: str) -> BadRow:
+    """The row that `example` was read from, as one that cannot be used."""
+    name, _, number = example.id.rpartition(":")
+    return BadRow(str(example.extra.get("file", name)), int(example.extra.get("row", number)), reason)
+
+
 def check_labels(examples: Sequence[Example], tasks: Mapping[str, HasLabels]) -> list[BadRow]:
-    """The rows whose answer is no label of their task; `tasks` by data_source, as `load_tasks` gives them."""
+    """The rows whose answer is no label of their task; `tasks` by data_source, as `load_tasks` gives them.
+
+    Case and outer spaces do not matter. A row whose data_source has no task is not judged.
+    """
     bad = []
     for example in examples:
-        name, _, number = example.id.rpartition(":")
-        file, row = example.extra.get("file", name), int(example.extra.get("row", number))
         task = tasks.get(example.data_source)
-        if task is None:
-            bad.append(BadRow(file, row, f"data_source is {example.data_source!r}; the recipes have {list(tasks)}"))
-        elif example.answer.strip().casefold() not in {label.casefold() for label in task.labels}:
-            expected = ", ".join(task.labels)
-            bad.append(BadRow(file, row, f"answer is {example.answer!r}; the labels of {task.name} are {expected}"))
+        if task is not None and _own_spelling(example, task) is None:
+            labels = ", ".join(task.labels)
+            bad.append(bad_row(example, f"answer is {example.answer!r}; the labels of {task.name} are {labels}"))
     return bad
+
+
+def with_task_labels(examples: Sequence[Example], tasks: Mapping[str, HasLabels]) -> list[Example]:
+    """The examples with answers spelled as their tasks spell the label: "laptop " becomes "Laptop".
+
+    Predictions are in that spelling and are compared with the answer as it stands. An answer that is no label, and a
+    row whose data_source has no task, stay as they are.
+    """
+    spelled = []
+    for example in examples:
+        task = tasks.get(example.data_source)
+        label = None if task is None else _own_spelling(example, task)
+        spelled.append(example if label in (None, example.answer) else replace(example, answer=label))
+    return spelled
+
+
+def _own_spelling(example: Example, task: HasLabels) -> str | None:
+    answer = example.answer.strip().casefold()
+    return next((label for label in task.labels if label.casefold() == answer), None)
+
+
+def count_rows(files: Sequence[str]) -> int:
+    """The rows of all `files`, usable or not, from their footers. Raises InputError as `read_examples` does."""
+    return sum(_open(file).metadata.num_rows for file in files)
 
 
 def _rows(file: str) -> Iterator[dict[str, Any]]:

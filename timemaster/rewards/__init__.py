@@ -10,13 +10,14 @@ Knows nothing about tokens, engines or datasets. `scoring` also takes functions 
 
 from timemaster.rewards.parse import predict_label, tag_contents
 from timemaster.rewards.parts import accuracy, format_lenient, format_strict
-from timemaster.rewards.scoring import RewardFn, RewardPart, as_reward, load_function, score
+from timemaster.rewards.scoring import RewardFn, RewardPart, as_reward, check_parts, load_function, score
 
 __all__ = [
     "RewardFn",
     "RewardPart",
     "accuracy",
     "as_reward",
+    "check_parts",
     "format_lenient",
     "format_strict",
     "load_function",

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", flags=re.DOTALL)
+CUT = "\0"  # where a thought stood: no part of a tag or a label, so what stood around it never joins
+
 
 def tag_contents(text: str, tag: str) -> list[str]:
     """Everything that stands between `<tag>` and the next `</tag>`, in order, not stripped.
@@ -17,12 +20,13 @@ def tag_contents(text: str, tag: str) -> list[str]:
 def predict_label(text: str, labels: Sequence[str]) -> str | None:
     """The label that `text` chooses, spelled as in `labels`; None when it chooses none or more than one.
 
-    The reasoning (`<think>…</think>`) is dropped first, so a label weighed there is not an answer. What is left must
-    hold exactly one `<class>…</class>` whose content is one of the labels (case and outer spaces do not matter).
+    The reasoning (`<think>…</think>`, or to the end where it is not closed) is cut out first, so a label weighed there
+    is not an answer, and what stands on both sides of it is not read as one word. What is left must hold exactly one
+    `<class>` and one `</class>`, with one of the labels between them (case and outer spaces do not matter).
     """
-    outside = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
-    answers = tag_contents(outside, "class")
-    if len(answers) != 1:
+    outside = THOUGHT.sub(CUT, text)
+    if outside.count("<class>") != 1 or outside.count("</class>") != 1:
         return None
     spelling = {label.casefold(): label for label in labels}
-    return spelling.get(answers[0].strip().casefold())
+    answers = tag_contents(outside, "class")
+    return spelling.get(answers[0].strip().casefold()) if answers else None

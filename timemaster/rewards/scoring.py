@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from timemaster.types import Example, InputError, Rollout, Score
 RewardFn = Callable[[Rollout, Example], float | Mapping[str, Any]]
 
 ON_ERROR = ("raise", "zero")
+RESERVED = ("mean", "errors", "zero_spread_groups")  # a step's own metrics, logged beside the parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,18 @@ def load_function(path: str) -> Callable[..., Any]:
 def _import_file(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"Function file {str(path)!r} does not exist (looked from {Path.cwd()}).")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # A name of its own: two files may be called reward.py, and none may hide an installed module.
+    name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # dataclasses and pickle look a function's module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
     return module
 
 
@@ -88,12 +98,25 @@ def as_reward(fn: Callable[..., Any]) -> RewardFn:
     return fn
 
 
+def check_parts(parts: Sequence[RewardPart]) -> None:
+    """InputError unless every part can be logged under a name of its own and has a finite weight."""
+    names = [part.name for part in parts]
+    for part in parts:
+        if not part.name.strip() or "/" in part.name or part.name in RESERVED or names.count(part.name) > 1:
+            raise InputError(
+                f"The reward parts are called {names}; give each a name of its own, not empty, without '/' "
+                f"and none of {', '.join(RESERVED)}."
+            )
+        if not math.isfinite(part.weight):
+            raise InputError(f"Reward part {part.name!r} has the weight {part.weight}; give a finite number.")
+
+
 def score(rollout: Rollout, example: Example, parts: Sequence[RewardPart], on_error: str = "raise") -> Score:
     """The weighted sum of the parts, and every part by name, unweighted.
 
-    A part that returns a dict counts with its "score"; its other numbers are reported as "<part>/<key>". A part that
-    raises, or returns NaN, infinity or no number, is an InputError naming example, part and cause
-    (on_error="raise"), or counts 0.0 with the cause in `Score.error` (on_error="zero").
+    A part that returns a dict counts with its "score"; its other finite numbers are reported as "<part>/<key>", what
+    else it holds is left out. A part that raises, or returns NaN, infinity or no number, is an InputError naming
+    example, part and cause (on_error="raise"), or counts 0.0 with the cause in `Score.error` (on_error="zero").
     """
     if on_error not in ON_ERROR:
         raise InputError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
@@ -104,24 +127,28 @@ def score(rollout: Rollout, example: Example, parts: Sequence[RewardPart], on_er
         try:
             result = part.fn(rollout, example)
             more = dict(result) if isinstance(result, Mapping) else {}
-            value = _number(more.pop("score", None) if isinstance(result, Mapping) else result)
+            value = _finite(more.pop("score", None) if isinstance(result, Mapping) else result)
+            if value is None:
+                raise ValueError(f"a finite number is expected, got {result!r:.200}")
+            extras = {f"{part.name}/{key}": number for key, v in more.items() if (number := _finite(v)) is not None}
         except Exception as error:  # a reward is the user's code: whatever it raises is reported with its example
             message = f"reward part {part.name!r} failed on example {example.id!r}: {type(error).__name__}: {error}"
             if on_error == "raise":
                 raise InputError(message[0].upper() + message[1:]) from error
             errors.append(message)
-            value, more = 0.0, {}
+            value, extras = 0.0, {}
         values[part.name] = value
-        values |= {f"{part.name}/{key}": float(v) for key, v in more.items() if _is_number(v)}
+        values |= extras
         total += part.weight * value
     return Score(total=total, parts=values, error="; ".join(errors))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, SupportsFloat) and math.isfinite(float(value))
-
-
-def _number(value: Any) -> float:
-    if not _is_number(value):
-        raise ValueError(f"a finite number is expected, got {value!r}")
-    return float(value)
+def _finite(value: Any) -> float | None:
+    """`value` as a float; None when it is no number, several, or not finite."""
+    if not isinstance(value, SupportsFloat):
+        return None
+    try:
+        number = float(value)
+    except Exception:  # the user's value, of any library: an array of several numbers, an int beyond all floats
+        return None
+    return number if math.isfinite(number) else None

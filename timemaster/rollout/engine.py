@@ -66,8 +66,8 @@ class Engine(Protocol):
     def checksums(self) -> dict[str, str]:
         """A digest per weight, to compare before and after an update."""
 
-    def reset_weights(self) -> None:
-        """Set every weight to zero, so that a following update must bring all of them."""
+    def wipe_weights(self) -> None:
+        """Set every weight to zero that an update brings, so that the next one must bring all of them."""
 
     def sleep(self) -> None:
         """Give device memory back."""
@@ -91,13 +91,16 @@ def resolve_engine(name: str) -> str:
     return name
 
 
-def preload(name: str) -> None:
+def preload(name: str, device: str) -> None:
     """Import what the engine needs: half a minute that can pass while the driver reads data."""
     if name == "vllm":
         from timemaster.rollout.vllm import quiet_environment
 
         quiet_environment()
-        import vllm.v1.worker.cpu_worker  # noqa: F401
+        if device == "cpu":  # never import this one on a GPU: it replaces parts of torch.cuda by stand-ins
+            import vllm.v1.worker.cpu_worker
+        else:
+            import vllm  # noqa: F401
     else:
         import timemaster.rollout.hf  # noqa: F401
 

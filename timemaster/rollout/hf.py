@@ -6,6 +6,7 @@ Slower than vLLM and one process only, but the same records, the same bans, the 
 from __future__ import annotations
 
 import hashlib
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ class HfEngine:
     """See `timemaster.rollout.engine.Engine`."""
 
     def __init__(self, spec: EngineSpec) -> None:
-        from transformers import Qwen2_5_VLForConditionalGeneration
+        from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
         self._spec = spec
         self._vision = vision_spec(load_model_config(spec.model_path), spec.min_pixels, spec.max_pixels)
@@ -28,6 +29,7 @@ class HfEngine:
         dtype = getattr(torch, spec.dtype)
         model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(spec.model_path, dtype=dtype)
         self._model = model.to(spec.device).eval()
+        self._model.generation_config = GenerationConfig()  # the folder's own may hold a repetition penalty
         self._queue: list[tuple[str, Prompt, Sampling]] = []
 
     def submit(self, key: str, prompt: Prompt, sampling: Sampling) -> None:
@@ -115,9 +117,10 @@ class HfEngine:
             for name, t in state.items()
         }
 
-    def reset_weights(self) -> None:
-        for tensor in self._model.state_dict().values():
-            tensor.zero_()
+    def wipe_weights(self) -> None:
+        for name, tensor in self._model.named_parameters():
+            if not any(fnmatch(name, pattern) for pattern in self._spec.preserve):
+                tensor.data.zero_()
 
     def sleep(self) -> None:
         """Nothing to give back: this engine is for machines that take turns in time, not in memory."""

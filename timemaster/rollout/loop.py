@@ -87,7 +87,9 @@ class RolloutLoop:
     ) -> Sampling | None:
         """Append an answer, and the next turn if the task wants one and it fits. Returns how to sample it, or None."""
         sequence.append(completion.token_ids, completion.logprobs, version)
-        sequence.texts.append(self.renderer.decode(completion.token_ids))
+        ended = completion.token_ids[-1:] == [self.renderer.end_of_turn]
+        shown = completion.token_ids[:-1] if ended else completion.token_ids
+        sequence.texts.append(self.renderer.decode(shown, skip_special_tokens=False))
         respond = self.respond(example)
         if respond is None or completion.finish_reason != "stop":
             return None

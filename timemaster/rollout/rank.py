@@ -51,7 +51,7 @@ class EngineRank:
         if device == "cpu":
             use_cores(1)
             os.environ["TORCHDYNAMO_DISABLE"] = "1"  # compiling costs seconds at the first answer and gains nothing
-        preload(name)
+        preload(name, device)
 
     def start(self, spec: EngineSpec) -> None:
         """Start the engine."""
@@ -86,8 +86,8 @@ class EngineRank:
     def checksums(self) -> dict[str, str]:
         return self.engine.checksums()
 
-    def reset_weights(self) -> None:
-        self.engine.reset_weights()
+    def wipe_weights(self) -> None:
+        self.engine.wipe_weights()
 
     def sleep(self) -> None:
         self.engine.sleep()

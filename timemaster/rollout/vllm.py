@@ -136,8 +136,8 @@ class VllmEngine:
         parts = self._llm.collective_rpc("compute_weight_checksums")
         return {name: digest for part in parts for name, digest in part.items()}
 
-    def reset_weights(self) -> None:
-        self._llm.collective_rpc("reset_weights")
+    def wipe_weights(self) -> None:
+        self._llm.collective_rpc("wipe_weights", args=(self._spec.preserve,))
 
     def sleep(self) -> None:
         if self._spec.sleep:

@@ -7,30 +7,47 @@ wire must be registered, before the model loads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
-from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+from vllm.v1.sample.logits_processor import BatchUpdate
+from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunnerProcessor
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SecondRunnerProcessor
 
 from timemaster.data.media import banned_token_ids, vision_spec
 from timemaster.rollout.wire import Chunk, unpack
 
 
 class WorkerExtension:
-    """Adds nothing to vLLM's worker; naming it makes vLLM import this module there."""
+    """What vLLM's workers can do beyond their own; naming it also makes vLLM import this module there."""
+
+    model_runner: Any
+
+    @torch.no_grad()
+    def wipe_weights(self, preserve: list[str]) -> None:
+        """Set every parameter to zero whose name matches none of the patterns in `preserve`."""
+        for name, parameter in self.model_runner.get_model().named_parameters():
+            if not any(fnmatch(name, pattern) for pattern in preserve):
+                parameter.zero_()
 
 
-class BanVisionTokens(LogitsProcessor):
-    """Forbids the vision tokens of the model it serves, for every request."""
+class BanVisionTokens(FirstRunnerProcessor, SecondRunnerProcessor):
+    """Forbids the vision tokens of the model it serves, for every request.
 
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+    vLLM has two model runners with an interface each (the second takes over where Triton works, on GPUs); this class
+    fits both, whichever vLLM picks.
+    """
+
+    def __init__(self, vllm_config: Any, where: Any, is_pin_memory: bool = False) -> None:
+        """`where`: the device (first runner), or the state of the requests, which knows its device (second)."""
         spec = vision_spec(vllm_config.model_config.hf_config.to_dict(), 0, 0)
-        self._banned = torch.tensor(banned_token_ids(spec), device=device)
+        self._banned = torch.tensor(banned_token_ids(spec), device=getattr(where, "device", where))
 
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+    def apply(self, logits: torch.Tensor, context: Any = None) -> torch.Tensor:
         return logits.index_fill_(-1, self._banned, float("-inf"))
 
     def is_argmax_invariant(self) -> bool:

@@ -1,0 +1,170 @@
+"""The scripts in example/: setup_env.sh with stand-ins for python3, uv and nvidia-smi, and what the others must set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# python3, and .venv/bin/python once "made": each step is written to steps.log, the one named by FAIL fails midway.
+PYTHON = """#!/bin/sh
+log() { echo "$1" >>"$PROJECT/steps.log"; sleep "${SLEEP:-0}"; }
+case "$*" in
+    -V) echo "Python 3.9.1" ;;
+    -c*) test -z "$OLD" && exec REAL "$@" ;;
+    "-m venv --clear .venv")
+        log venv; rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python
+        test "$FAIL" != venv && touch .venv/pip ;;
+    "-m pip --version") test -f .venv/pip ;;
+    "-m pip install --quiet uv") log pip; test "$FAIL" != pip && cp "$PROJECT/bin/uv" .venv/bin/uv ;;
+esac
+"""
+UV = """#!/bin/sh
+echo "uv $1 $2" $(cat) >>"$PROJECT/steps.log"
+test "$FAIL" != uv
+"""
+SCRIPT = """set -euo pipefail
+source "$(dirname "$0")/setup_env.sh"
+echo "in $(pwd) with ${DATA:-} ${MODEL_PATH:-} $*"
+"""
+CPU, GPU = ("uv pip sync -r requirements-cpu.txt -e .", "uv pip sync -r requirements-gpu.txt -e .")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project folder with the real setup_env.sh and stand-ins for the commands it calls."""
+    project = tmp_path / "a project"
+    (project / "example").mkdir(parents=True)
+    shutil.copy(ROOT / "example" / "setup_env.sh", project / "example")
+    shutil.copy(ROOT / "pyproject.toml", project)
+    (project / "example" / "script.sh").write_text(SCRIPT)
+    for name in ("requirements-cpu.txt", "requirements-gpu.txt"):
+        (project / name).write_text("numpy==2\n")
+    command(project, "python3", PYTHON.replace("REAL", sys.executable))
+    command(project, "uv", UV)
+    command(project, "nvidia-smi", "#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    return project
+
+
+def command(project: Path, name: str, text: str) -> None:
+    (project / "bin").mkdir(exist_ok=True)
+    (project / "bin" / name).write_text(text)
+    (project / "bin" / name).chmod(0o755)
+
+
+def start(project: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    here = project.parent / "elsewhere"
+    (here / "model").mkdir(parents=True, exist_ok=True)
+    environment |= {"PATH": f"{project}/bin:/usr/bin:/bin", "PROJECT": str(project)}
+    kept = {name: value for name, value in os.environ.items() if name not in ("DATA", "MODEL_PATH", "PYTHON")}
+    return subprocess.Popen(
+        ["bash", str(project / "example" / "script.sh"), *arguments],
+        cwd=here, env=kept | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def run(project: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    process = start(project, *arguments, **environment)
+    said, _ = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+def steps(project: Path) -> list[str]:
+    """What was done since the last look."""
+    log = project / "steps.log"
+    done = log.read_text().splitlines() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return done
+
+
+def test_packages_are_installed_once_and_again_when_the_list_changes(project: Path) -> None:
+    code, said = run(project)
+    assert code == 0, said
+    assert steps(project) == ["venv", "pip", CPU]
+    assert run(project)[0] == 0
+    assert steps(project) == []
+    (project / "requirements-cpu.txt").write_text("numpy==3\n")
+    assert run(project)[0] == 0
+    assert steps(project) == ["pip", CPU]
+
+
+@pytest.mark.parametrize(
+    ("step", "says"), [("venv", "-m venv' failed"), ("pip", "install uv' failed"), ("uv", "sync'")]
+)
+def test_a_failed_step_is_named_and_the_next_start_goes_on_from_it(project: Path, step: str, says: str) -> None:
+    assert run(project)[0] == 0
+    if step == "venv":
+        shutil.rmtree(project / ".venv")
+    (project / "requirements-cpu.txt").write_text("numpy==3\n")
+    code, said = run(project, FAIL=step)
+    assert code == 1
+    assert says in said
+    assert "in /" not in said  # the script did not go on
+    assert not (project / ".venv" / ".installed").exists()
+    steps(project)
+    code, said = run(project)
+    assert code == 0, said
+    # A folder without pip, as an interrupted venv leaves it, is made again.
+    assert steps(project) == (["venv"] if step == "venv" else []) + ["pip", CPU]
+
+
+def test_a_python_outside_requires_python_is_refused_with_what_to_do(project: Path) -> None:
+    code, said = run(project, OLD="1")
+    assert code == 1
+    assert "python3 is Python 3.9.1" in said
+    assert 'requires-python = ">=3.11' in said
+    assert "PYTHON=python3.12" in said
+    assert "nowhere is missing" in run(project, PYTHON="nowhere")[1]
+    assert steps(project) == []
+
+
+def test_a_gpu_is_found_whatever_the_length_of_the_list(project: Path) -> None:
+    # More than a pipe holds: a reader that leaves at the first line would end nvidia-smi by SIGPIPE.
+    command(project, "nvidia-smi", '#!/bin/sh\nseq -f "GPU %.0f: a name" 0 9999\n')
+    assert run(project)[0] == 0
+    assert steps(project) == ["venv", "pip", GPU]
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")
+def test_two_scripts_started_at_once_install_once(project: Path) -> None:
+    both = [start(project, SLEEP="0.5") for _ in range(2)]
+    said = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert steps(project) == ["venv", "pip", CPU]
+    assert "waiting for another script" in "".join(said)
+
+
+def test_paths_are_seen_from_the_callers_folder(project: Path) -> None:
+    here = project.parent / "elsewhere"
+    given = ("--source", "a b", "--out=out", "--workers", "2", "data.seed=2")
+    code, said = run(project, *given, DATA="data", MODEL_PATH="model")
+    assert code == 0, said
+    assert said.splitlines()[-1] == (
+        f"in {project} with {here}/data {here}/model --source {here}/a b --out={here}/out --workers 2 data.seed=2"
+    )
+    said = run(project, "--source", "/x", DATA="/data", MODEL_PATH="Qwen/Qwen2.5-VL-3B-Instruct")[1]
+    assert said == f"in {project} with /data Qwen/Qwen2.5-VL-3B-Instruct --source /x\n"  # absolute; a hub id
+
+
+def texts(folder: str) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted((ROOT / "example" / folder).glob("*.sh"))}
+
+
+def test_a_script_that_limits_the_difference_of_logprobs_pins_float32() -> None:
+    limited = [name for name, text in texts("grpo_trainer").items() if "rollout.limit_logprob_diff=" in text]
+    assert "run_italy_power.sh" in limited
+    for folder in ("sft_trainer", "grpo_trainer"):  # bfloat16 is what model.dtype=auto means on a GPU
+        assert all("model.dtype=float32" in texts(folder)[name] for name in limited), folder
+
+
+def test_scripts_run_where_vllm_does_not_install() -> None:
+    assert all("rollout.name=auto" in text for text in texts("grpo_trainer").values())
+    for line in (ROOT / "requirements-cpu.txt").read_text().splitlines():
+        if line.startswith(("vllm", "intel-", "xgrammar", "llguidance")):
+            assert "sys_platform == 'linux'" in line

@@ -1,0 +1,57 @@
+"""The soft reward: what an answer adds to its decision inside `<extension>`, graded by the run's judge (judge.*).
+
+RewardPart("extension", 0.5, extension(LABELS))
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from timemaster.judge import Rubric, the_judge
+from timemaster.rewards.parse import predict_label, tag_contents
+from timemaster.types import Example, Rollout
+
+ADVICE = Rubric(
+    "what a specialist adds to a diagnosis made from a plot: an explanation of the case and advice on what to do next",
+    {
+        "specificity": "speaks of this very case and its signs, not of such cases in general",
+        "appropriateness": "is right and safe to act on, given the decision",
+        "relevance": "follows from the reasoning and serves the person who asked",
+        "depth": "gives reasons and consequences beyond the decision itself",
+    },
+)
+GENERIC = re.compile(
+    r"further (?:diagnostic )?tests|clinical history|physical examination|refer to (?:a )?specialist|"
+    r"confirm the diagnosis",
+    re.IGNORECASE,
+)
+GENERIC_CAP = 0.4
+
+
+def extension(
+    labels: Sequence[str], rubric: Rubric = ADVICE, generic: re.Pattern[str] = GENERIC
+) -> Callable[[Rollout, Example], Awaitable[Mapping[str, Any]]]:
+    """The judge's score of what stands in `<extension>`, 0 to 1; asked only when class and format are right, else 0.0.
+
+    Advice that matches `generic` scores 0.4 at most. An unknown judgement is {"score": None, "reason": …}.
+    Source: the soft reward of the TimeMaster paper (arXiv 2506.13705), with its four criteria.
+    """
+    return partial(_extension, labels=tuple(labels), rubric=rubric, generic=generic)
+
+
+async def _extension(
+    rollout: Rollout, example: Example, labels: tuple[str, ...], rubric: Rubric, generic: re.Pattern[str]
+) -> Mapping[str, Any]:
+    texts = {tag: tag_contents(rollout.text, tag) for tag in ("think", "class", "extension")}
+    whole = all(len(found) == 1 and found[0].strip() for found in texts.values())
+    if not whole or predict_label(rollout.text, labels) != example.answer:
+        return {"score": 0.0}
+    answer = {"reasoning": texts["think"][0], "decision": texts["class"][0], "extension": texts["extension"][0]}
+    judgement = await the_judge().grade(rubric, example, {name: text.strip() for name, text in answer.items()})
+    if judgement.score is None:
+        return {"score": None, "reason": judgement.reason}
+    is_generic = generic.search(texts["extension"][0]) is not None
+    return {"score": min(judgement.score, GENERIC_CAP) if is_generic else judgement.score}
