@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
 from timemaster.data.media import image_media
-from timemaster.types import Example, Media, Message, Part, Sample
+from timemaster.types import Example, Media, Message, Part, Sample, Score
 
 
 def picture(seed: int, width: int = 112, height: int = 112) -> Media:
@@ -55,3 +56,14 @@ def random_samples(renderer: Any, num_prompts: int, group: int, seed: int = 0) -
 def trained_tokens(samples: Sequence[Sample]) -> float:
     """The global denominator."""
     return float(sum(sum(sample.mask) for sample in samples))
+
+
+def settled(score: Score) -> Callable[..., Future[Score]]:
+    """A way to score that gives every rollout `score` at once."""
+
+    def submit(*_: Any) -> Future[Score]:
+        future: Future[Score] = Future()
+        future.set_result(score)
+        return future
+
+    return submit

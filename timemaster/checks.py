@@ -23,6 +23,7 @@ CHOICES = {
     "rollout.name": ("auto", "vllm", "hf"),
     "rollout.placement": ("colocated", "separate"),
     "reward.on_error": ("raise", "zero"),
+    "reward.on_unknown": ("rollout", "group"),
     "trainer.device": ("auto", "cpu", "cuda"),
     "trainer.resume_mode": ("auto", "disable"),
 }
@@ -58,6 +59,10 @@ def check(cfg: Config, mode: str) -> None:
         _require(cfg, key, get(cfg, key) >= 0, "0 or greater", "")
     for name in ("recipes", "train_files", "val_files", "test_files"):
         setattr(cfg.data, name, as_list(getattr(cfg.data, name), f"data.{name}"))
+    for name in ("model", "base_url"):
+        setattr(cfg.judge, name, as_list(getattr(cfg.judge, name), f"judge.{name}"))
+    ok = len(cfg.judge.base_url) in (0, 1, len(cfg.judge.model))
+    _require(cfg, "judge.base_url", ok, "one for all of judge.model, or one each", "")
     _make_absolute(cfg)
     _require(cfg, "model.path", bool(cfg.model.path), "a Qwen2.5-VL folder or hub id", "Set MODEL_PATH or model.path.")
     known = {"console", "tensorboard", "wandb"}
@@ -91,6 +96,7 @@ def _make_absolute(cfg: Config) -> None:
     for name in ("train_files", "val_files", "test_files"):
         setattr(cfg.data, name, [os.path.abspath(path) for path in getattr(cfg.data, name)])
     cfg.trainer.default_local_dir = os.path.abspath(run_dir(cfg))
+    cfg.judge.cache = os.path.abspath(cfg.judge.cache) if cfg.judge.cache else ""
     if os.path.isdir(cfg.model.path):
         cfg.model.path = os.path.abspath(cfg.model.path)
     file, _, function = cfg.reward.path.rpartition(":")
@@ -115,6 +121,9 @@ POSITIVE = (
     "rollout.max_num_seqs",
     "rollout.max_num_batched_tokens",
     "reward.num_threads",
+    "judge.max_tokens",
+    "judge.concurrency",
+    "judge.timeout",
     "trainer.total_epochs",
     "trainer.max_ckpt_to_keep",
     "trainer.n_gpus_per_node",
@@ -129,6 +138,12 @@ NOT_NEGATIVE = (
     "rollout.num_engines",
     "rollout.limit_logprob_diff",
     "eval.temperature",
+    "judge.temperature",
+    "judge.max_retries",
+    "judge.max_calls",
+    "judge.max_cost",
+    "judge.price_in",
+    "judge.price_out",
     "trainer.total_training_steps",
     "trainer.test_freq",
     "trainer.save_freq",

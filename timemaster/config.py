@@ -103,7 +103,29 @@ class RewardConfig:
 
     path: str = ""  # own reward, "package.module:function" or "file.py:function"; "" takes the recipe's
     on_error: str = "raise"  # raise stops with the example's id; zero counts it and scores 0
+    on_unknown: str = "rollout"  # a judge could not settle a part: the rollout, or its whole group, is not learnt from
     num_threads: int = 8  # scoring threads beside each engine
+
+
+@dataclass(kw_only=True, slots=True)
+class JudgeConfig:
+    """The model that grades soft rewards, behind an OpenAI-compatible endpoint."""
+
+    model: Any = ""  # its name; a list of several is averaged
+    base_url: Any = ""  # e.g. http://host:8000/v1, one for all models or one each; "" is the openai package's default
+    api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key
+    temperature: float = 0.0
+    max_tokens: int = 512  # of a verdict
+    concurrency: int = 64  # calls in flight at once, over all engines
+    timeout: float = 60.0  # seconds without a word from the server
+    max_retries: int = 4  # after 408, 409, 429, 5xx, a cut connection or a time-out; then the judgement is unknown
+    max_calls: int = 0  # of the run, resumed or not; when used up the run stops; 0 is no limit
+    max_cost: float = 0.0  # likewise, in the currency of the prices
+    price_in: float = 0.0  # of a million tokens sent
+    price_out: float = 0.0  # of a million tokens received
+    cache: str = ""  # SQLite file of replies and spending; "" means judge.sqlite in the run's folder
+    include_image: bool = False  # the judge sees the plot
+    include_truth: bool = False  # the judge is told the ground truth
 
 
 @dataclass(kw_only=True, slots=True)
@@ -150,6 +172,7 @@ class Config:
     actor: ActorConfig = field(default_factory=ActorConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 

@@ -60,6 +60,8 @@ def validate(run: Run, workers: Workers, jobs: Sequence[Job], step: int) -> dict
     names = ("accuracy", "macro_f1", "format_rate", "reward_mean", "response_tokens_mean")
     metrics = {f"val/{name}": float(summary[name]) for name in names if summary[name] is not None}
     metrics["val/unparsed"] = summary["unparsed"] / summary["n"]
+    for source, own in summary.get("by_data_source", {}).items():
+        metrics |= {f"val/{name}@{source}": float(own[name]) for name in names if own[name] is not None}
     run.say(f"validation after step {step}: " + ", ".join(f"{k[4:]} {v:.3f}" for k, v in metrics.items()))
     return metrics
 
@@ -186,7 +188,7 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
     rows = [row for group in groups for row in rollout_rows(group)]
     with open(folder / "predictions.jsonl", "w") as file:
         for row, one in zip(rows, answers, strict=True):
-            file.write(json.dumps({"prediction": one.predicted, "data_source": one.data_source} | row) + "\n")
+            file.write(json.dumps({"prediction": one.predicted} | row) + "\n")
     if summary["confusion"]:
         (folder / "confusion.png").write_bytes(confusion_png(summary["confusion"]))
     low, high = summary["accuracy_ci95"]

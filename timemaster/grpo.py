@@ -70,7 +70,9 @@ def train(cfg: Config) -> None:
             prompts = [jobs[row] for row in stream.batch(step - 1)]
             with run.phase("rollout"):
                 groups = workers.rollout(prompts, sampling(cfg), version=step - 1, seed=f"{cfg.data.seed}/{step}")
-            samples = to_samples(groups, cfg.algorithm.adv_estimator, cfg.algorithm.norm_adv_by_std_in_grpo)
+            samples = to_samples(
+                groups, cfg.algorithm.adv_estimator, cfg.algorithm.norm_adv_by_std_in_grpo, cfg.reward.on_unknown
+            )
             if cfg.actor.use_kl_loss:
                 with run.phase("reference"):
                     samples = with_reference(samples, workers.logprobs(samples, "reference"))
@@ -83,7 +85,7 @@ def train(cfg: Config) -> None:
             if val_jobs and cfg.trainer.test_freq and (step == total or step % cfg.trainer.test_freq == 0):
                 with run.phase("validate"):
                     metrics |= validate(run, workers, val_jobs, step)
-            run.write_rollouts(step, groups)
+            run.write_rollouts(step, groups, [sample.advantage for sample in samples])
             run.log_step(step, metrics, SHOWN)
             check_difference(cfg, step, metrics)
             if stop or (cfg.trainer.save_freq and step % cfg.trainer.save_freq == 0):
@@ -147,26 +149,38 @@ def mini_batches(cfg: Config, samples: list[Sample]) -> list[list[Sample]]:
 
 def measure(groups: list[Group], updates: list[dict[str, float]], seconds: float) -> dict[str, float]:
     """A step's metrics. The log-prob difference is the first update's: later ones train another policy than sampled."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
-    scores = [rollout.score for rollout in rollouts if rollout.score is not None]
-    tokens = [sum(rollout.mask) for rollout in rollouts]
-    flat = [len({rollout.score.total for rollout in group.rollouts if rollout.score}) == 1 for group in groups]
-    metrics = {
-        "reward/mean": fmean(score.total for score in scores),
-        "reward/errors": float(sum(bool(score.error) for score in scores)),
-        "reward/zero_spread_groups": fmean(flat),
-        "response/tokens_mean": fmean(tokens),
-        "response/tokens_max": float(max(tokens)),
-        "response/cut_off": fmean(rollout.finish_reason == "length" for rollout in rollouts),
-        "throughput/tokens_per_second": sum(len(rollout.token_ids) for rollout in rollouts) / seconds,
-    }
-    for name in sorted({name for score in scores for name in score.parts}):
-        metrics[f"reward/{name}"] = fmean(score.parts[name] for score in scores if name in score.parts)
+    metrics = answers(groups)
+    num_tokens = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
+    metrics["throughput/tokens_per_second"] = num_tokens / seconds
+    sources = sorted({group.example.data_source for group in groups})
+    for source in sources if len(sources) > 1 else []:
+        own = answers([group for group in groups if group.example.data_source == source])
+        metrics |= {f"{name}@{source}": value for name, value in own.items()}
     for name in updates[0]:
         if name.startswith("logprob_diff"):
             metrics[f"rollout/{name}" + ("_mean" if name == "logprob_diff" else "")] = updates[0][name]
         elif name != "update_seconds":
             metrics[f"actor/{name}"] = fmean(update[name] for update in updates)
+    return metrics
+
+
+def answers(groups: list[Group]) -> dict[str, float]:
+    """What the answers were worth and how long they were. Unknown parts are counted, and left out of means."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    scores = [rollout.score for rollout in rollouts if rollout.score is not None]
+    tokens = [sum(rollout.mask) for rollout in rollouts]
+    flat = [len({rollout.score.total for rollout in group.rollouts if rollout.score}) == 1 for group in groups]
+    metrics = {
+        "reward/mean": fmean([score.total for score in scores if not score.unknown] or [0.0]),
+        "reward/errors": float(sum(bool(score.error) and not score.unknown for score in scores)),
+        "reward/unknown": float(sum(bool(score.unknown) for score in scores)),
+        "reward/zero_spread_groups": fmean(flat),
+        "response/tokens_mean": fmean(tokens),
+        "response/tokens_max": float(max(tokens)),
+        "response/cut_off": fmean(rollout.finish_reason == "length" for rollout in rollouts),
+    }
+    for name in sorted({name for score in scores for name in score.parts}):
+        metrics[f"reward/{name}"] = fmean(score.parts[name] for score in scores if name in score.parts)
     return metrics
 
 

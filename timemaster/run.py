@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from timemaster.backends.checkpoint import begin, commit, latest, no_space, read_state
 from timemaster.config import Config, run_dir, world_size
-from timemaster.types import Group, InputError, WorkerDied
+from timemaster.types import Group, InputError, Media, WorkerDied
 
 if TYPE_CHECKING:
     from timemaster.workers import Workers
@@ -165,14 +165,19 @@ class Run:
         temporary.write_text("".join(row + "\n" for row in rows))
         temporary.replace(path)
 
-    def write_rollouts(self, step: int, groups: Sequence[Group]) -> None:
-        """rollouts/step_<N>.jsonl: what was asked, answered and scored."""
-        limit = self.cfg.trainer.rollouts_to_log
-        rows = [row for group in groups for row in rollout_rows(group)][:limit]
-        if rows:
-            path = self.folder / "rollouts" / f"step_{step}.jsonl"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    def write_rollouts(self, step: int, groups: Sequence[Group], advantages: Sequence[float]) -> None:
+        """rollouts/step_<N>.jsonl: what was asked, answered, scored and learnt; the images in rollouts/media/, once."""
+        rows = [row for group in groups for row in rollout_rows(group)]
+        folder = self.folder / "rollouts"
+        (folder / "media").mkdir(parents=True, exist_ok=True)
+        with open(folder / f"step_{step}.jsonl", "w") as file:
+            for row, advantage in list(zip(rows, advantages, strict=True))[: self.cfg.trainer.rollouts_to_log]:
+                file.write(json.dumps({**row, "step": step, "advantage": advantage}) + "\n")
+        shown = groups[: -(-self.cfg.trainer.rollouts_to_log // max(len(groups[0].rollouts), 1))]
+        for media in (media for group in shown for media in images(group)):
+            path = folder / "media" / media.uid
+            if not path.exists():
+                path.write_bytes(media.data if media.data is not None else Path(media.path).read_bytes())
 
 
 def save(run: Run, workers: Workers, step: int) -> None:
@@ -203,18 +208,27 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
+def images(group: Group) -> list[Media]:
+    """The distinct images of a group's prompt and turns."""
+    found = {media.uid: media for rollout in group.rollouts for media in rollout.media if media.kind == "image"}
+    return list(found.values())
+
+
 def rollout_rows(group: Group) -> list[dict[str, Any]]:
-    """A group as JSON rows."""
+    """A group as JSON rows; `media` are the names of the rollout's images, by content."""
     prompt = "\n".join(part.text or f"[{part.kind}]" for m in group.example.messages for part in m.parts)
     return [
         {
             "id": rollout.id,
+            "data_source": group.example.data_source,
             "prompt": prompt,
+            "media": [media.uid for media in rollout.media],
             "response": rollout.text,
             "truth": group.example.answer,
             "score": rollout.score.total if rollout.score else None,
             "parts": rollout.score.parts if rollout.score else {},
             "error": rollout.score.error if rollout.score else "",
+            "unknown": list(rollout.score.unknown) if rollout.score else [],
             "tokens": sum(rollout.mask),
             "finish_reason": rollout.finish_reason,
         }

@@ -98,9 +98,10 @@ class Completion:
 class Score:
     """What the rewards said. Example: Score(total=1.0, parts={"accuracy": 1.0, "format": 1.0})"""
 
-    total: float  # the weighted sum
+    total: float  # the weighted sum of the parts that are known
     parts: dict[str, float]  # by name, unweighted
     error: str = ""  # why a part could not be computed; "" when all is well
+    unknown: tuple[str, ...] = ()  # parts that a judge could not settle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

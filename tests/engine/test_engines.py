@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
 from tests.conftest import spec_for
-from tests.helpers import picture, question, random_samples, trained_tokens
+from tests.helpers import picture, question, random_samples, settled, trained_tokens
 from timemaster.backends.fsdp import FsdpBackend
 from timemaster.config import Config
 from timemaster.data.media import banned_token_ids
@@ -49,8 +48,8 @@ class Setting:
         ]
         jobs = [(example, self.renderer.prompt(example)) for example in examples]
         loop = RolloutLoop(
-            engine=self.engine, renderer=self.renderer, score=lambda r, e: Score(total=0.0, parts={}),
-            respond=lambda example: respond, pool=ThreadPoolExecutor(2), max_model_len=256,
+            engine=self.engine, renderer=self.renderer, score=settled(Score(total=0.0, parts={})),
+            respond=lambda example: respond, max_model_len=256,
         )  # fmt: skip
         return loop.run(jobs, Sampling(n=n, temperature=1.0, max_tokens=24), 0, seed)
 

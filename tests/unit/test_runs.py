@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from tests.helpers import picture, question
 from timemaster.backends import checkpoint
 from timemaster.config import RewardConfig
 from timemaster.metrics import UNPARSED, Prediction, summarise, wilson
+from timemaster.rewards import RewardPart, Scorer
 from timemaster.rollout.loop import RolloutLoop, stable_seed
 from timemaster.rollout.rank import make_scorer
 from timemaster.types import Completion, InputError, Message, Part, Prompt, Rollout, Sampling, Score
@@ -148,11 +148,13 @@ def renderer(tiny: str):
 
 
 def loop(renderer, engine, respond=None) -> RolloutLoop:
-    def score(rollout: Rollout, example) -> Score:
-        return Score(total=float(len(rollout.text)), parts={"length": float(len(rollout.text))})
+    def length(rollout: Rollout, example) -> float:
+        return float(len(rollout.text))
 
-    return RolloutLoop(engine=engine, renderer=renderer, score=score, respond=lambda example: respond,
-                       pool=ThreadPoolExecutor(2), max_model_len=256)  # fmt: skip
+    scorer = Scorer(lambda example: [RewardPart("length", 1.0, length)], "raise", num_threads=2)
+    return RolloutLoop(
+        engine=engine, renderer=renderer, score=scorer.submit, respond=lambda example: respond, max_model_len=256
+    )
 
 
 def test_groups_come_back_in_order_and_scored(renderer) -> None:
@@ -211,7 +213,7 @@ def test_turns_end_when_the_token_budget_is_spent(renderer) -> None:
 def test_a_row_of_an_unknown_source_says_what_to_add() -> None:
     rollout = Rollout(id="r", token_ids=[], mask=[], logprobs=[], versions=[], media=[], text="", finish_reason="stop")
     with pytest.raises(InputError, match=r"no task for data_source='power_demand' .* data\.recipes"):
-        make_scorer({}, RewardConfig())(rollout, question("r", []))
+        make_scorer({}, RewardConfig()).submit(rollout, question("r", []))
 
 
 def test_the_users_own_reward_replaces_the_recipes(tmp_path: Path) -> None:
@@ -219,8 +221,8 @@ def test_the_users_own_reward_replaces_the_recipes(tmp_path: Path) -> None:
         "def score(data_source, solution_str, ground_truth, extra_info):\n    return 0.25\n"
     )
     rollout = Rollout(id="r", token_ids=[], mask=[], logprobs=[], versions=[], media=[], text="", finish_reason="stop")
-    scored = make_scorer({}, RewardConfig(path=f"{tmp_path}/mine.py:score"))(rollout, question("r", []))
-    assert scored.total == 0.25
+    scorer = make_scorer({}, RewardConfig(path=f"{tmp_path}/mine.py:score"))
+    assert scorer.submit(rollout, question("r", [])).result().total == 0.25
 
 
 def test_metrics_of_undone_steps_are_dropped_on_resume(tmp_path: Path) -> None:

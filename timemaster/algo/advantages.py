@@ -34,12 +34,27 @@ def grpo(scores_G: list[float], normalise: bool) -> list[float]:
 ADVANTAGES: dict[str, AdvantageFn] = {"grpo": grpo}
 
 
-def to_samples(groups: Sequence[Group], estimator: str, normalise: bool) -> list[Sample]:
+def group_advantages(group: Group, estimator: str, normalise: bool, on_unknown: str) -> list[float]:
+    """The advantage of each rollout of a group.
+
+    A rollout with a part that a judge could not settle gets 0 and does not count in its group's mean and deviation
+    (`on_unknown` "rollout"), or all rollouts of its group get 0 ("group").
+    """
+    settled = [i for i, rollout in enumerate(group.rollouts) if rollout.score and not rollout.score.unknown]
+    advantages_G = [0.0] * len(group.rollouts)
+    if len(settled) < 2 or (on_unknown == "group" and len(settled) < len(group.rollouts)):
+        return advantages_G
+    scores = [rollout.score.total for i in settled if (rollout := group.rollouts[i]).score]
+    for i, advantage in zip(settled, ADVANTAGES[estimator](scores, normalise), strict=True):
+        advantages_G[i] = advantage
+    return advantages_G
+
+
+def to_samples(groups: Sequence[Group], estimator: str, normalise: bool, on_unknown: str = "rollout") -> list[Sample]:
     """Scored groups to training samples, in order: each rollout with its advantage and the engine's log-probs."""
     samples = []
     for group in groups:
-        scores_G = [rollout.score.total for rollout in group.rollouts if rollout.score is not None]
-        advantages_G = ADVANTAGES[estimator](scores_G, normalise)
+        advantages_G = group_advantages(group, estimator, normalise, on_unknown)
         for rollout, advantage in zip(group.rollouts, advantages_G, strict=True):
             samples.append(
                 Sample(

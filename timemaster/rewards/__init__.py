@@ -8,16 +8,19 @@
 Knows nothing about tokens, engines or datasets. `scoring` also takes functions written for verl.
 """
 
+from timemaster.rewards.extension import extension
 from timemaster.rewards.parse import predict_label, tag_contents
 from timemaster.rewards.parts import accuracy, format_lenient, format_strict
-from timemaster.rewards.scoring import RewardFn, RewardPart, as_reward, check_parts, load_function, score
+from timemaster.rewards.scoring import RewardFn, RewardPart, Scorer, as_reward, check_parts, load_function, score
 
 __all__ = [
     "RewardFn",
     "RewardPart",
+    "Scorer",
     "accuracy",
     "as_reward",
     "check_parts",
+    "extension",
     "format_lenient",
     "format_strict",
     "load_function",

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any, SupportsFloat
 
+from timemaster.judge import BudgetSpent
 from timemaster.types import Example, InputError, Rollout, Score
 
-# A reward gives a number; functions in verl's form may give a dict with "score" and further numbers.
-RewardFn = Callable[[Rollout, Example], float | Mapping[str, Any]]
+# A reward gives a number, or a dict with "score" and further numbers; it may be an async function.
+Reward = float | Mapping[str, Any]
+RewardFn = Callable[[Rollout, Example], Reward | Awaitable[Reward]]
 
 ON_ERROR = ("raise", "zero")
-RESERVED = ("mean", "errors", "zero_spread_groups")  # a step's own metrics, logged beside the parts
+RESERVED = ("mean", "errors", "unknown", "zero_spread_groups")  # a step's own metrics, logged beside the parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +88,17 @@ def as_reward(fn: Callable[..., Any]) -> RewardFn:
         takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         wanted = [n for n in ("data_source", "extra_info") if takes_all or n in parameters]
 
-        def reward(rollout: Rollout, example: Example) -> Any:
+        def arguments(rollout: Rollout, example: Example) -> dict[str, Any]:
             more = {"data_source": example.data_source, "extra_info": example.extra}
-            return fn(solution_str=rollout.text, ground_truth=example.answer, **{n: more[n] for n in wanted})
+            return {"solution_str": rollout.text, "ground_truth": example.answer} | {n: more[n] for n in wanted}
 
-        return reward
+        async def judged(rollout: Rollout, example: Example) -> Any:
+            return await fn(**arguments(rollout, example))
+
+        def reward(rollout: Rollout, example: Example) -> Any:
+            return fn(**arguments(rollout, example))
+
+        return judged if inspect.iscoroutinefunction(fn) else reward
     try:
         inspect.signature(fn).bind(None, None)
     except TypeError as error:
@@ -112,35 +123,77 @@ def check_parts(parts: Sequence[RewardPart]) -> None:
 
 
 def score(rollout: Rollout, example: Example, parts: Sequence[RewardPart], on_error: str = "raise") -> Score:
+    """`score_async`, waited for: for scripts and tests. A run scores with a `Scorer`."""
+    return asyncio.run(score_async(rollout, example, parts, on_error))
+
+
+async def score_async(rollout: Rollout, example: Example, parts: Sequence[RewardPart], on_error: str) -> Score:
     """The weighted sum of the parts, and every part by name, unweighted.
 
-    A part that returns a dict counts with its "score"; its other finite numbers are reported as "<part>/<key>", what
-    else it holds is left out. A part that raises, or returns NaN, infinity or no number, is an InputError naming
-    example, part and cause (on_error="raise"), or counts 0.0 with the cause in `Score.error` (on_error="zero").
+    Plain functions run in threads, `async` ones (a judge) on this event loop, all parts at once. A part that returns a
+    dict counts with its "score"; its other finite numbers are reported as "<part>/<key>", what else it holds is left
+    out. {"score": None, "reason": "…"} means unknown: the part is left out of total and values and named in
+    `Score.unknown`. A part that raises, or returns NaN, infinity or no number, is an InputError naming example, part
+    and cause (on_error="raise"), or counts 0.0 with the cause in `Score.error` (on_error="zero").
     """
     if on_error not in ON_ERROR:
         raise InputError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
+    results = await asyncio.gather(*(_result(part, rollout, example) for part in parts), return_exceptions=True)
     values: dict[str, float] = {}
     errors: list[str] = []
+    unknown: list[str] = []
     total = 0.0
-    for part in parts:
+    for part, result in zip(parts, results, strict=True):
+        if isinstance(result, Mapping) and "score" in result and result["score"] is None:
+            unknown.append(part.name)
+            errors.append(f"reward part {part.name!r} is unknown: {result.get('reason', 'no reason given')}")
+            continue
         try:
-            result = part.fn(rollout, example)
-            more = dict(result) if isinstance(result, Mapping) else {}
-            value = _finite(more.pop("score", None) if isinstance(result, Mapping) else result)
-            if value is None:
-                raise ValueError(f"a finite number is expected, got {result!r:.200}")
-            extras = {f"{part.name}/{key}": number for key, v in more.items() if (number := _finite(v)) is not None}
+            value, more = _numbers(result)
         except Exception as error:  # a reward is the user's code: whatever it raises is reported with its example
+            if isinstance(error, BudgetSpent):
+                raise
             message = f"reward part {part.name!r} failed on example {example.id!r}: {type(error).__name__}: {error}"
             if on_error == "raise":
                 raise InputError(message[0].upper() + message[1:]) from error
             errors.append(message)
-            value, extras = 0.0, {}
+            value, more = 0.0, {}
         values[part.name] = value
-        values |= extras
+        values |= {f"{part.name}/{key}": number for key, number in more.items()}
         total += part.weight * value
-    return Score(total=total, parts=values, error="; ".join(errors))
+    return Score(total=total, parts=values, error="; ".join(errors), unknown=tuple(unknown))
+
+
+async def _result(part: RewardPart, rollout: Rollout, example: Example) -> Any:
+    if inspect.iscoroutinefunction(part.fn):
+        return await part.fn(rollout, example)
+    return await asyncio.to_thread(part.fn, rollout, example)
+
+
+def _numbers(result: Any) -> tuple[float, dict[str, float]]:
+    """What a part returned, as its score and further numbers by name. Raises what it raised, or ValueError."""
+    if isinstance(result, BaseException):
+        raise result
+    more = dict(result) if isinstance(result, Mapping) else {}
+    value = _finite(more.pop("score", None) if isinstance(result, Mapping) else result)
+    if value is None:
+        raise ValueError(f"a finite number is expected, got {result!r:.200}")
+    return value, {key: number for key, v in more.items() if (number := _finite(v)) is not None}
+
+
+class Scorer:
+    """Scores rollouts beside other work: an event loop in a thread of its own, plain rewards in `num_threads` more."""
+
+    def __init__(self, parts_of: Callable[[Example], Sequence[RewardPart]], on_error: str, num_threads: int) -> None:
+        self._parts_of, self._on_error = parts_of, on_error
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(num_threads))
+        Thread(target=self._loop.run_forever, name="scoring", daemon=True).start()
+
+    def submit(self, rollout: Rollout, example: Example) -> Future[Score]:
+        """The score, later; its result raises what `score_async` raises. InputError now for one without rewards."""
+        parts = self._parts_of(example)
+        return asyncio.run_coroutine_threadsafe(score_async(rollout, example, parts, self._on_error), self._loop)
 
 
 def _finite(value: Any) -> float | None:

@@ -1,6 +1,6 @@
 """From prompts to scored rollouts: the turn loop around an engine.
 
-Answers are scored in threads while other sequences are still being decoded. A task with `respond` goes on for several
+Answers are scored beside other sequences' decoding, by rewards of any speed. A task with `respond` goes on for several
 turns: its messages (images included) are tokenised alone and appended, past tokens are never touched.
 Knows nothing of training, weights or Ray.
 """
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from timemaster.data.render import Renderer
 from timemaster.rollout.engine import Engine
 from timemaster.types import Completion, Example, Group, Media, Message, Prompt, Rollout, Sampling, Score
 
-ScoreFn = Callable[[Rollout, Example], Score]
+ScoreFn = Callable[[Rollout, Example], Future[Score]]  # starts to score; does not wait
 Respond = Callable[[Example, str], list[Message] | None]
 
 
@@ -47,7 +47,6 @@ class RolloutLoop:
     renderer: Renderer
     score: ScoreFn
     respond: Callable[[Example], Respond | None]  # the next turns of an example's task, None for single turns
-    pool: ThreadPoolExecutor
     max_model_len: int
 
     def run(self, jobs: Sequence[tuple[Example, Prompt]], sampling: Sampling, version: int, seed: str) -> list[Group]:
@@ -55,7 +54,7 @@ class RolloutLoop:
 
         Returns one Group per job, in order, every rollout scored. Raises what a reward raises.
         """
-        answers: list[list[Future[Rollout] | None]] = [[None] * sampling.n for _ in jobs]
+        answers: list[list[tuple[Rollout, Future[Score]] | None]] = [[None] * sampling.n for _ in jobs]
         live: dict[str, tuple[int, int, _Sequence]] = {}
         for i, (example, prompt) in enumerate(jobs):
             params = replace(sampling, seed=stable_seed(f"{seed}/{example.id}"))
@@ -71,14 +70,15 @@ class RolloutLoop:
                 for (i, j, sequence), completion in zip(started, completions, strict=True):
                     follow_up = self._take(jobs[i][0], sequence, completion, version, sampling)
                     if follow_up is None:
-                        answers[i][j] = self.pool.submit(self._finish, jobs[i][0], sequence, completion.finish_reason)
+                        rollout = _finish(jobs[i][0], sequence, completion.finish_reason)
+                        answers[i][j] = rollout, self.score(rollout, jobs[i][0])
                         continue
                     key = f"{i}/{j}/{len(sequence.texts)}"
                     live[key] = (i, j, sequence)
                     prompt = Prompt(id=jobs[i][0].id, token_ids=list(sequence.token_ids), media=sequence.media)
                     self.engine.submit(key, prompt, replace(follow_up, seed=stable_seed(f"{seed}/{prompt.id}/{key}")))
         return [
-            Group(example, [future.result() for future in row if future is not None])
+            Group(example, [replace(answer[0], score=answer[1].result()) for answer in row if answer is not None])
             for (example, _), row in zip(jobs, answers, strict=True)
         ]
 
@@ -104,18 +104,18 @@ class RolloutLoop:
         sequence.media = sequence.media + media
         return replace(sampling, n=1, max_tokens=room)
 
-    def _finish(self, example: Example, sequence: _Sequence, finish_reason: str) -> Rollout:
-        rollout = Rollout(
-            id=example.id,
-            token_ids=sequence.token_ids,
-            mask=sequence.mask,
-            logprobs=sequence.logprobs,
-            versions=sequence.versions,
-            media=sequence.media,
-            text="\n".join(sequence.texts),
-            finish_reason=finish_reason,
-        )
-        return replace(rollout, score=self.score(rollout, example))
+
+def _finish(example: Example, sequence: _Sequence, finish_reason: str) -> Rollout:
+    return Rollout(
+        id=example.id,
+        token_ids=sequence.token_ids,
+        mask=sequence.mask,
+        logprobs=sequence.logprobs,
+        versions=sequence.versions,
+        media=sequence.media,
+        text="\n".join(sequence.texts),
+        finish_reason=finish_reason,
+    )
 
 
 def _start(prompt: Prompt) -> _Sequence:

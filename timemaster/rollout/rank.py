@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import resource
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from timemaster.config import Config, RewardConfig
+from timemaster.config import Config, RewardConfig, run_dir
 from timemaster.data.media import load_model_config, vision_spec
 from timemaster.data.render import Renderer
-from timemaster.rewards.scoring import RewardPart, as_reward, load_function, score
+from timemaster.judge import Budget, Chat, Endpoint, Judge, Store, set_judge
+from timemaster.rewards.scoring import RewardPart, Scorer, as_reward, load_function
 from timemaster.rollout.engine import EngineSpec, make_engine, preload
-from timemaster.rollout.loop import RolloutLoop, ScoreFn
+from timemaster.rollout.loop import RolloutLoop
 from timemaster.tasks import Task, load_tasks
-from timemaster.types import Example, Group, InputError, Prompt, Rollout, Sampling, Score
+from timemaster.types import Example, Group, InputError, Prompt, Sampling
 
 
 def peak_memory_gib() -> float:
@@ -27,20 +29,47 @@ def use_cores(sharers: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // sharers, 1))
 
 
-def make_scorer(tasks: dict[str, Task], reward: RewardConfig) -> ScoreFn:
+def make_scorer(tasks: dict[str, Task], reward: RewardConfig) -> Scorer:
     """How rollouts are scored: by the user's own reward when `reward.path` is set, else by the row's task."""
     own = (RewardPart("score", 1.0, as_reward(load_function(reward.path))),) if reward.path else None
 
-    def score_one(rollout: Rollout, example: Example) -> Score:
+    def parts_of(example: Example) -> Sequence[RewardPart]:
         if own is None and example.data_source not in tasks:
             known = ", ".join(tasks) or "none"
             raise InputError(
                 f"row {example.id}: no task for data_source={example.data_source!r} (known: {known}). "
                 "Add its recipe to data.recipes, or set reward.path."
             )
-        return score(rollout, example, own or tasks[example.data_source].rewards, reward.on_error)
+        return own or tasks[example.data_source].rewards
 
-    return score_one
+    return Scorer(parts_of, reward.on_error, reward.num_threads)
+
+
+def make_judge(cfg: Config) -> Judge | None:
+    """The judge of judge.*, None without a model. Engines share its calls in flight, and its budget by the file."""
+    j = cfg.judge
+    if not j.model:
+        return None
+    store = Store(Path(j.cache or f"{run_dir(cfg)}/judge.sqlite"))
+    budget = Budget(max_calls=j.max_calls, max_cost=j.max_cost, price_in=j.price_in, price_out=j.price_out)
+    concurrency = max(j.concurrency // (max(cfg.rollout.num_engines, 1) * len(j.model)), 1)
+    urls = j.base_url * (len(j.model) if len(j.base_url) == 1 else 1) or [""] * len(j.model)
+    chats = [
+        Chat(
+            Endpoint(
+                base_url=url,
+                model=model,
+                api_key_env=j.api_key_env,
+                temperature=j.temperature,
+                max_tokens=j.max_tokens,
+                timeout=j.timeout,
+                max_retries=j.max_retries,
+            ),
+            budget, store, account=run_dir(cfg), concurrency=concurrency,
+        )
+        for url, model in zip(urls, j.model, strict=True)
+    ]  # fmt: skip
+    return Judge(chats=chats, include_image=j.include_image, include_truth=j.include_truth)
 
 
 class EngineRank:
@@ -59,12 +88,12 @@ class EngineRank:
         tasks = load_tasks(cfg.data.recipes)
         vision = vision_spec(load_model_config(cfg.model.path), spec.min_pixels, spec.max_pixels)
         self.engine = make_engine(self.name, spec)
+        set_judge(make_judge(cfg))
         self.loop = RolloutLoop(
             engine=self.engine,
             renderer=Renderer(cfg.model.path, vision),
-            score=make_scorer(tasks, cfg.reward),
+            score=make_scorer(tasks, cfg.reward).submit,
             respond=lambda example: tasks[example.data_source].respond if example.data_source in tasks else None,
-            pool=ThreadPoolExecutor(cfg.reward.num_threads),
             max_model_len=spec.max_model_len,
         )
 
