@@ -13,6 +13,7 @@ from timemaster.types import InputError
 
 CHOICES = {
     "data.on_bad_row": ("raise", "skip"),
+    "data.modality": ("image", "numeric"),
     "eval.blank_images": (True, False, "both"),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.attn_implementation": ("auto", "sdpa", "eager", "flash_attention_2"),
@@ -63,6 +64,10 @@ def check(cfg: Config, mode: str) -> None:
         setattr(cfg.judge, name, as_list(getattr(cfg.judge, name), f"judge.{name}"))
     ok = len(cfg.judge.base_url) in (0, 1, len(cfg.judge.model))
     _require(cfg, "judge.base_url", ok, "one for all of judge.model, or one each", "")
+    form = cfg.data.numeric.channel
+    _require(cfg, "data.numeric.channel", "{values}" in form, "a text with {values}, and {name} if you like", "")
+    ok = cfg.data.modality == "image" or cfg.eval.blank_images is False
+    _require(cfg, "eval.blank_images", ok, "false with data.modality=numeric", "There is no image to blank.")
     _make_absolute(cfg)
     _require(cfg, "model.path", bool(cfg.model.path), "a Qwen2.5-VL folder or hub id", "Set MODEL_PATH or model.path.")
     known = {"console", "tensorboard", "wandb"}
@@ -135,6 +140,7 @@ NOT_NEGATIVE = (
     "actor.kl_loss_coef",
     "actor.optim.lr_warmup_steps",
     "actor.optim.weight_decay",
+    "data.numeric.decimals",
     "rollout.num_engines",
     "rollout.limit_logprob_diff",
     "eval.temperature",

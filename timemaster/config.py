@@ -11,6 +11,16 @@ from typing import Any
 
 
 @dataclass(kw_only=True, slots=True)
+class NumericConfig:
+    """How data.modality=numeric writes a series."""
+
+    decimals: int = 2
+    separator: str = ","  # between two readings
+    channel: str = "{name}: {values}"  # of one channel; a single one without a name is written bare
+    channel_separator: str = "\n"  # between two channels
+
+
+@dataclass(kw_only=True, slots=True)
 class DataConfig:
     """Where rows come from and how they are cut into steps."""
 
@@ -23,6 +33,9 @@ class DataConfig:
     max_response_length: int = 1024  # tokens sampled per row, over all turns
     min_pixels: int = 3136  # an image is scaled up to at least this area; 28 x 28 pixels become one token
     max_pixels: int = 1003520  # an image is scaled down to at most this area
+    mixture: dict[str, float] = field(default_factory=dict)  # weight of each data_source in a batch; {} as rows come
+    modality: str = "image"  # image: plots; numeric: the raw series as text in their place
+    numeric: NumericConfig = field(default_factory=NumericConfig)
     shuffle: bool = True
     seed: int = 1  # of the order of rows and of sampling
     on_bad_row: str = "raise"  # raise, or skip: count and list the rows that cannot be used

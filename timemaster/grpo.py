@@ -20,7 +20,7 @@ from timemaster.types import InputError
 
 if TYPE_CHECKING:
     from timemaster.data.render import Renderer
-    from timemaster.data.stream import Stream
+    from timemaster.data.stream import Order
     from timemaster.inputs import Job
     from timemaster.run import Run
     from timemaster.types import Group, Sample, Sampling
@@ -41,9 +41,8 @@ SHOWN = (
 def train(cfg: Config) -> None:
     """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
     from timemaster.algo.advantages import to_samples
-    from timemaster.data.stream import Stream
     from timemaster.evaluate import validate
-    from timemaster.inputs import check_inputs, load_jobs, make_renderer
+    from timemaster.inputs import check_inputs, load_jobs, make_renderer, order_of_rows
     from timemaster.rollout.engine import resolve_engine
     from timemaster.run import Run, save
     from timemaster.workers import Workers
@@ -54,7 +53,7 @@ def train(cfg: Config) -> None:
         renderer = make_renderer(cfg)
         jobs = load_jobs(cfg, cfg.data.train_files, renderer, run.folder)
         val_jobs = load_jobs(cfg, cfg.data.val_files, renderer, run.folder)
-        stream = Stream(len(jobs), cfg.data.train_batch_size, cfg.data.seed, cfg.data.shuffle)
+        stream = order_of_rows(cfg, [example for example, _ in jobs])
         total = cfg.trainer.total_training_steps or stream.num_steps(cfg.trainer.total_epochs)
         resume, first = run.resume_point(len(jobs))
         if first >= total:
@@ -95,7 +94,12 @@ def train(cfg: Config) -> None:
 
 
 def start(
-    run: Run, workers: Workers, renderer: Renderer, jobs: list[Job], stream: Stream, steps: tuple[str, int, int]
+    run: Run,
+    workers: Workers,
+    renderer: Renderer,
+    jobs: list[Job],
+    stream: Order,
+    steps: tuple[str, int, int],
 ) -> None:
     """Start engines and trainer, print what is about to happen. `steps`: checkpoint to resume, steps done, in all."""
     from timemaster.inputs import decoded, describe, engine_spec, most_images

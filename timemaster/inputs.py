@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,8 +13,10 @@ from tqdm import tqdm
 
 from timemaster.config import Config, world_size
 from timemaster.data.media import load_model_config, vision_spec
+from timemaster.data.numeric import NumberFormat, as_numbers
 from timemaster.data.render import Renderer
 from timemaster.data.store import bad_row, check_labels, read_examples, report_bad_rows, with_task_labels
+from timemaster.data.stream import Order, make_stream
 from timemaster.rollout.engine import EngineSpec, resolve_engine
 from timemaster.tasks import Task, load_tasks
 from timemaster.types import Example, InputError, Prompt, Sample
@@ -52,7 +54,9 @@ def read_rows(
     if not files:
         return []
     tasks = load_tasks(cfg.data.recipes)
-    examples, bad = read_examples(files, cfg.data.on_bad_row, next(iter(tasks)) if len(tasks) == 1 else "")
+    numeric = cfg.data.modality == "numeric"
+    only = next(iter(tasks)) if len(tasks) == 1 else ""
+    examples, bad = read_examples(files, cfg.data.on_bad_row, only, with_series=numeric)
     wrong = check_labels(examples, tasks)
     if scored and not cfg.reward.path:
         wrong += [bad_row(e, _no_task(e, tasks)) for e in examples if e.data_source not in tasks]
@@ -62,7 +66,8 @@ def read_rows(
         if (example.extra["file"], example.extra["row"]) in refused:
             continue
         try:
-            rows.append((example, render(example)))
+            shown = in_numbers(cfg, example, tasks) if numeric else example
+            rows.append((shown, render(shown)))
         except InputError as error:
             wrong.append(bad_row(example, str(error)))
     report_bad_rows(wrong, len(examples), cfg.data.on_bad_row)
@@ -72,6 +77,16 @@ def read_rows(
         _list_rows(folder, "skipped_rows.jsonl", reasons)
         log.warning("skipped %d bad rows, listed in %s/skipped_rows.jsonl", len(bad), folder)
     return rows
+
+
+def in_numbers(cfg: Config, example: Example, tasks: Mapping[str, Task]) -> Example:
+    """The example with its series as text in the place of its plot."""
+    n = cfg.data.numeric
+    style = NumberFormat(
+        decimals=n.decimals, separator=n.separator, channel=n.channel, channel_separator=n.channel_separator
+    )
+    task = tasks.get(example.data_source)
+    return as_numbers(example, task.plot.channels if task else (), style)
 
 
 def _no_task(example: Example, tasks: Mapping[str, Task]) -> str:
@@ -89,14 +104,20 @@ def load_jobs(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -
     return jobs
 
 
-def load_samples(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -> list[Sample]:
-    """Supervised samples; rows over max_prompt_length + max_response_length are dropped, counted and listed."""
+def load_samples(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -> list[tuple[Example, Sample]]:
+    """Rows with their samples; those over max_prompt_length + max_response_length are dropped, counted and listed."""
     limit = cfg.data.max_prompt_length + cfg.data.max_response_length
-    samples = [sample for _, sample in read_rows(cfg, files, folder, renderer.sample, scored=False)]
-    dropped = [{"id": s.id, "tokens": len(s.token_ids)} for s in samples if len(s.token_ids) > limit]
-    kept = [sample for sample in samples if len(sample.token_ids) <= limit]
+    rows = read_rows(cfg, files, folder, renderer.sample, scored=False)
+    dropped = [{"id": s.id, "tokens": len(s.token_ids)} for _, s in rows if len(s.token_ids) > limit]
+    kept = [(example, sample) for example, sample in rows if len(sample.token_ids) <= limit]
     _report_dropped(cfg, folder, dropped, len(kept), limit)
     return kept
+
+
+def order_of_rows(cfg: Config, rows: Sequence[Example]) -> Order:
+    """In which order the rows are taken: all alike, or mixed by data.mixture."""
+    d = cfg.data
+    return make_stream([row.data_source for row in rows], d.train_batch_size, d.seed, d.shuffle, d.mixture)
 
 
 def _report_dropped(cfg: Config, folder: Path, dropped: list[dict[str, object]], kept: int, limit: int) -> None:

@@ -111,7 +111,8 @@ class Run:
         """
         data = self.cfg.data
         self.identity = {"mode": self.mode, "rows": num_rows, "train_batch_size": data.train_batch_size}
-        self.identity |= {"seed": data.seed, "shuffle": data.shuffle}
+        self.identity |= {"seed": data.seed, "shuffle": data.shuffle, "mixture": dict(data.mixture)}
+        self.identity["modality"] = data.modality
         found = latest(self.folder)
         if found is None:
             self._forget_after(0)

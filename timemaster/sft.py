@@ -23,17 +23,17 @@ SHOWN = ("sft/loss", "sft/entropy", "sft/grad_norm", "sft/lr", "val/loss", "thro
 
 def train(cfg: Config) -> None:
     """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
-    from timemaster.data.stream import Stream
-    from timemaster.inputs import check_inputs, decoded, describe, load_samples, make_renderer
+    from timemaster.inputs import check_inputs, decoded, describe, load_samples, make_renderer, order_of_rows
     from timemaster.run import Run, save
     from timemaster.workers import Workers
 
     check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
     with Run(cfg, "sft") as run, Workers(cfg, engine="", trainers=True) as workers:
         renderer = make_renderer(cfg)
-        samples = load_samples(cfg, cfg.data.train_files, renderer, run.folder)
-        val_samples = load_samples(cfg, cfg.data.val_files, renderer, run.folder)
-        stream = Stream(len(samples), cfg.data.train_batch_size, cfg.data.seed, cfg.data.shuffle)
+        rows = load_samples(cfg, cfg.data.train_files, renderer, run.folder)
+        samples = [sample for _, sample in rows]
+        val_samples = [sample for _, sample in load_samples(cfg, cfg.data.val_files, renderer, run.folder)]
+        stream = order_of_rows(cfg, [example for example, _ in rows])
         total = cfg.trainer.total_training_steps or stream.num_steps(cfg.trainer.total_epochs)
         resume, first = run.resume_point(len(samples))
         if first >= total:
@@ -41,13 +41,13 @@ def train(cfg: Config) -> None:
             return
         run.say(f"starting trainer ranks on {workers.device}")
         table = workers.start(None, training=(total, False, resume))
-        rows: list[tuple[str, object]] = [
+        lines: list[tuple[str, object]] = [
             ("run folder", run.folder),
             ("train rows", stream.num_rows),
             ("steps", f"{first} done, {total} in all ({stream.num_rows / cfg.data.train_batch_size:.1f} an epoch)"),
             ("rows a step", cfg.data.train_batch_size),
         ]
-        describe(cfg, rows, table, decoded(renderer, samples[0].token_ids))
+        describe(cfg, lines, table, decoded(renderer, samples[0].token_ids))
         run.start_bar(first, total)
         for step in range(first + 1, total + 1):
             batch = [samples[row] for row in stream.batch(step - 1)]

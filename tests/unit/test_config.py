@@ -15,7 +15,7 @@ from timemaster.config import Config
 from timemaster.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-SECTIONS = [*(item.name for item in fields(Config())), "actor.optim"]
+SECTIONS = [*(item.name for item in fields(Config())), "actor.optim", "data.numeric"]
 
 
 def valid() -> Config:

@@ -133,7 +133,7 @@ def test_long_prompts_are_dropped_counted_and_listed(
 def test_supervised_rows_keep_all_their_image_tokens(cfg: Config, png: bytes, tmp_path: Path) -> None:
     file = write(tmp_path / "d.parquet", png, [QUESTION], ["Winter"])
     renderer = make_renderer(cfg)
-    (sample,) = load_samples(cfg, [file], renderer, tmp_path)
+    ((_, sample),) = load_samples(cfg, [file], renderer, tmp_path)
     assert sample.token_ids.count(renderer.spec.image_token_id) == 16
     assert sum(sample.mask) > 0
 

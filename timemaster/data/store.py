@@ -107,13 +107,13 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_examples(
-    files: Sequence[str], on_bad_row: str = "raise", default_source: str = ""
+    files: Sequence[str], on_bad_row: str = "raise", default_source: str = "", with_series: bool = False
 ) -> tuple[list[Example], list[BadRow]]:
     """All examples of parquet `files`, and the rows that could not be used.
 
     An example's id is "<file name>:<row>", with folders in front where two files share a name; its `extra` is the
-    row's extra_info with `file` and `row` added. The raw series is not read. `default_source` is the data_source of
-    files without that column.
+    row's extra_info with `file` and `row` added, and, `with_series`, the raw series as `series`. `default_source` is
+    the data_source of files without that column.
 
     Raises InputError for a missing, unreadable or empty file and a missing column; for bad rows, too, with
     on_bad_row="raise". With "skip" they are logged, counted and returned.
@@ -123,13 +123,14 @@ def read_examples(
     examples: list[Example] = []
     bad: list[BadRow] = []
     for file, name in zip(files, _unique_names(files), strict=True):
-        for number, row in enumerate(_rows(file)):
+        for number, row in enumerate(_rows(file, with_series)):
             try:
                 example = example_from_row(row, f"{name}:{number}", Path(file).parent, default_source)
             except InputError as error:
                 bad.append(BadRow(file, number, str(error)))
             else:
-                examples.append(replace(example, extra={**example.extra, "file": file, "row": number}))
+                series = {"series": row.get("data")} if with_series else {}
+                examples.append(replace(example, extra={**example.extra, "file": file, "row": number, **series}))
     report_bad_rows(bad, len(examples) + len(bad), on_bad_row)
     return examples, bad
 
@@ -192,9 +193,9 @@ def count_rows(files: Sequence[str]) -> int:
     return sum(_open(file).metadata.num_rows for file in files)
 
 
-def _rows(file: str) -> Iterator[dict[str, Any]]:
+def _rows(file: str, with_series: bool) -> Iterator[dict[str, Any]]:
     parquet = _open(file)
-    columns = [name for name in READ if name in parquet.schema_arrow.names]
+    columns = [name for name in (*READ, *(("data",) if with_series else ())) if name in parquet.schema_arrow.names]
     for batch in parquet.iter_batches(BATCH, columns=columns):
         yield from batch.to_pylist()
 
