@@ -26,15 +26,15 @@ LABELS = ("Desktop", "Laptop")
 LENGTH = 720  # readings of one day
 
 QUESTION = """<image>
-The plot shows how much electricity one computer in a British home used during one day: 720 readings, one every two
-minutes, in order of time. The values are standardised (each day has mean 0 and standard deviation 1), so the height
-of the line tells about the shape of the day and not about watts.
+This series tells how much electricity one computer in a British home used during one day: 720 readings, one every two
+minutes, in order of time. The values are standardised (each day has mean 0 and standard deviation 1), so they tell
+about the shape of the day and not about watts.
 
 The computer is one of these:
 - Desktop: a fixed computer with its parts in a case, drawing from the mains alone.
 - Laptop: a portable computer with a battery, drawing from its charger.
 
-Look at the resting level, at how often and how long the line leaves it, and at the form of the peaks; then decide.
+Consider the resting level, how often and how long the series leaves it, and the form of the peaks; then decide.
 First reason inside <think> and </think>. Then give exactly one of the two names, Desktop or Laptop, inside <class> and
 </class>."""
 
@@ -47,13 +47,13 @@ def load(source: Path | None) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: Task) -> str:
-    """Facts of the day: resting level, highest reading and when, how often and how long the line is high."""
+    """Facts of the day: resting level, highest reading and when, how often and how long it is high."""
     values = series.values[0]
     rest, top = statistics.median(values), max(values)
     is_high = [value > (rest + top) / 2 for value in values]
     num_rises = sum(now and not before for before, now in pairwise([False, *is_high]))
     return (
-        f"The line rests at {rest:.1f} and reaches its highest value {top:.1f} at reading {values.index(top)}. "
+        f"The series rests at {rest:.1f} and reaches its highest value {top:.1f} at reading {values.index(top)}. "
         f"It rises above the middle between the two {num_rises} {'time' if num_rises == 1 else 'times'} and stays "
         f"there for {sum(is_high)} of the {len(values)} readings. Its lowest value is {min(values):.1f}."
     )

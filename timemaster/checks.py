@@ -80,6 +80,8 @@ def check(cfg: Config, mode: str) -> None:
     _require(cfg, "actor.optim.betas", len(o.betas) == 2 and all(0 <= b < 1 for b in o.betas), "two of 0 <= b < 1", "")
     _require(cfg, "actor.optim.min_lr_ratio", 0 <= o.min_lr_ratio <= 1, "between 0 and 1", "")
     _require(cfg, "eval.top_p", 0 < cfg.eval.top_p <= 1, "greater than 0, at most 1", "")
+    advice = "Greedy answers to one row are all the same: set eval.temperature too, such as 0.7."
+    _require(cfg, "eval.n", cfg.eval.n == 1 or cfg.eval.temperature > 0, "1 with eval.temperature=0", advice)
     if mode == "sft":
         advice = "Evaluate with python -m timemaster.grpo trainer.val_only=true."
         _require(cfg, "trainer.val_only", not cfg.trainer.val_only, "false here", advice)
@@ -125,6 +127,7 @@ POSITIVE = (
     "rollout.cpu_kv_cache_gib",
     "rollout.max_num_seqs",
     "rollout.max_num_batched_tokens",
+    "eval.n",
     "reward.num_threads",
     "judge.max_tokens",
     "judge.concurrency",

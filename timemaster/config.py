@@ -148,6 +148,7 @@ class EvalConfig:
     checkpoint: Any = "latest"  # latest of the run, base (model.path), a step number, or a list of these
     blank_images: Any = False  # true: answer with every image blanked, the control that shows the model looks; or both
     temperature: float = 0.0  # 0 is greedy
+    n: int = 1  # answers per row; more than one, at a temperature, for their mean, majority vote and pass@k
     top_p: float = 1.0
     top_k: int = -1
 

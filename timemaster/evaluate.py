@@ -4,7 +4,8 @@ EVAL=True in the scripts sets trainer.val_only=true and comes here. Written unde
 
     eval/step_<N>/metrics.json  predictions.jsonl  confusion.png  config.yaml
 
-(step_<N>_t0.4/ when sampled at that temperature, step_<N>_blank/ with blanked images.)
+(step_<N>_t0.4/ when sampled at that temperature, step_<N>_t0.4_n8/ with 8 samples of each row, a line each in
+predictions.jsonl, step_<N>_blank/ with blanked images.)
 
 Unparsed answers are a category of their own, never a class. While training, `validate` looks at data.val_files.
 """
@@ -25,7 +26,8 @@ from timemaster.backends.checkpoint import checkpoints, live_name
 from timemaster.config import Config
 from timemaster.data.store import count_rows
 from timemaster.inputs import Job, check_inputs, engine_spec, load_jobs, make_renderer, most_images
-from timemaster.metrics import Prediction, summarise
+from timemaster.metrics import Prediction, summarise, summarise_samples
+from timemaster.predictions import write_predictions
 from timemaster.rollout.engine import resolve_engine
 from timemaster.run import Run, rollout_rows, write_config
 from timemaster.tasks import Task, load_tasks, predict
@@ -46,16 +48,18 @@ class Target:
     blank: bool
 
     temperature: float
+    num_samples: int = 1  # of each row
 
     @property
     def name(self) -> str:
         sampled = f"_t{self.temperature:g}" if self.temperature else ""
+        sampled += f"_n{self.num_samples}" if self.num_samples > 1 else ""
         return f"step_{self.step}{sampled}" + ("_blank" if self.blank else "")
 
 
 def validate(run: Run, workers: Workers, jobs: Sequence[Job], step: int) -> dict[str, float]:
     """Answer the validation rows with the current weights. Returns val/accuracy, val/reward_mean and kin."""
-    groups = answer(run.cfg, workers, jobs, version=step, label="validating")
+    groups = answer(run.cfg, workers, jobs, version=step, label="validating", n=1)
     summary = summarise(predictions(groups, load_tasks(run.cfg.data.recipes)))
     names = ("accuracy", "macro_f1", "format_rate", "reward_mean", "response_tokens_mean")
     metrics = {f"val/{name}": float(summary[name]) for name in names if summary[name] is not None}
@@ -88,7 +92,8 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
             if target.model != loaded:
                 workers.load_engines(read_layers(target.model))
                 loaded = target.model
-            groups = answer(cfg, workers, blank_jobs if target.blank else jobs, version=target.step, label=target.name)
+            shown = blank_jobs if target.blank else jobs
+            groups = answer(cfg, workers, shown, version=target.step, label=target.name, n=cfg.eval.n)
             results.append(write_results(run.folder / "eval" / target.name, cfg, target, groups))
     return results
 
@@ -107,7 +112,8 @@ def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
         else:
             raise InputError(f"eval.checkpoint={name}: {folder} has {sorted(have) or 'none'}; or latest, base.")
     blanks = {True: [True], False: [False], "both": [False, True]}[cfg.eval.blank_images]
-    return [Target(step, model, b, cfg.eval.temperature) for step, model in dict.fromkeys(found) for b in blanks]
+    how = (cfg.eval.temperature, cfg.eval.n)
+    return [Target(step, model, b, *how) for step, model in dict.fromkeys(found) for b in blanks]
 
 
 def read_layers(model: str) -> Iterator[list[tuple[str, Any]]]:
@@ -137,13 +143,13 @@ def weights_folder(model: str) -> Path:
     return Path(snapshot_download(model, allow_patterns="*.safetensors"))
 
 
-def answer(cfg: Config, workers: Workers, jobs: Sequence[Job], version: int, label: str) -> list[Group]:
-    """One answer per row, greedy unless eval.temperature says otherwise, with a progress bar."""
+def answer(cfg: Config, workers: Workers, jobs: Sequence[Job], version: int, label: str, n: int) -> list[Group]:
+    """`n` answers per row, greedy unless eval.temperature says otherwise, with a progress bar."""
     e = cfg.eval
     sampling = Sampling(
-        temperature=e.temperature, top_p=e.top_p, top_k=e.top_k, max_tokens=cfg.data.max_response_length
+        n=n, temperature=e.temperature, top_p=e.top_p, top_k=e.top_k, max_tokens=cfg.data.max_response_length
     )
-    size = cfg.rollout.max_num_seqs * len(workers.engines)
+    size = max(cfg.rollout.max_num_seqs * len(workers.engines) // n, 1)
     groups: list[Group] = []
     with tqdm(total=len(jobs), desc=label, unit="row", leave=False, disable=None) as bar:
         for i in range(0, len(jobs), size):
@@ -168,6 +174,7 @@ def predictions(groups: Sequence[Group], tasks: dict[str, Task]) -> list[Predict
                     reward=rollout.score.total,
                     parts=rollout.score.parts,
                     num_tokens=sum(rollout.mask),
+                    num_prompt_tokens=rollout.mask.index(1) if 1 in rollout.mask else len(rollout.mask),
                 )
             )
     return out
@@ -178,17 +185,16 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
     from timemaster.plot_results import confusion_png
 
     folder.mkdir(parents=True, exist_ok=True)
-    answers = predictions(groups, load_tasks(cfg.data.recipes))
-    summary = summarise(answers)
+    answers, n = predictions(groups, load_tasks(cfg.data.recipes)), target.num_samples
+    items = [answers[i : i + n] for i in range(0, len(answers), n)]
+    summary = summarise(answers) if n == 1 else summarise_samples(items, cfg.data.seed)
     about = {"model": target.model, "step": target.step, "blank_images": target.blank, "files": cfg.data.test_files}
     about |= {"sampling": {name: getattr(cfg.eval, name) for name in ("temperature", "top_p", "top_k")}}
     about |= {"rows_left_out": count_rows(cfg.data.test_files) - len(groups)}  # bad rows, or too long
     write_config(folder, cfg)
     (folder / "metrics.json").write_text(json.dumps(about | summary, indent=2) + "\n")
-    rows = [row for group in groups for row in rollout_rows(group)]
-    with open(folder / "predictions.jsonl", "w") as file:
-        for row, one in zip(rows, answers, strict=True):
-            file.write(json.dumps({"prediction": one.predicted} | row) + "\n")
+    rows = [({"sample": k} if n > 1 else {}) | row for group in groups for k, row in enumerate(rollout_rows(group))]
+    write_predictions(folder, [{"prediction": one.predicted} | row for row, one in zip(rows, answers, strict=True)])
     if summary["confusion"]:
         (folder / "confusion.png").write_bytes(confusion_png(summary["confusion"]))
     low, high = summary["accuracy_ci95"]
@@ -197,5 +203,10 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
         target.name, target.model, summary["accuracy"], low, high, summary["n"], summary["macro_f1"] or 0.0,
         summary["format_rate"] or 0.0, summary["unparsed"], fmean(one.num_tokens for one in answers),
     )  # fmt: skip
+    if n > 1:
+        vote = f"majority vote {summary['majority']['accuracy']:.3f}, " if summary["majority"] else ""
+        log.info("  %d samples a row: %s%s", n, vote, ", ".join(
+            f"pass@{k} {one['value']:.3f}" for k, one in summary["pass_at_k"].items()
+        ))  # fmt: skip
     log.info("  written to %s", folder)
     return about | summary

@@ -1,15 +1,19 @@
-"""What a set of predictions is worth: accuracy with its interval, macro F1, per class, unparsed answers apart."""
+"""What predictions are worth: accuracy with its interval, macro F1, per class, several samples, pairs compared."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
+
+from timemaster.types import InputError
 
 UNPARSED = "(unparsed)"
+NUM_RESAMPLES = 2000
+Answers = TypeVar("Answers")  # a prediction, or the predictions of one item
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +26,23 @@ class Prediction:
     labels: list[str]  # the task's classes; empty for tasks without
     reward: float
     parts: dict[str, float]
-    num_tokens: int
+    num_tokens: int  # sampled
+    num_prompt_tokens: int = 0  # before the first sampled one, image tokens included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A line of a comparison. Example: Result(name="1nn_euclid", kind="baseline", accuracy=0.576, n=250, …)"""
+
+    name: str
+    kind: str  # "baseline", "model", "predictions", "checkpoint" or "quoted"
+    accuracy: float
+    n: int | None = None  # None, as everything below: not known
+    ci95: tuple[float, float] | None = None
+    macro_f1: float | None = None
+    unparsed: float | None = None  # share of all answers
+    p: float | None = None  # McNemar's, against the reference
+    note: str = ""  # where it comes from
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -37,16 +57,36 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 def summarise(answers: Sequence[Prediction]) -> dict[str, Any]:
     """All figures of a set of predictions; with several data sources also each by itself under `by_data_source`."""
-    out = _summary(answers)
-    sources = sorted({one.data_source for one in answers})
+    return _by_source(answers, _summary, lambda one: one.data_source)
+
+
+def summarise_samples(items: Sequence[Sequence[Prediction]], seed: int = 1) -> dict[str, Any]:
+    """The figures of several sampled answers per item, as `summarise` gives them, with
+
+        n                        items; every other count is of answers
+        accuracy                 the mean over the samples, as `pass_at_k` of 1
+        majority                 accuracy, macro F1 and unparsed of the majority vote; None for tasks without labels
+        pass_at_k                by k = 1, 2, 4, …, the number of samples
+
+    Intervals are percentiles of a seeded bootstrap over items: an item's samples stay together, for they are not
+    independent.
+    """
+    return _by_source(items, lambda some: _sampled_summary(some, seed), lambda item: item[0].data_source)
+
+
+def _by_source(
+    answers: Sequence[Answers], figures: Callable[[Sequence[Answers]], dict[str, Any]], source: Callable[[Answers], str]
+) -> dict[str, Any]:
+    out = figures(answers)
+    sources = sorted({source(one) for one in answers})
     if len(sources) > 1:
-        out["by_data_source"] = {s: _summary([one for one in answers if one.data_source == s]) for s in sources}
+        out["by_data_source"] = {s: figures([one for one in answers if source(one) == s]) for s in sources}
     return out
 
 
 def _summary(answers: Sequence[Prediction]) -> dict[str, Any]:
     n = len(answers)
-    correct = [_correct(one) for one in answers]
+    correct = [is_correct(one) for one in answers]
     labels = list(dict.fromkeys(label for one in answers for label in one.labels))
     per_class = {label: _class_figures(label, answers) for label in labels}
     formats = [one.parts["format"] for one in answers if "format" in one.parts]
@@ -60,14 +100,116 @@ def _summary(answers: Sequence[Prediction]) -> dict[str, Any]:
         "per_class": per_class,
         "reward_mean": fmean(one.reward for one in answers) if n else 0.0,
         "response_tokens_mean": fmean(one.num_tokens for one in answers) if n else 0.0,
+        "prompt_tokens_mean": fmean(one.num_prompt_tokens for one in answers) if n else 0.0,
         "confusion": _confusion(labels, answers),
     }
 
 
-def _correct(one: Prediction) -> bool:
+def _sampled_summary(items: Sequence[Sequence[Prediction]], seed: int) -> dict[str, Any]:
+    num_samples = len(items[0])
+    right = [sum(is_correct(one) for one in item) for item in items]
+    powers = [2**i for i in range(num_samples.bit_length()) if 2**i < num_samples]
+    columns = {str(k): [pass_at_k(num_samples, c, k) for c in right] for k in [*powers, num_samples]}
+    voted = [replace(item[0], predicted=vote([one.predicted for one in item])) for item in items]
+    with_labels = all(one.labels for one in voted)
+    if with_labels:
+        columns["majority"] = [float(is_correct(one)) for one in voted]
+    intervals = bootstrap(columns, seed)
+    figures = _summary([one for item in items for one in item])
+    figures |= {"n": len(items), "num_samples": num_samples, "accuracy_ci95": intervals["1"], "majority": None}
+    if with_labels:
+        of_votes = _summary(voted)
+        figures["majority"] = {name: of_votes[name] for name in ("accuracy", "macro_f1", "unparsed")}
+        figures["majority"]["accuracy_ci95"] = intervals.pop("majority")
+    pass_at = {k: {"value": fmean(columns[k]), "ci95": interval} for k, interval in intervals.items()}
+    return figures | {"pass_at_k": pass_at}
+
+
+def is_correct(one: Prediction) -> bool:
+    """Whether the answer is the truth; for a task without labels, whether its accuracy part, or its reward, is 1."""
     if one.labels:
         return one.predicted == one.truth
     return one.parts.get("accuracy", one.reward) >= 1.0
+
+
+def vote(predicted: Sequence[str | None]) -> str | None:
+    """The label most answers chose; of equally many, the one that got there first. Unparsed answers do not vote."""
+    counts: Counter[str] = Counter()
+    winner = None
+    for label in predicted:
+        if label is not None:
+            counts[label] += 1
+            winner = label if winner is None or counts[label] > counts[winner] else winner
+    return winner
+
+
+def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
+    """Estimated probability that one of `k` answers is right: 1 - C(n - c, k) / C(n, k), without bias.
+
+    Source: Chen et al. (2021), https://arxiv.org/abs/2107.03374, section 2.1
+    """
+    assert 0 <= num_right <= num_samples
+    assert 1 <= k <= num_samples
+    return 1.0 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
+
+
+def bootstrap(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, list[float]]:
+    """95 % intervals of the columns' means: percentiles over NUM_RESAMPLES draws of the same items for all columns.
+
+    A column of nothing but 0 or nothing but 1, which no draw can vary, gets Wilson's interval.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    values = np.array(list(columns.values())).T  # [items, columns]
+    draws = (values[rng.integers(0, len(values), len(values))].mean(axis=0) for _ in range(NUM_RESAMPLES))
+    ends = np.percentile(np.array(list(draws)), [2.5, 97.5], axis=0)
+    out = {name: [float(low), float(high)] for name, low, high in zip(columns, *ends, strict=True)}
+    constant = [name for name, column in columns.items() if set(column) in ({0.0}, {1.0})]
+    return out | {name: list(wilson(round(sum(columns[name])), len(values))) for name in constant}
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Two sets of answers to the same items. Example: Paired(only_first=31, only_second=12, p=0.0054)"""
+
+    only_first: int  # items that the first alone has right
+    only_second: int
+    p: float  # of so uneven a split, or a more uneven one, were both equally good
+
+
+def mcnemar(
+    first: Mapping[str, Prediction], second: Mapping[str, Prediction], names: tuple[str, str] = ("first", "second")
+) -> Paired:
+    """McNemar's test, exact and two-sided, of answers by example id.
+
+    p = min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2), where b and c items are right in one set alone.
+    Source: McNemar (1947), https://doi.org/10.1007/BF02295996. Raises InputError when ids or truths do not match.
+    """
+    check_pairs(first, second, names)
+    b = sum(is_correct(one) and not is_correct(second[key]) for key, one in first.items())
+    c = sum(is_correct(one) and not is_correct(first[key]) for key, one in second.items())
+    tail = sum(math.comb(b + c, i) for i in range(min(b, c) + 1))
+    return Paired(b, c, min(1.0, 2 * tail / 2 ** (b + c)))
+
+
+def check_pairs(
+    first: Mapping[str, Prediction], second: Mapping[str, Prediction], names: tuple[str, str] = ("first", "second")
+) -> None:
+    """InputError unless both hold the same ids with the same truths."""
+    alone = [sorted(first.keys() - second.keys()), sorted(second.keys() - first.keys())]
+    if alone[0] or alone[1]:
+        each = (f"{len(ids)} are only in {name} {ids[:1]}" for ids, name in zip(alone, names, strict=True))
+        raise InputError(
+            f"{names[0]} and {names[1]} cannot be paired: of their examples, {' and '.join(each)}. Answer the same "
+            "rows of the same file with both, leaving none out."
+        )
+    other = [key for key, one in first.items() if one.truth != second[key].truth]
+    if other:
+        raise InputError(
+            f"{names[0]} and {names[1]} cannot be paired: {len(other)} examples have another truth, as {other[0]}: "
+            f"{first[other[0]].truth!r} and {second[other[0]].truth!r}. One of them answered another file of that name."
+        )
 
 
 def _class_figures(label: str, answers: Sequence[Prediction]) -> dict[str, float]:

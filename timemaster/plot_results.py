@@ -1,4 +1,4 @@
-"""Pictures of results: the confusion matrix of an evaluation, the curves and answers of a run."""
+"""Pictures of results: an evaluation's confusion matrix, a run's curves and answers, a comparison's intervals."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from timemaster.metrics import Result
+
+KINDS = {  # of a comparison's rows: what the legend says, colour, marker
+    "baseline": ("classical baseline", "#4c72b0", "o"),
+    "model": ("API model", "#dd8452", "s"),
+    "predictions": ("predictions file", "#8172b3", "o"),
+    "checkpoint": ("checkpoint", "#2a7f4f", "o"),
+    "quoted": ("quoted, not reproduced here", "#777777", "D"),
+}
 
 
 def confusion_png(confusion: dict[str, dict[str, int]], title: str = "") -> bytes:
@@ -30,6 +40,40 @@ def confusion_png(confusion: dict[str, dict[str, int]], title: str = "") -> byte
         axes.set_title(title, fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def comparison_png(results: Sequence[Result], title: str, chance: float) -> bytes:
+    """A row each: accuracy with its 95 % interval, quoted ones hollow; `chance` is that of the most frequent class."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(8.6, 1.5 + 0.34 * len(results)), layout=ConstrainedLayoutEngine(w_pad=0.12))
+    axes = figure.subplots()
+    axes.axvline(100 * chance, color="#999999", linestyle="--", linewidth=1, zorder=0)
+    most = "always the most frequent class "
+    axes.text(100 * chance, -0.6, most, fontsize=7, color="#777777", ha="right", va="center")
+    shown = set()
+    for y, one in enumerate(results):
+        label, colour, marker = KINDS[one.kind]
+        low, high = one.ci95 or (one.accuracy, one.accuracy)
+        axes.plot([100 * low, 100 * high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
+        axes.plot(
+            100 * one.accuracy, y, marker, color=colour, markersize=7, linestyle="none",
+            markerfacecolor="white" if one.kind == "quoted" else colour, label=None if label in shown else label,
+        )  # fmt: skip
+        shown.add(label)
+        text = f"{100 * one.accuracy:.1f}" + (f"  [{100 * low:.1f}, {100 * high:.1f}]" if one.ci95 else "")
+        axes.text(1.015, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    axes.set_yticks(range(len(results)), [one.name for one in results], fontsize=9)
+    axes.set(ylim=(len(results) - 0.4, -0.9), xlim=(0, 101), xlabel="accuracy in %, with its 95 % interval")
+    axes.grid(axis="x", color="#eeeeee")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10, loc="left")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
 
 

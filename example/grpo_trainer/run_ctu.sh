@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# GRPO on CTU with the published settings (batch 64, 5 answers, KL 0.01). EVAL=True evaluates data/ctu_image/test.parquet
-# with the latest checkpoint of the run, or with MODEL_PATH itself: eval.checkpoint=base.
+# GRPO on CTU with the published settings (3B on 4 GPUs, batch 64, 5 answers). VARIANT=paper takes the paper's KL
+# coefficient, VARIANT=script that of the released script. EVAL=True evaluates data/ctu_image/test.parquet with the
+# latest checkpoint of the run, or with MODEL_PATH itself: eval.checkpoint=base.
 #
-#   bash example/grpo_trainer/run_ctu.sh
+#   NUM_GPUS=4 bash example/grpo_trainer/run_ctu.sh                                  # SFT (the released model), then RL
+#   MODEL_PATH=Qwen/Qwen2.5-VL-3B-Instruct NUM_GPUS=4 bash example/grpo_trainer/run_ctu.sh \
+#       trainer.experiment_name=qwen2.5_vl_3b_grpo_rl                                 # RL alone, in a folder of its own
 #   EVAL=True bash example/grpo_trainer/run_ctu.sh
-#   MODEL_PATH=... NUM_GPUS=4 bash example/grpo_trainer/run_ctu.sh rollout.n=8                 # further overrides at the end
+#   bash example/grpo_trainer/run_ctu.sh rollout.n=8                                  # further overrides at the end
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
 
@@ -13,6 +16,8 @@ MODEL_PATH="${MODEL_PATH:-checkpoints/TimeMaster-SFT-Qwen2.5-VL-3B-CTU}"
 DATA="${DATA:-data/ctu_image}"
 NUM_GPUS="${NUM_GPUS:-1}"
 NUM_NODES="${NUM_NODES:-1}"
+VARIANT="${VARIANT:-paper}"
+case "$VARIANT" in paper) KL=0.001 ;; script) KL=0.01 ;; *) stop "VARIANT=$VARIANT; paper and script are known" ;; esac
 
 python -m timemaster.grpo \
     data.recipes=recipes.ctu \
@@ -26,13 +31,13 @@ python -m timemaster.grpo \
     actor.optim.lr=1e-6 \
     actor.ppo_mini_batch_size=32 \
     actor.use_kl_loss=True \
-    actor.kl_loss_coef=0.01 \
+    actor.kl_loss_coef="$KL" \
     actor.entropy_coeff=0.001 \
     rollout.name=auto \
     rollout.n=5 \
     rollout.gpu_memory_utilization=0.6 \
     trainer.project_name=TimeMaster_CTU \
-    trainer.experiment_name=qwen2.5_vl_3b_grpo_sft_rl \
+    trainer.experiment_name="qwen2.5_vl_3b_grpo_sft_rl_$VARIANT" \
     trainer.n_gpus_per_node="$NUM_GPUS" \
     trainer.nnodes="$NUM_NODES" \
     trainer.save_freq=100 \

@@ -2,7 +2,7 @@
 # Supervised warm start on CTU: demonstrations of the deterministic explainer (data/ctu_image/sft.parquet).
 #
 #   bash example/sft_trainer/run_ctu.sh
-#   MODEL_PATH=... NUM_GPUS=4 bash example/sft_trainer/run_ctu.sh data.train_batch_size=64     # further overrides at the end
+#   MODEL_PATH=... NUM_GPUS=4 bash example/sft_trainer/run_ctu.sh data.train_batch_size=64   # further overrides last
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
 

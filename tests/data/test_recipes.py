@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from tests.conftest import SHARED_DATA
 from timemaster.data.plot import draw_png
 from timemaster.data.series import Series
 from timemaster.data.store import check_labels, plot_row, read_examples, write_rows
+from timemaster.judge import Judgement, set_judge
 from timemaster.rewards import RewardPart, format_strict, score
 from timemaster.tasks import Task, demonstration, find_recipes, load_task, load_tasks, predict
 from timemaster.types import Example, InputError, Rollout
@@ -25,16 +29,37 @@ COMPUTERS = SHARED_DATA / "Computers"
 GARBAGE = ("", " \n", "qwerty", "<think></think><class></class>", "<class>none of them</class>", "</class><class>")
 
 
+class KindJudge:
+    """Gives everything that it is asked about the highest score; asks nobody."""
+
+    async def grade(self, rubric: Any, example: Example, answer: Any) -> Judgement:
+        return Judgement(1.0)
+
+
+@pytest.fixture(autouse=True)
+def judge() -> Iterator[None]:
+    set_judge(KindJudge())  # type: ignore[arg-type]
+    yield
+    set_judge(None)
+
+
 @pytest.fixture(params=RECIPES)
 def task(request: pytest.FixtureRequest) -> Task:
     return load_task(request.param)
 
 
 def any_series(task: Task, label: str) -> Series:
-    """720 readings in as many channels as the plot names, or three; all zero but for two peaks."""
-    values = [0.0] * 720
+    """As many channels as the plot names, or one, of the recipe's LENGTH, or 720; all zero but for two peaks."""
+    values = [0.0] * getattr(importlib.import_module(f"recipes.{task.name}"), "LENGTH", 720)
     values[10], values[19] = 1.0, 2.5
-    return Series([values] * (len(task.plot.channels) or 3), label, 3)
+    return Series([values] * (len(task.plot.channels) or 1), label, 3)
+
+
+def gold(task: Task, label: str) -> str:
+    """An answer in the form that the question asks for: its tags, in order."""
+    tags = dict.fromkeys(tag for tag in re.findall(r"<(\w+)>", task.question) if tag != "image")
+    assert {"think", "class"} <= tags.keys()
+    return "".join(f"<{tag}>{label if tag == 'class' else 'so'}</{tag}>" for tag in tags)
 
 
 def rollout(text: str) -> Rollout:
@@ -46,21 +71,23 @@ def example(task: Task, label: str) -> Example:
 
 
 def test_the_recipes_that_are_there_are_found():
-    assert {"recipes.ctu", "recipes.italy_power"} <= set(RECIPES)
+    six = {f"recipes.{name}" for name in ("ctu", "ecg", "emg", "har", "rcw", "tee")}
+    assert six | {"recipes.emg_soft", "recipes.italy_power"} <= set(RECIPES)
     assert len(load_tasks(RECIPES)) == len(RECIPES)  # every data_source is its own
 
 
 def test_a_gold_answer_scores_one_on_every_part(task: Task):
     for label in task.labels:
-        result = score(rollout(f"<think>so</think><class>{label}</class>"), example(task, label), task.rewards)
-        assert result.parts["accuracy"] == result.parts["format"] == 1.0
+        result = score(rollout(gold(task, label)), example(task, label), task.rewards)
+        assert set(result.parts.values()) == {1.0}
         assert result.total == pytest.approx(sum(part.weight for part in task.rewards))
 
 
 def test_a_wrong_label_scores_nothing_for_accuracy(task: Task):
     right, wrong = task.labels[:2]
-    result = score(rollout(f"<think>so</think><class>{wrong}</class>"), example(task, right), task.rewards)
+    result = score(rollout(gold(task, wrong)), example(task, right), task.rewards)
     assert result.parts["accuracy"] == 0.0
+    assert result.total < sum(part.weight for part in task.rewards) / 2
 
 
 @pytest.mark.parametrize("text", GARBAGE)
@@ -77,6 +104,8 @@ def test_the_question_is_well_formed(task: Task):
     assert len(set(task.labels)) == len(task.labels)
     for label in task.labels:
         assert label in task.question
+    # The same rows are also shown as numbers.
+    assert not re.search(r"\b(plot|picture|image|line|graph)s?\b", task.question.removeprefix("<image>"), re.IGNORECASE)
 
 
 def test_a_demonstration_is_a_gold_answer(task: Task):
@@ -97,6 +126,63 @@ def test_a_row_goes_through_parquet(task: Task, tmp_path: Path):
     assert "".join("<image>" if part.kind == "image" else part.text for part in message.parts) == task.question
     assert [part.media.data for part in message.parts if part.media] == [png]
     assert check_labels(examples, load_tasks(RECIPES)) == []
+
+
+def test_the_published_labels_are_in_the_published_order():
+    published = {  # class 0, class 1, … of the released rewards
+        "computer_dataset": ("Desktop", "Laptop"),
+        "rcw_dataset": ("RightWhale", "NoWhale"),
+        "emg_dataset": ("Healthy", "Myopathy", "Neuropathy"),
+        "ecg_dataset": ("normal sinus rhythm", "atrial fibrillation", "other cardiac rhythms", "noise"),
+        "har_dataset": ("walking", "walking_upstairs", "walking_downstairs", "sitting", "standing", "laying"),
+        "lightning_dataset": (
+            "CG Positive", "IR Negative", "Subsequent Return Stroke", "Impulsive", "Impulsive Pair",
+            "Gradual Intra-Cloud", "Off-record",
+        ),
+    }  # fmt: skip
+    labels = {source: task.labels for source, task in load_tasks(RECIPES).items()}
+    assert published.items() <= labels.items()
+
+
+def test_advice_counts_only_after_a_right_answer_in_the_right_form():
+    soft = load_task("recipes.emg_soft")
+    answer = "<think>so</think><class>Healthy</class><extension>Rest.</extension>"
+    totals = {
+        text: score(rollout(text), example(soft, "Healthy"), soft.rewards).total
+        for text in (answer, answer.replace("Healthy", "Myopathy"), answer[: answer.index("<extension>")])
+    }
+    assert list(totals.values()) == pytest.approx([1.5, 0.1, 0.9])  # 0.9 + 0.1 + 0.5; format alone; accuracy alone
+
+
+def test_the_other_demonstrations_tell_the_truth():
+    def facts(name: str, *channels: list[float]) -> str:
+        task = load_task(f"recipes.{name}")
+        assert task.explain is not None
+        return task.explain(Series(list(channels), task.labels[0], 0), task)
+
+    # Mean 0, so the deviation is sqrt((0.3^2 + 0.1^2 + 0.2^2) / 1500) = 0.0097; from -0.2 up, then down again.
+    assert facts("emg", [0.0] * 700 + [0.3, -0.1, -0.2] + [0.0] * 797) == (
+        "The standard deviation is 0.0097 mV. The largest peak is 0.300 mV, at reading 700. "
+        "The signal crosses its mean 2 times."
+    )
+    beats = [0.0] * 1500
+    for i in (100, 400, 650):
+        beats[i], beats[i + 5] = 1.0, -0.8  # the second peak is the same beat
+    assert facts("ecg", beats) == (
+        "The values run from -0.80 to 1.00. Peaks that stand out: 3, 250 to 300 readings apart."
+    )
+    square = [0.1, 0.1, -0.1, -0.1] * 32
+    assert facts("har", square, [0.0] * 128, [v / 2 for v in square]) == (
+        "x: spread 0.100 g, 31 swings. y: spread 0.000 g, 0 swings. z: spread 0.050 g, 31 swings."
+    )
+    tone = [math.sin(2 * math.pi * (100 if i < 2000 else 200) * i / 2000) for i in range(4000)]
+    assert "between 60 and 250 Hz is 100, 100, 200, 200 Hz" in facts("rcw", tone)
+    assert "holds 100, 100, 100, 100 % of the power" in facts("rcw", tone)
+    pulse = [0.0] * 100 + [4.0] * 10 + [0.0] * 40 + [3.0] * 5 + [0.0] * 164
+    assert facts("tee", pulse) == (
+        "The highest value, 4.0, is at reading 100. The series rises above half height 2 times, for 15 readings in all. "
+        "The means of its three thirds are 0.2, 0.3, 0.0."  # 6 x 4 / 106; 4 x 4 + 5 x 3 = 31 of 107
+    )
 
 
 def test_italy_power_demonstrations_tell_the_truth():
@@ -172,6 +258,6 @@ def test_a_task_checks_itself(field: str, value: Any):
 
 
 def test_importing_a_recipe_is_light():
-    heavy = "{'torch', 'numpy', 'pandas', 'matplotlib', 'sktime', 'pyarrow', 'PIL'}"
+    heavy = "{'torch', 'numpy', 'pandas', 'matplotlib', 'sktime', 'pyarrow', 'PIL', 'wfdb', 'soundfile'}"
     code = f"import sys, {', '.join(RECIPES)}; sys.exit(len({heavy} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -10,11 +10,13 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "timemaster"
 LAYERS = {
     "types": 0, "config": 0, "checks": 0, "conf": 0,
-    "judge": 1, "algo": 1, "rewards": 1, "data": 1, "models": 1, "metrics": 1, "memory": 1, "plot_results": 1,
+    "judge": 1, "algo": 1, "rewards": 1, "data": 1, "models": 1, "metrics": 1, "memory": 1, "plot_results": 1, "plot_modalities": 1,
+    "predictions": 1, "published": 1,
     "tasks": 2, "backends": 2, "rollout": 2,
     "workers": 3, "workers_start": 3,
-    "run": 4, "cli": 4, "inputs": 4, "summary": 4,
-    "evaluate": 5,
+    "run": 4, "cli": 4, "inputs": 4, "summary": 4, "traces": 4,
+    "baselines": 4, "prompting": 4,
+    "evaluate": 5, "compare": 5, "modalities": 5, "report": 5,
     "grpo": 6, "sft": 6,
 }  # fmt: skip
 DOORS = {
@@ -23,8 +25,10 @@ DOORS = {
     "vllm": ["rollout/vllm.py", "rollout/vllm_plugins.py", "rollout/engine.py"],
     "hydra": ["cli.py"],
     "omegaconf": ["cli.py"],
-    "matplotlib": ["data/plot.py", "plot_results.py"],
-    "sktime": ["data/series.py"],
+    "matplotlib": ["data/plot.py", "plot_results.py", "plot_modalities.py"],
+    "sktime": ["data/series.py", "baselines.py"],
+    "wfdb": ["data/recordings.py"],
+    "soundfile": ["data/recordings.py"],
 }
 SCRIPTS = {"data/prepare.py"}  # a command of its own, above the tasks it prepares
 

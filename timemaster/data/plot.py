@@ -37,6 +37,7 @@ class PlotStyle:
     y_label: str = ""
     channels: tuple[str, ...] = ()  # names of the lines, for a legend in the upper right corner; () draws none
     axes: bool = True  # False draws the bare lines, without frame, ticks and text about them, and crops nothing
+    y_range: tuple[float, float] | None = None  # of the y axis, the same for every series; None fits it to each
     width: int = 600  # pixels, before the crop to what is drawn
     height: int = 250  # pixels, before the crop to what is drawn
     line_width: float = 2.0  # points (1/72 inch, at 100 pixels per inch)
@@ -144,6 +145,8 @@ class _Canvas:
             line.set_ydata(channel)
         self.axes.relim()
         self.axes.autoscale_view()
+        if self.style.y_range:
+            self.axes.set_ylim(*self.style.y_range)
         layout = self._layout()
         tick_width = self._place_y_label() if self.style.axes else 0.0
         self.canvas.restore_region(layout.background)

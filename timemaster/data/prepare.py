@@ -1,8 +1,8 @@
 """From a recipe to a folder of plots and parquet files.
 
-    python -m timemaster.data.prepare recipes.ctu [--source DIR] [--out data] [--workers N] [--seed 1]
+    python -m timemaster.data.prepare recipes.ctu [--source DIR] [--out data] [--plot small] [--workers N] [--seed 1]
 
-makes <out>/<name>_image/ with
+makes <out>/<name>_image/, or <out>/<name>_small/ with --plot small (bare lines, for the embedded tiny model), with
 
     images/{train,test}/    the plots as PNG files, named by split and index only
     train/, test/, dataset_dict.json    the whole splits, for `datasets.load_from_disk`: problem, answer, data, image
@@ -27,12 +27,14 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timemaster.types import InputError
 
 if TYPE_CHECKING:
+    from timemaster.data.plot import PlotStyle
     from timemaster.data.series import Series
     from timemaster.tasks import Task
 
@@ -40,17 +42,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PLOTS = ("published", "small")  # the recipe's own style; 112 x 112 pixels with bare lines
 
-def prepare(task: Task, source: Path | None, out: Path, num_workers: int = 0, seed: int = 1) -> Path:
+
+def prepare(
+    task: Task, source: Path | None, out: Path, num_workers: int = 0, seed: int = 1, plot: str = "published"
+) -> Path:
     """Make the folder of `task` below `out`; gives its path. `source` None fetches the series; `seed` cuts validation.
 
     Raises InputError when the series cannot be had or are not what the recipe says.
     """
+    assert plot in PLOTS
+    folder = out / f"{task.name}_{'small' if plot == 'small' else 'image'}"
+    if plot == "small":
+        task = replace(task, plot=small_style())
     splits = task.load(source)
     _check_splits(task, splits)
     files, how = _files(task, splits, seed)
-    folder = out / f"{task.name}_image"
-    building = out / f".{task.name}_image.{os.getpid()}"
+    building = out / f".{folder.name}.{os.getpid()}"
     try:
         building.mkdir(parents=True)
         plots = _draw(task, splits, building / "images", num_workers)
@@ -61,6 +70,13 @@ def prepare(task: Task, source: Path | None, out: Path, num_workers: int = 0, se
         shutil.rmtree(building, ignore_errors=True)
     _summarise(folder, rows, plots, how)
     return folder
+
+
+def small_style() -> PlotStyle:
+    """A plot of 16 vision tokens, one colour a channel: what a model of a million parameters can learn to look at."""
+    from timemaster.data.plot import PlotStyle
+
+    return PlotStyle(width=112, height=112, line_width=2.0, axes=False)
 
 
 def _check_splits(task: Task, splits: Splits) -> None:
@@ -187,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     parser.add_argument("--source", type=Path, help="folder or zip with the series files (default: fetch them)")
     parser.add_argument("--out", type=Path, default=Path("data"), help="where the folder is made (default: data)")
+    parser.add_argument("--plot", choices=PLOTS, default="published", help="small: bare lines, 112 x 112 pixels")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw (default: one per core)")
     parser.add_argument("--seed", type=int, default=1, help="of the validation split (default: 1)")
     options = parser.parse_args(arguments)
@@ -194,7 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from timemaster.tasks import load_task
 
     try:
-        prepare(load_task(options.recipe), options.source, options.out, options.workers, options.seed)
+        task = load_task(options.recipe)
+        prepare(task, options.source, options.out, options.workers, options.seed, options.plot)
     except InputError as error:
         parser.exit(1, f"{error}\n")
 

@@ -1,92 +1,153 @@
-"""Recordings in the formats of the six tasks: UCI HAR's folder, PhysioNet records, `.pt` dictionaries, sound clips.
+"""Recordings as their hosts keep them: UCI HAR's folder, PhysioNet records, TF-C's `.pt` files, sound clips.
 
-Each reader gives `Series` with channels, label and index, as `series.read_splits` does for the UCR/UEA archives. wfdb,
-soundfile and torch are imported only when such a file is read.
+What is read becomes `Series`, as `series.read_splits` makes of the UCR/UEA archives. Sets too large for the memory are
+planned first, as series without values (`plan_windows`, `plan_clips`), cut and thinned out, and then filled.
+wfdb, soundfile and torch are imported only when such a file is read.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
+import math
+import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from timemaster.data.series import Series
+from timemaster.data.series import Series, download, stratified_split
 from timemaster.types import InputError
 
+PHYSIONET = "https://physionet.org/files"
+TFC_FILES = {"train": "train.pt", "validation": "val.pt", "test": "test.pt"}
+SEED = 1  # of `at_most`
+CODE_NAMES = ("_reconstruct", "scalar")  # what numpy's arrays are pickled by, besides their types
 
-def read_uci_har(source: Path, channels: Sequence[str], class_names: Mapping[str, str]) -> dict[str, list[Series]]:
+
+@contextmanager
+def opened(source: Path) -> Iterator[Path]:
+    """`source` as a folder: itself, or a zip unpacked (zips inside it, too) while the block lasts."""
+    if source.is_dir():
+        yield source
+        return
+    if not source.is_file():
+        raise InputError(f"No such folder or file: {source.absolute()}")
+    with tempfile.TemporaryDirectory() as name:
+        _unzip(source, Path(name))
+        for inner in sorted(Path(name).rglob("*.zip")):
+            _unzip(inner, inner.parent)
+        yield Path(name)
+
+
+def _unzip(archive: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder)
+    except zipfile.BadZipFile as error:
+        raise InputError(
+            f"{archive}: neither a folder nor a zip file ({error}); if fetched, delete it first."
+        ) from error
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """The first file called `name` in `folder` or below it."""
+    return next(iter(sorted(path for path in folder.rglob(name) if path.is_file())), None)
+
+
+def at_most(series: Sequence[Series], most: int) -> list[Series]:
+    """`series`, or `most` of them, drawn by a fixed seed with the shares of the classes kept."""
+    return list(series) if len(series) <= most else stratified_split(series, most, SEED)[0]
+
+
+def numbered(series: Sequence[Series]) -> list[Series]:
+    """The series with their positions as index."""
+    return [replace(item, index=index) for index, item in enumerate(series)]
+
+
+# ---- UCI HAR
+
+
+def read_uci_har(folder: Path, channels: Sequence[str], class_names: Mapping[str, str]) -> dict[str, list[Series]]:
     """The "train" and "test" windows of UCI HAR, e.g. channels=("body_acc_x", "body_acc_y", "body_acc_z").
 
-    `source` is the archive's folder or one that holds it; signals lie in `<split>/Inertial Signals/` or in `<split>/`,
-    plain or gzipped. Where `subject_<split>.txt` is there, each series has `meta["group"]`, the volunteer. Raises
-    InputError for a missing file, a class that `class_names` does not know, and files of different lengths.
+    `folder` is the archive's or holds it; signals lie in `<split>/Inertial Signals/` or `<split>/`, plain or gzipped.
+    Where `subject_<split>.txt` is there, each series has `meta["group"]`, the volunteer. Raises InputError for a
+    missing file, a class that `class_names` does not know, files of different lengths and what is no finite number.
     """
-    root = next((p.parents[1] for p in sorted(source.rglob("y_train.txt*")) if p.parent.name == "train"), None)
+    root = next((p.parents[1] for p in sorted(folder.rglob("y_train.txt*")) if p.parent.name == "train"), None)
     if root is None:
-        raise InputError(f"{source}: no train/y_train.txt in it. Give the folder of the UCI HAR data set.")
+        raise InputError(f"{folder}: no train/y_train.txt in it. Give the folder or zip of UCI HAR.")
     return {split: _har_split(root / split, split, channels, class_names) for split in ("train", "test")}
 
 
 def _har_split(folder: Path, split: str, channels: Sequence[str], class_names: Mapping[str, str]) -> list[Series]:
-    codes = [line.strip() for line in _har_lines(folder, f"y_{split}.txt")]
-    signals = [_har_lines(folder, f"{channel}_{split}.txt") for channel in channels]
+    codes = _har_lines(folder, f"y_{split}.txt")
+    signals = {f"{channel}_{split}.txt": _har_lines(folder, f"{channel}_{split}.txt") for channel in channels}
     subjects = _har_lines(folder, f"subject_{split}.txt", optional=True)
-    lengths = {len(codes), *(len(lines) for lines in signals), *([len(subjects)] if subjects else [])}
+    lengths = {len(codes), *(len(lines) for lines in signals.values()), *([len(subjects)] if subjects else [])}
     if len(lengths) != 1:
         raise InputError(f"{folder}: its files have {sorted(lengths)} lines; they must be as many in each.")
     series = []
     for index, code in enumerate(codes):
         if code not in class_names:
             raise InputError(f"{folder}/y_{split}.txt, line {index + 1}: class {code!r}; known: {list(class_names)}.")
-        values = [[float(value) for value in lines[index].split()] for lines in signals]
-        meta = {"group": f"subject {subjects[index].strip()}"} if subjects else {}
+        values = [_numbers(lines[index], f"{folder}, {name}, line {index + 1}") for name, lines in signals.items()]
+        meta = {"group": f"subject {subjects[index]}"} if subjects else {}
         series.append(Series(values, class_names[code], index, meta))
     return series
 
 
 def _har_lines(folder: Path, name: str, optional: bool = False) -> list[str]:
     for path in (folder / name, folder / "Inertial Signals" / name):
-        if path.is_file():
-            return path.read_text().splitlines()
         zipped = path.with_name(f"{name}.gz")
-        if zipped.is_file():
-            with gzip.open(zipped, "rt") as file:
-                return file.read().splitlines()
+        if path.is_file() or zipped.is_file():
+            try:
+                text = path.read_text() if path.is_file() else gzip.decompress(zipped.read_bytes()).decode()
+            except (OSError, EOFError, ValueError) as error:
+                raise InputError(f"{path if path.is_file() else zipped}: not readable: {error}") from error
+            return [line.strip() for line in text.splitlines() if line.strip()]
     if optional:
         return []
     raise InputError(f"{folder}: no {name} or {name}.gz in it or in its folder 'Inertial Signals'.")
 
 
-def read_reference(path: Path) -> dict[str, str]:
-    """Record -> class of a PhysioNet REFERENCE.csv ("A00001,N" a line, no header)."""
-    if not path.is_file():
-        raise InputError(f"{path} is not there. Give the folder with the records and their REFERENCE.csv.")
-    with path.open() as file:
-        rows = [row for row in csv.reader(file) if row]
-    wrong = [number for number, row in enumerate(rows, start=1) if len(row) != 2]
-    if wrong:
-        raise InputError(f"{path}, line {wrong[0]}: expected 'record,class'.")
-    return {record.strip(): code.strip() for record, code in rows}
-
-
-def read_record(path: Path, rate: float) -> list[float]:
-    """The first signal of a PhysioNet record (`path` without suffix; `.hea` and its data beside it), physical units.
-
-    Raises InputError when it cannot be read or was not sampled at `rate` Hz.
-    """
-    import wfdb
-
-    if not path.with_name(f"{path.name}.hea").is_file():
-        raise InputError(f"{path}.hea is not there.")
+def _numbers(line: str, where: str) -> list[float]:
     try:
-        record = wfdb.rdrecord(str(path))
-    except Exception as error:  # wfdb raises many kinds for a damaged record
-        raise InputError(f"{path}: not a readable PhysioNet record: {error!r}") from error
-    if abs(record.fs - rate) > 1e-6:
-        raise InputError(f"{path}: sampled at {record.fs} Hz; expected {rate} Hz.")
-    return [float(value) for value in record.p_signal[:, 0]]
+        values = [float(word) for word in line.split()]
+    except ValueError as error:
+        raise InputError(f"{where}: {error}.") from error
+    if not all(math.isfinite(value) for value in values):
+        raise InputError(f"{where}: has missing values.")
+    return values
+
+
+# ---- PhysioNet
+
+
+def fetch_physionet(project: str, names: Sequence[str], folder: Path, host: str = PHYSIONET) -> Path:
+    """The files `names` of a project ("emgdb/1.0.0") in `folder`, compared with the sums that the project publishes."""
+    listed = [
+        line.split() for line in download(f"{host}/{project}/SHA256SUMS.txt", "", folder).read_text().splitlines()
+    ]
+    sums = {words[-1].removeprefix("./"): words[0] for words in listed if len(words) == 2}
+    for name in names:
+        if name not in sums:
+            raise InputError(f"{host}/{project}/SHA256SUMS.txt does not list {name}. Fetch it by hand: --source DIR.")
+        download(f"{host}/{project}/{name}", sums[name], folder)
+    return folder
+
+
+def read_reference(path: Path, class_names: Mapping[str, str]) -> dict[str, str]:
+    """Record -> label of a PhysioNet REFERENCE.csv ("A00001,N" a line, no header). InputError for an unknown class."""
+    with path.open() as file:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != 2 or row[1] not in class_names:
+            raise InputError(f"{path}, line {number}: {','.join(row)!r}; expected record,class of {list(class_names)}.")
+    return {record: class_names[code] for record, code in rows}
 
 
 def windows(values: Sequence[float], length: int) -> Iterator[list[float]]:
@@ -95,48 +156,136 @@ def windows(values: Sequence[float], length: int) -> Iterator[list[float]]:
         yield list(values[start : start + length])
 
 
-def read_pt(path: Path, class_names: Mapping[int, str], channels: Sequence[int] = (0,)) -> list[Series]:
+def plan_windows(record: Path, label: str, length: int) -> list[Series]:
+    """The windows of a PhysioNet record, one after another without overlap, the rest dropped; values not yet read."""
+    size = _wfdb("rdheader", record).sig_len or 0
+    starts = range(0, size - length + 1, length)
+    return [Series([], label, i, {"group": record.name, "start": start}) for i, start in enumerate(starts)]
+
+
+def fill_windows(planned: Sequence[Series], folder: Path, rate: float, length: int) -> list[Series]:
+    """What `plan_windows` planned, with the readings of the records in `folder`; each record is opened once."""
+    filled: dict[int, Series] = {}
+    order = sorted(range(len(planned)), key=lambda i: str(planned[i].meta["group"]))
+    name, values = "", []
+    for i in order:
+        item = planned[i]
+        if item.meta["group"] != name:
+            name = item.meta["group"]
+            values = read_record(folder / name, rate)
+        start = item.meta["start"]
+        filled[i] = replace(item, values=[values[start : start + length]])
+    return [filled[i] for i in range(len(planned))]
+
+
+def read_record(path: Path, rate: float, unit: str = "mV") -> list[float]:
+    """The first signal of a PhysioNet record (`path` without suffix; `.hea` and its data beside it) in `unit`.
+
+    Raises InputError when it cannot be read, has gaps, another unit, or was not sampled at `rate` Hz.
+    """
+    record = _wfdb("rdrecord", path)
+    if abs(record.fs - rate) > 1e-6 or record.units[0] != unit:
+        raise InputError(f"{path}: {record.units[0]} at {record.fs} Hz; expected {unit} at {rate} Hz.")
+    values: list[float] = record.p_signal[:, 0].tolist()
+    if not all(math.isfinite(value) for value in values):
+        raise InputError(f"{path}: has gaps (missing readings).")
+    return values
+
+
+def _wfdb(function: str, path: Path) -> Any:
+    import wfdb
+
+    if not path.with_name(f"{path.name}.hea").is_file():
+        raise InputError(f"{path}.hea is not there.")
+    try:
+        return getattr(wfdb, function)(str(path))
+    except Exception as error:  # wfdb raises many kinds for a damaged record
+        raise InputError(f"{path}: not a readable PhysioNet record: {error!r}") from error
+
+
+# ---- TF-C
+
+
+def read_tfc(folder: Path, class_names: Mapping[int, str], most: Mapping[str, int]) -> dict[str, list[Series]]:
+    """The splits of a TF-C set: train.pt, val.pt (if there) and test.pt; `most` series of a split, all if not said."""
+    paths = {split: path for split, name in TFC_FILES.items() if (path := find(folder, name))}
+    if not {"train", "test"} <= paths.keys():
+        raise InputError(f"{folder}: has {', '.join(p.name for p in paths.values())}; train.pt and test.pt are needed.")
+    return {split: read_pt(path, class_names, most.get(split, 0)) for split, path in paths.items()}
+
+
+def read_pt(path: Path, class_names: Mapping[int, str], most: int = 0, channels: Sequence[int] = (0,)) -> list[Series]:
     """The series of a TF-C file: a dictionary with `samples` [N, channels, length] (or [N, length]) and `labels` [N].
 
-    Only tensors are loaded, never code. Raises InputError for anything else.
+    `most` of them (0: all), drawn as by `at_most`. Only tensors and numpy arrays are loaded, never code. Raises
+    InputError for anything else, a class that `class_names` does not know, and values that are not finite.
     """
     import torch
 
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-        samples, labels = torch.as_tensor(content["samples"]).double(), torch.as_tensor(content["labels"]).long()
+        with torch.serialization.safe_globals(_numpy_globals()):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        samples, labels = torch.as_tensor(content["samples"]), torch.as_tensor(content["labels"]).flatten().tolist()
     except Exception as error:  # torch raises many kinds for a file that is not one of its own
         raise InputError(f"{path}: not a .pt dictionary with samples and labels: {error}") from error
     samples = samples[:, None] if samples.ndim == 2 else samples
     if samples.ndim != 3 or len(samples) != len(labels) or max(channels) >= samples.shape[1]:
-        shapes = f"samples {tuple(samples.shape)} and labels {tuple(labels.shape)}"
+        shapes = f"samples {tuple(samples.shape)} and {len(labels)} labels"
         raise InputError(f"{path}: {shapes}; expected [N, channels, length] with channels {list(channels)}, and [N].")
-    unknown = set(labels.tolist()) - set(class_names)
+    unknown = set(labels) - set(class_names)
     if unknown:
         raise InputError(f"{path}: classes {sorted(unknown)}; the recipe knows {sorted(class_names)}.")
-    chosen = samples[:, list(channels)].tolist()
-    return [Series(values, class_names[int(c)], i) for i, (values, c) in enumerate(zip(chosen, labels, strict=True))]
+    if not bool(torch.isfinite(samples[:, list(channels)]).all()):
+        raise InputError(f"{path}: has values that are not finite.")
+    planned = [Series([], class_names[int(code)], index) for index, code in enumerate(labels)]
+    chosen = at_most(planned, most) if most else planned
+    return [replace(item, values=samples[item.index, list(channels)].double().tolist()) for item in chosen]
 
 
-def read_clips(folder: Path, table: Path, class_names: Mapping[str, str], rate: int, length: int) -> list[Series]:
-    """Sound clips named in a table with the columns clip_name and label (Kaggle's train.csv), as series in [-1, 1].
+def _numpy_globals() -> list[Any]:
+    """What a pickled numpy array of plain numbers refers to, under its names in numpy 1 and 2."""
+    import numpy as np
 
-    Clips may lie in `folder` or below it. Raises InputError for a missing clip, another rate, and another length.
+    types = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
+    codes = [getattr(np._core.multiarray, name) for name in CODE_NAMES]  # type: ignore[attr-defined]
+    old = [(code, f"numpy.core.multiarray.{name}") for code, name in zip(codes, CODE_NAMES, strict=True)]
+    return [np.ndarray, np.dtype, *types, *codes, *old]
+
+
+# ---- sound clips
+
+
+def plan_clips(table: Path, class_names: Mapping[str, str]) -> list[Series]:
+    """The clips of a table with the columns clip_name and label (Kaggle's train.csv); values not yet read."""
+    planned: list[Series] = []
+    with table.open(newline="") as file:
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            name, code = str(row.get("clip_name") or "").strip(), str(row.get("label") or "").strip()
+            if not name or code not in class_names:
+                what = f"clip_name {name!r}, label {code!r}"
+                raise InputError(f"{table}, line {number}: {what}; labels known are {list(class_names)}.")
+            planned.append(Series([], class_names[code], len(planned), {"clip": name}))
+    return planned
+
+
+def fill_clips(planned: Sequence[Series], folder: Path, rate: int, length: int) -> list[Series]:
+    """What `plan_clips` planned, with the clips in `folder` or below it, as readings in [-1, 1].
+
+    Raises InputError for a missing clip, one that cannot be read, another rate, and another length.
     """
     import soundfile
 
-    if not table.is_file():
-        raise InputError(f"{table} is not there; it names every clip and its class (columns clip_name, label).")
     paths = {path.name: path for path in folder.rglob("*.ai*f*")}
-    series: list[Series] = []
-    with table.open() as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            name, code = str(row.get("clip_name", "")).strip(), str(row.get("label", "")).strip()
-            if code not in class_names or name not in paths:
-                what = f"class {code!r}; known are {list(class_names)}" if name in paths else f"no clip {name!r}"
-                raise InputError(f"{table}, line {number}: {what}.")
-            values, found = soundfile.read(paths[name], dtype="float64", always_2d=True)
-            if found != rate or len(values) != length:
-                raise InputError(f"{paths[name]}: {len(values)} readings at {found} Hz; expected {length} at {rate}.")
-            series.append(Series([values[:, 0].tolist()], class_names[code], len(series), {"clip": name}))
-    return series
+    filled = []
+    for item in planned:
+        path = paths.get(item.meta["clip"])
+        if path is None:
+            raise InputError(f"{folder}: no clip {item.meta['clip']!r} in it or below it; the table names it.")
+        try:
+            values, found = soundfile.read(path, dtype="float64", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise InputError(f"{path}: not a readable sound file: {error}") from error
+        if found != rate or len(values) != length:
+            raise InputError(f"{path}: {len(values)} readings at {found} Hz; expected {length} at {rate} Hz.")
+        filled.append(replace(item, values=[values[:, 0].tolist()]))
+    return filled

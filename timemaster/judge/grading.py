@@ -1,21 +1,24 @@
 """Grading answers by a chat model: a rubric, a request that quotes the answer as data, and a verdict that is checked.
 
-What is judged reaches the judge as strings inside one JSON document, with "<" and ">" escaped: it can neither close
-its quotation nor write the special tokens of a chat template. A judgement that fails or cannot be read is unknown.
+What is judged reaches the judge as strings inside one JSON document, with every "<", ">", "[" and "]" escaped: it can
+neither close its quotation nor write the special tokens of a chat template (<|im_end|>, </s>, [INST]). A judgement that
+fails or cannot be read is unknown.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from timemaster.judge.chat import Chat, image_part
-from timemaster.types import Example, InputError
+from timemaster.judge.chat import Chat, ChatRefused, encoded, image_part
+from timemaster.types import Example
 
 TOP = 10  # of the scale; a judge gives whole numbers from 0
+ESCAPED = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "<>[]"})  # none of them is part of the document's form
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,6 @@ class Judge:
 
     async def grade(self, rubric: Rubric, example: Example, answer: Mapping[str, str]) -> Judgement:
         """Judge the parts of an answer by name, such as {"reasoning": "…", "advice": "…"}."""
-        import asyncio
-
         messages = self.request(rubric, example, answer)
         form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema(rubric)}}
         replies = await asyncio.gather(*(chat.ask(messages, response_format=form) for chat in self.chats))
@@ -69,11 +70,16 @@ class Judge:
         document: dict[str, Any] = {"question": question_of(example), "answer": dict(answer)}
         if self.include_truth:
             document["truth"] = example.answer
-        quoted = json.dumps(document, ensure_ascii=False).replace("<", "\\u003c").replace(">", "\\u003e")
-        content: list[dict[str, Any]] = [{"type": "text", "text": quoted}]
+        content: list[dict[str, Any]] = [{"type": "text", "text": quote(document)}]
         if self.include_image:
             content = [image_part(data) for data in images_of(example)] + content
         return [{"role": "system", "content": system}, {"role": "user", "content": content}]
+
+
+def quote(document: Mapping[str, Any]) -> str:
+    """A document of strings as JSON whose strings hold no mark that a chat template knows."""
+    text = json.dumps(document, ensure_ascii=False).translate(ESCAPED)
+    return text.encode(errors="backslashreplace").decode()  # half a surrogate pair, as JSON writes it
 
 
 def question_of(example: Example) -> str:
@@ -84,7 +90,7 @@ def question_of(example: Example) -> str:
 def images_of(example: Example) -> list[bytes]:
     """The encoded images of an example, in order."""
     found = [part.media for m in example.messages for part in m.parts if part.media and part.media.kind == "image"]
-    return [media.data if media.data is not None else open(media.path, "rb").read() for media in found]
+    return [encoded(media) for media in found]
 
 
 def schema(rubric: Rubric) -> dict[str, Any]:
@@ -97,15 +103,22 @@ def schema(rubric: Rubric) -> dict[str, Any]:
 def read_verdict(text: str, rubric: Rubric) -> Judgement:
     """The mean of a verdict's grades as a score from 0 to 1; unknown unless it is exactly what was asked for."""
     try:
-        verdict = json.loads(text)
-    except ValueError:
-        return Judgement(None, f"no JSON: {text[:80]!r}")
+        verdict = json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        return Judgement(None, f"no JSON ({error!s:.60}): {text[:80]!r}")
     if not isinstance(verdict, dict) or verdict.keys() != rubric.criteria.keys():
         return Judgement(None, f"other keys than {', '.join(rubric.criteria)}: {text[:80]!r}")
     for name, grade in verdict.items():
-        if isinstance(grade, bool) or not isinstance(grade, int | float) or not 0 <= grade <= TOP:
-            return Judgement(None, f"{name} is {grade!r}; 0 to {TOP} is allowed")
+        whole = isinstance(grade, int | float) and not isinstance(grade, bool) and grade in range(TOP + 1)
+        if not whole:
+            return Judgement(None, f"{name} is {grade!r:.80}; whole numbers from 0 to {TOP} are allowed")
     return Judgement(fmean(verdict.values()) / TOP)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return dict(pairs)
 
 
 # ---- the judge of this process, which reward parts ask
@@ -119,7 +132,7 @@ def set_judge(judge: Judge | None) -> None:
 
 
 def the_judge() -> Judge:
-    """The judge of this process. InputError without one."""
+    """The judge of this process. ChatRefused without one."""
     if not _JUDGES:
-        raise InputError("this recipe's rewards ask a judge: set judge.model (and judge.base_url, judge.api_key_env)")
+        raise ChatRefused("this recipe's rewards ask a judge: set judge.model (and judge.base_url, judge.api_key_env)")
     return _JUDGES[0]

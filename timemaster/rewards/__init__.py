@@ -10,7 +10,7 @@ Knows nothing about tokens, engines or datasets. `scoring` also takes functions 
 
 from timemaster.rewards.extension import extension
 from timemaster.rewards.parse import predict_label, tag_contents
-from timemaster.rewards.parts import accuracy, format_lenient, format_strict
+from timemaster.rewards.parts import accuracy, format_lenient, format_strict, format_tags
 from timemaster.rewards.scoring import RewardFn, RewardPart, Scorer, as_reward, check_parts, load_function, score
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "extension",
     "format_lenient",
     "format_strict",
+    "format_tags",
     "load_function",
     "predict_label",
     "score",

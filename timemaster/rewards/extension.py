@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from timemaster.judge import Rubric, the_judge
-from timemaster.rewards.parse import predict_label, tag_contents
+from timemaster.rewards.parse import tag_contents
+from timemaster.rewards.parts import accuracy, format_tags
 from timemaster.types import Example, Rollout
 
 ADVICE = Rubric(
@@ -29,6 +30,8 @@ GENERIC = re.compile(
     re.IGNORECASE,
 )
 GENERIC_CAP = 0.4
+TAGS = {"reasoning": "think", "decision": "class", "extension": "extension"}  # as the judge calls them, in their order
+has_format = format_tags(tuple(TAGS.values()))
 
 
 def extension(
@@ -36,6 +39,7 @@ def extension(
 ) -> Callable[[Rollout, Example], Awaitable[Mapping[str, Any]]]:
     """The judge's score of what stands in `<extension>`, 0 to 1; asked only when class and format are right, else 0.0.
 
+    The format is `<think>…</think><class>…</class><extension>…</extension>`, each once and filled, and nothing else.
     Advice that matches `generic` scores 0.4 at most. An unknown judgement is {"score": None, "reason": …}.
     Source: the soft reward of the TimeMaster paper (arXiv 2506.13705), with its four criteria.
     """
@@ -45,13 +49,11 @@ def extension(
 async def _extension(
     rollout: Rollout, example: Example, labels: tuple[str, ...], rubric: Rubric, generic: re.Pattern[str]
 ) -> Mapping[str, Any]:
-    texts = {tag: tag_contents(rollout.text, tag) for tag in ("think", "class", "extension")}
-    whole = all(len(found) == 1 and found[0].strip() for found in texts.values())
-    if not whole or predict_label(rollout.text, labels) != example.answer:
+    if not has_format(rollout, example) or not accuracy(labels)(rollout, example):
         return {"score": 0.0}
-    answer = {"reasoning": texts["think"][0], "decision": texts["class"][0], "extension": texts["extension"][0]}
-    judgement = await the_judge().grade(rubric, example, {name: text.strip() for name, text in answer.items()})
+    answer = {name: tag_contents(rollout.text, tag)[0].strip() for name, tag in TAGS.items()}
+    judgement = await the_judge().grade(rubric, example, answer)
     if judgement.score is None:
         return {"score": None, "reason": judgement.reason}
-    is_generic = generic.search(texts["extension"][0]) is not None
+    is_generic = generic.search(answer["extension"]) is not None
     return {"score": min(judgement.score, GENERIC_CAP) if is_generic else judgement.score}

@@ -1,7 +1,7 @@
 """The reward parts that recipes combine. Each takes a rollout and its example and gives 0.0 or 1.0.
 
-`format_strict` is a reward itself; `accuracy` and `format_lenient` need the labels and are made by a factory:
-`RewardPart("accuracy", 0.9, accuracy(LABELS))`. What a factory returns can be pickled.
+`format_strict` is a reward itself; `accuracy` and `format_lenient` need the labels, `format_tags` the tags, and are
+made by a factory: `RewardPart("accuracy", 0.9, accuracy(LABELS))`. What a factory returns can be pickled.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from functools import partial
 from timemaster.rewards.parse import predict_label
 from timemaster.types import Example, Rollout
 
-STRICT = re.compile(r"\s*<think>(.*?)</think>\s*<class>(.*?)</class>\s*", flags=re.DOTALL)
-TAG = re.compile(r"</?(?:think|class)>")
+TAGS = ("think", "class")
 
 
 def format_strict(rollout: Rollout, example: Example) -> float:
@@ -23,11 +22,12 @@ def format_strict(rollout: Rollout, example: Example) -> float:
     Source: the format reward of the TimeMaster paper (arXiv 2506.13705). Any word in the class block will do: whether
     it is the right one is `accuracy`'s business.
     """
-    match = STRICT.fullmatch(rollout.text)
-    if match is None:
-        return 0.0
-    # The lazy groups stretch over further tags when that is the only way to match: a second block ends up inside.
-    return float(all(block.strip() and not TAG.search(block) for block in match.groups()))
+    return _has_blocks(rollout, example, TAGS)
+
+
+def format_tags(tags: Sequence[str]) -> Callable[[Rollout, Example], float]:
+    """`format_strict` with other blocks: format_tags(("think", "class", "extension")) asks for these, in this order."""
+    return partial(_has_blocks, tags=tuple(tags))
 
 
 def format_lenient(labels: Sequence[str]) -> Callable[[Rollout, Example], float]:
@@ -38,6 +38,16 @@ def format_lenient(labels: Sequence[str]) -> Callable[[Rollout, Example], float]
 def accuracy(labels: Sequence[str]) -> Callable[[Rollout, Example], float]:
     """1.0 when the label that the text chooses (`predict_label`) is the example's answer; no readable choice is 0.0."""
     return partial(_is_right, labels=tuple(labels))
+
+
+def _has_blocks(rollout: Rollout, example: Example, tags: tuple[str, ...]) -> float:
+    blocks = r"\s*".join(rf"<{re.escape(tag)}>(.*?)</{re.escape(tag)}>" for tag in tags)
+    match = re.fullmatch(rf"\s*{blocks}\s*", rollout.text, flags=re.DOTALL)
+    if match is None:
+        return 0.0
+    # The lazy groups stretch over further tags when that is the only way to match: a second block ends up inside.
+    any_tag = rf"</?(?:{'|'.join(map(re.escape, tags))})>"
+    return float(all(block.strip() and not re.search(any_tag, block) for block in match.groups()))
 
 
 def _has_label(rollout: Rollout, example: Example, labels: tuple[str, ...]) -> float:

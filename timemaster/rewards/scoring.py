@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, SupportsFloat
 
-from timemaster.judge import BudgetSpent
+from timemaster.judge import ChatRefused
 from timemaster.types import Example, InputError, Rollout, Score
 
 # A reward gives a number, or a dict with "score" and further numbers; it may be an async function.
@@ -134,7 +134,8 @@ async def score_async(rollout: Rollout, example: Example, parts: Sequence[Reward
     dict counts with its "score"; its other finite numbers are reported as "<part>/<key>", what else it holds is left
     out. {"score": None, "reason": "…"} means unknown: the part is left out of total and values and named in
     `Score.unknown`. A part that raises, or returns NaN, infinity or no number, is an InputError naming example, part
-    and cause (on_error="raise"), or counts 0.0 with the cause in `Score.error` (on_error="zero").
+    and cause (on_error="raise"), or counts 0.0 with the cause in `Score.error` (on_error="zero"). ChatRefused (by a
+    judge: key, address, budget) is raised in both cases: it would be every later row's, too.
     """
     if on_error not in ON_ERROR:
         raise InputError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
@@ -151,7 +152,7 @@ async def score_async(rollout: Rollout, example: Example, parts: Sequence[Reward
         try:
             value, more = _numbers(result)
         except Exception as error:  # a reward is the user's code: whatever it raises is reported with its example
-            if isinstance(error, BudgetSpent):
+            if isinstance(error, ChatRefused):
                 raise
             message = f"reward part {part.name!r} failed on example {example.id!r}: {type(error).__name__}: {error}"
             if on_error == "raise":

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# The whole of one dataset on a small machine, without a GPU: data (bare 112 x 112 plots), a tiny Qwen2.5-VL, supervised
+# warm start, GRPO, evaluation before and after, and with blanked images. What follows the name goes to its data script.
+# Writes checkpoints/small_<dataset>/ (made afresh) with summary.json. Minutes on two cores; the steps can be changed:
+#
+#   bash example/small.sh ctu
+#   SFT_STEPS=300 GRPO_STEPS=40 bash example/small.sh har --source DIR
+set -euo pipefail
+[ $# -gt 0 ] || { echo "usage: bash $0 DATASET [--source DIR]" >&2; exit 2; }
+DATASET="$1"
+shift
+STARTED=$(date +%s.%N)
+STAGE=environment
+trap 'code=$?; [ $code -eq 0 ] || echo "error: $DATASET stopped in stage $STAGE (exit code $code)" >&2' EXIT
+
+source "$(dirname "$0")/setup_env.sh"
+SFT_STEPS="${SFT_STEPS:-300}"
+GRPO_STEPS="${GRPO_STEPS:-40}"
+export DATA="$ROOT/data/${DATASET}_small"
+OUT="$ROOT/checkpoints/small_$DATASET"
+rm -rf "$OUT" && mkdir -p "$OUT"
+python -m timemaster.memory $$ "$OUT/peak_memory_gib" &
+
+stage() { # name, command...
+    echo "$STAGE $(echo "$(date +%s.%N) $STARTED" | awk '{printf "%.1f", $1 - $2}')" >>"$OUT/seconds"
+    STARTED=$(date +%s.%N) STAGE=$1
+    shift
+    printf '\n=== %s\n' "$STAGE"
+    "$@"
+}
+
+# What a tiny model on a small machine needs other than the 3B model of the scripts.
+TINY=(
+    data.min_pixels=784
+    data.max_response_length=128
+    model.dtype=float32
+    model.enable_gradient_checkpointing=False
+    actor.use_remove_padding=False
+    actor.optim.lr_scheduler_type=cosine
+    actor.optim.min_lr_ratio=0.1
+    trainer.save_freq=0
+    trainer.test_freq=0
+)
+GRPO=(
+    actor.optim.lr=3e-4
+    actor.use_kl_loss=False
+    actor.entropy_coeff=0
+    rollout.n=4
+    rollout.cpu_kv_cache_gib=0.5
+    rollout.limit_logprob_diff=1e-4
+    trainer.default_local_dir="$OUT/grpo"
+    trainer.val_before_train=False
+    trainer.total_training_steps="$GRPO_STEPS"
+)
+
+stage data bash "example/data_preprocess/$DATASET.sh" --plot small "$@"
+stage model python -m timemaster.models.tiny "$OUT/tiny" --text-from "$DATA/sft.parquet"
+export MODEL_PATH="$OUT/tiny"
+stage sft bash "example/sft_trainer/run_$DATASET.sh" "${TINY[@]}" actor.optim.lr=7e-4 \
+    trainer.default_local_dir="$OUT/sft" trainer.total_training_steps="$SFT_STEPS"
+export MODEL_PATH="$OUT/sft/global_step_$SFT_STEPS/huggingface"
+stage grpo bash "example/grpo_trainer/run_$DATASET.sh" "${TINY[@]}" "${GRPO[@]}"
+stage evaluation env EVAL=True bash "example/grpo_trainer/run_$DATASET.sh" "${TINY[@]}" "${GRPO[@]}" \
+    'eval.checkpoint=[base,latest]' eval.blank_images=both
+stage summary python -m timemaster.summary "$OUT"

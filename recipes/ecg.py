@@ -1,0 +1,140 @@
+"""ECG: is a heart's rhythm normal, in atrial fibrillation, otherwise unusual, or is the recording too noisy to tell?
+
+The PhysioNet/CinC Challenge 2017 (ODC-BY): 8528 recordings of a hand-held device with one lead, 9 to 61 seconds at
+300 Hz, here in windows of 1500 readings (5 seconds) without overlap. **A window has its recording's class**: a short
+episode of another rhythm may be missing from it, which bounds any accuracy.
+
+Sources, fetched from PhysioNet or in `--source DIR` (or a zip):
+- the records with their REFERENCE.csv (training2017.zip): cut by whole recordings into 80, 10 and 10 %, with the shares
+  of the classes kept and a fixed seed; meta["group"] is the recording. Values in millivolts;
+- TF-C's train.pt, val.pt, test.pt, https://figshare.com/ndownloader/articles/19930253/versions/1 (43,673 windows),
+  which the published figures used, it seems. They name neither recordings nor units. Their classes are taken to be in
+  the order of LABELS, and a warning says so where the normal rhythm is not the most frequent one.
+
+At most MAX_WINDOWS of a split are used, drawn with the shares of the classes: all of them would not fit in memory,
+and the published accuracies (60.00 and 25.40 %) fit 500 test windows. Classes are far from equal: about 60 % are
+normal.
+
+    bash example/data_preprocess/ecg.sh
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from timemaster.data.plot import PlotStyle
+from timemaster.data.recordings import (
+    at_most,
+    fetch_physionet,
+    fill_windows,
+    find,
+    numbered,
+    opened,
+    plan_windows,
+    read_reference,
+    read_tfc,
+)
+from timemaster.data.series import DOWNLOADS, Series, check_splits, stratified_split
+from timemaster.rewards import RewardPart, accuracy, format_strict
+from timemaster.tasks import Task
+from timemaster.types import InputError
+
+logger = logging.getLogger(__name__)
+
+PROJECT, ARCHIVE = "challenge-2017/1.0.0", "training2017.zip"
+LABELS = ("normal sinus rhythm", "atrial fibrillation", "other cardiac rhythms", "noise")
+CODES = dict(zip("NAO~", LABELS, strict=True))  # of REFERENCE.csv
+RATE = 300  # readings per second
+LENGTH = 1500  # readings of a window
+MAX_WINDOWS = {"train": 8000, "validation": 500, "test": 500}
+SPLIT_SEED = 1
+REFRACTORY = 60  # readings, 0.2 seconds: no heart beats twice within them
+
+QUESTION = """<image>
+This signal is an electrocardiogram from a hand-held device with one lead: 1500 readings in order of time, 300 per
+second, 5 seconds in all. The values are the amplitude as the device recorded it (millivolts).
+
+The recording that it is a part of is one of these:
+- normal sinus rhythm: regular beats, each led by a small wave.
+- atrial fibrillation: irregular distances between beats, no clear wave before them.
+- other cardiac rhythms: another rhythm, such as one too slow, too fast, or with beats out of turn.
+- noise: too disturbed to tell.
+
+Consider how regular the distances between beats are, what comes before each beat, and how clean the signal is; then
+decide. First reason inside <think> and </think>. Then give exactly one of the four names, normal sinus rhythm,
+atrial fibrillation, other cardiac rhythms or noise, inside <class> and </class>."""
+
+
+def load(source: Path | None) -> dict[str, list[Series]]:
+    if source is None:
+        source = fetch_physionet(PROJECT, [ARCHIVE], DOWNLOADS / "cinc2017") / ARCHIVE
+    with opened(source) as folder:
+        if find(folder, "train.pt"):
+            splits = _read_tfc(folder)
+        elif references := sorted(folder.rglob("REFERENCE.csv"), key=lambda path: path.stat().st_size):
+            splits = _read_records(references[-1])  # the Challenge's whole archive holds a sample set, too
+        else:
+            raise InputError(
+                f"{source}: holds neither REFERENCE.csv with its records (PhysioNet's training2017.zip) nor train.pt "
+                "(TF-C). See recipes/ecg.py for where they are to be had."
+            )
+    check_splits(splits, {split: len(series) for split, series in splits.items()}, LENGTH)
+    return splits
+
+
+def _read_tfc(folder: Path) -> dict[str, list[Series]]:
+    splits = read_tfc(folder, dict(enumerate(LABELS)), MAX_WINDOWS)
+    logger.warning(
+        "These files do not name recordings: whether windows of one recording are in several splits cannot be seen."
+    )
+    (label, _), *_ = Counter(series.label for series in splits["train"]).most_common(1)
+    if label != LABELS[0]:
+        logger.warning(
+            "The most frequent class is %r; in the Challenge it is the normal rhythm. The classes of these files may "
+            "be in another order than LABELS.", label,
+        )  # fmt: skip
+    return {split: numbered(series) for split, series in splits.items()}
+
+
+def _read_records(reference: Path) -> dict[str, list[Series]]:
+    labels = read_reference(reference, CODES)
+    records = [Series([], label, i, {"record": record}) for i, (record, label) in enumerate(labels.items())]
+    tenth = max(1, len(records) // 10)
+    rest, test = stratified_split(records, len(records) - tenth, SPLIT_SEED)
+    train, validation = stratified_split(rest, len(rest) - tenth, SPLIT_SEED)
+    splits = {}
+    for split, part in (("train", train), ("validation", validation), ("test", test)):
+        planned = [w for r in part for w in plan_windows(reference.parent / r.meta["record"], r.label, LENGTH)]
+        chosen = numbered(at_most(planned, MAX_WINDOWS[split]))
+        splits[split] = fill_windows(chosen, reference.parent, RATE, LENGTH)
+    return splits
+
+
+def explain(series: Series, task: Task) -> str:
+    """Facts of the window: range, number of peaks that stand out, and the distances between them."""
+    values = series.values[0]
+    rest = median(values)
+    half = max(abs(value - rest) for value in values) / 2
+    peaks: list[int] = []
+    for i, value in enumerate(values):
+        if abs(value - rest) > half and (not peaks or i - peaks[-1] > REFRACTORY):
+            peaks.append(i)
+    gaps = [later - earlier for earlier, later in pairwise(peaks)]
+    distances = f", {min(gaps)} to {max(gaps)} readings apart" if gaps else ""
+    return f"The values run from {min(values):.2f} to {max(values):.2f}. Peaks that stand out: {len(peaks)}{distances}."
+
+
+TASK = Task(
+    name="ecg",
+    data_source="ecg_dataset",
+    labels=LABELS,
+    question=QUESTION,
+    load=load,
+    plot=PlotStyle(title="ECG Signal", x_label="Timestamp", y_label="Amplitude (mV)"),
+    rewards=(RewardPart("accuracy", 0.9, accuracy(LABELS)), RewardPart("format", 0.1, format_strict)),
+    explain=explain,
+)

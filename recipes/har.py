@@ -1,0 +1,94 @@
+"""HAR: what is a person doing who carries a phone at the waist?
+
+UCI HAR, "Human Activity Recognition Using Smartphones" (CC BY 4.0): 30 volunteers, six activities, 50 Hz, windows of
+128 readings (2.56 seconds) that overlap by half. Used are the three axes of the body's acceleration, in units of g,
+from which the archive has removed gravity by a filter: lying, sitting and standing hardly differ in them.
+
+The split is the archive's, by volunteers: 7352 windows of 21 for training, 2947 of the other 9 for testing. Where the
+files subject_train.txt and subject_test.txt are there, meta["group"] is the volunteer, and validation is cut from the
+training windows by whole volunteers; without them neighbours that overlap get torn apart, and a warning says so. The
+archive is fetched, or read from a folder or zip (`--source`): plain or gzipped, with or without 'Inertial Signals/'.
+TimerBed's "HAR" (WalkingSittingStanding) has windows of 206 readings: figures on it do not compare with those here.
+
+    bash example/data_preprocess/har.sh
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+
+from timemaster.data.plot import PlotStyle
+from timemaster.data.recordings import opened, read_uci_har
+from timemaster.data.series import Series, check_splits, download
+from timemaster.rewards import RewardPart, accuracy, format_strict
+from timemaster.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+URL = "https://archive.ics.uci.edu/static/public/240/human+activity+recognition+using+smartphones.zip"
+LABELS = ("walking", "walking_upstairs", "walking_downstairs", "sitting", "standing", "laying")
+CLASSES = {str(code): label for code, label in enumerate(LABELS, start=1)}  # of y_train.txt
+CHANNELS = ("body_acc_x", "body_acc_y", "body_acc_z")
+LENGTH = 128  # readings of a window
+PUBLISHED = {"train": 7352, "test": 2947}
+
+QUESTION = """<image>
+Three signals, body_acc_x, body_acc_y and body_acc_z, from a phone that a person carried at the waist: its acceleration
+along three axes at right angles, 128 readings each in order of time, 50 per second, 2.56 seconds in all. The values are
+in units of g, and gravity has been taken out of them, so that they tell about movement and not about posture.
+
+The person was doing one of these:
+- walking: on level ground.
+- walking_upstairs
+- walking_downstairs: with harder impacts.
+- sitting
+- standing
+- laying: lying down.
+
+Consider whether the signals swing in a rhythm, how wide and how fast, and along which axis; where they are nearly
+still, how still each of them is and whether it drifts; then decide. First reason inside <think> and </think>. Then
+give exactly one of the six names, walking, walking_upstairs, walking_downstairs, sitting, standing or laying, inside
+<class> and </class>."""
+
+
+def load(source: Path | None) -> dict[str, list[Series]]:
+    with opened(source or download(URL)) as folder:
+        splits = read_uci_har(folder, CHANNELS, CLASSES)
+    sizes = {split: len(series) for split, series in splits.items()}
+    check_splits(splits, sizes, LENGTH)
+    if sizes != PUBLISHED:
+        logger.warning("This is a part of the set, %s windows of %s: not to be compared with published figures.",
+                       sizes, PUBLISHED)  # fmt: skip
+    if any("group" not in item.meta for series in splits.values() for item in series):
+        logger.warning(
+            "subject_train.txt or subject_test.txt is not there, so who was recorded is unknown: validation is cut at "
+            "random from the training windows, which overlap, and will look better than the test."
+        )
+    return splits
+
+
+def explain(series: Series, task: Task) -> str:
+    """Facts of the window, for each axis: spread (standard deviation) and how often the signal crosses its mean."""
+    return " ".join(_facts(name[-1], values) for name, values in zip(CHANNELS, series.values, strict=True))
+
+
+def _facts(axis: str, values: list[float]) -> str:
+    mean = fmean(values)
+    spread = fmean([(value - mean) ** 2 for value in values]) ** 0.5
+    swings = sum((before < mean) != (now < mean) for before, now in pairwise(values)) // 2
+    return f"{axis}: spread {spread:.3f} g, {swings} swings."
+
+
+TASK = Task(
+    name="har",
+    data_source="har_dataset",
+    labels=LABELS,
+    question=QUESTION,
+    load=load,
+    plot=PlotStyle(title="HAR singles", x_label="Timestamp", y_label="Body Linear Acceleration", channels=CHANNELS),
+    rewards=(RewardPart("accuracy", 0.9, accuracy(LABELS)), RewardPart("format", 0.1, format_strict)),
+    explain=explain,
+)

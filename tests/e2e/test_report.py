@@ -1,0 +1,319 @@
+"""The report of a run, opened and clicked through in headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.report_run import BROWSERS, chromium, make_run
+from timemaster.report import images
+from timemaster.report.__main__ import main
+from timemaster.report.page import write_report
+from timemaster.report.read import changed_settings, thinned
+from timemaster.types import InputError
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in the dev packages")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    with playwright.sync_playwright() as driver:
+        try:
+            started = driver.chromium.launch(executable_path=chromium())
+        except playwright.Error as error:
+            if "Executable doesn't exist" not in str(error):
+                raise
+            pytest.skip(f"no Chromium: bash tests/chromium.sh installs one, CHROMIUM=FILE names one ({BROWSERS})")
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def show(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a page from disk. At the end: no script failed, and nothing but the page itself was asked for."""
+    pages, problems, requests = [], [], []
+
+    def open_page(path: Path, width: int = 1280) -> Any:
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: requests.append(request.url) if request.url[:5] != "data:" else None)
+        page.set_default_timeout(20_000)
+        page.goto(path.as_uri())
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert problems == []
+    assert all(re.search(r"\.html$|/rollouts/media/\w+$", url) and url.startswith("file:") for url in requests), (
+        requests
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2,000 rollouts over 50 steps, with its report."""
+    folder = make_run(tmp_path_factory.mktemp("checkpoints") / "run")
+    write_report(folder)
+    return folder
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in (run / "rollouts").glob("*.jsonl") for line in path.read_text().splitlines()]
+
+
+def shown(page: Any) -> int:
+    return int(page.inner_text("#status").split(" of ")[0].replace(",", ""))
+
+
+def write_rows(folder: Path, *rows: dict[str, Any]) -> Path:
+    """A run's folder with one step of rollouts."""
+    (folder / "rollouts").mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n')
+    (folder / "rollouts" / "step_1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_filters_change_the_counts(run: Path, show: Callable[..., Any]) -> None:
+    page, rows = show(run / "report.html"), logged(run)
+    assert shown(page) == len(rows) == 2000
+    right = [row for row in rows if row["parts"]["accuracy"] == 1]
+    unparsed = [row for row in rows if "<class>" not in row["response"]]
+    page.click("#only-right")
+    assert shown(page) == len(right)
+    page.click("#only-unparsed")  # both are on
+    assert shown(page) == len(right) + len(unparsed)
+    page.click("#clear")
+    page.select_option("#truth", "Summer")
+    assert shown(page) == sum(row["truth"] == "Summer" for row in rows)
+    page.select_option("#source", "power_demand")
+    page.fill("#from", "11")
+    page.fill("#to", "20")
+    assert shown(page) == sum(row["truth"] == "Summer" and 11 <= row["step"] <= 20 for row in rows)
+    page.click("#clear")
+    page.fill("#search", "near 17.")
+    assert shown(page) == sum("near 17." in row["response"] for row in rows)
+    assert page.inner_text("#detail mark") == "near 17."
+    page.fill("#search", "nowhere to be found")
+    assert shown(page) == 0
+    assert "No rollout matches" in page.inner_text("#detail")
+
+
+def test_a_rollout_is_shown_in_full_with_its_plot_parts_and_advantage(run: Path, show: Callable[..., Any]) -> None:
+    page = show(run / "report.html")
+    page.click("#list .row >> nth=2")
+    third = json.loads((run / "rollouts" / "step_1.jsonl").read_text().splitlines()[2])
+    assert page.inner_text("#detail .answer") == third["response"]
+    assert page.evaluate("document.querySelector('#detail img').naturalWidth") == images.MAX_WIDTH
+    worth = page.inner_text("#detail .worth")
+    for name in ("accuracy", "format", "score", "advantage"):
+        assert name in worth
+    assert f"{abs(third['advantage']):.2f}" in worth
+    assert third["id"] in page.inner_text("#detail")
+
+
+def test_the_keyboard_reaches_every_rollout_and_only_rows_in_view_are_drawn(
+    run: Path, show: Callable[..., Any]
+) -> None:
+    page = show(run / "report.html")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    assert page.inner_text("#place") == "2 of 2,000"
+    page.focus("#list")
+    page.keyboard.press("End")
+    assert page.inner_text("#place") == "2,000 of 2,000"
+    last = json.loads((run / "rollouts" / "step_50.jsonl").read_text().splitlines()[-1])
+    assert page.inner_text("#detail .answer") == last["response"]
+    assert page.locator("#list .row").count() < 40
+    assert page.locator("#row-current").is_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("j")  # goes into the field, not to the next rollout
+    page.keyboard.press("Escape")  # leaves the field, which keeps what it filters by
+    assert page.input_value("#search") == "j"
+    assert shown(page) == sum("j" in row["response"] + row["id"] for row in logged(run))
+
+
+def test_curves_show_values_and_lead_to_the_rollouts_of_a_step(run: Path, show: Callable[..., Any]) -> None:
+    page = show(run / "report.html")
+    titles = page.locator("#curves h3").all_inner_texts()
+    for title in ("Reward", "Validation", "Response length", "Entropy", "KL to the reference", "Log-prob difference"):
+        assert title in titles
+    plot = page.locator("#curves .chart svg >> nth=0")
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + 46, box["y"] + 60)  # the first step, at the left end of the axis
+    assert page.inner_text("#cursor") == "step 1"
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    value = float(page.inner_text("#curves .legend b >> nth=0"))
+    assert value == pytest.approx(first["reward/mean"], abs=0.005)
+    before = page.locator("#curves .chart path >> nth=0").get_attribute("d")
+    page.locator("#smoothing").fill("0.9")
+    assert page.locator("#curves .chart path.raw").count() > 5
+    assert page.locator("#curves .chart path:not(.raw) >> nth=0").get_attribute("d") != before
+    plot.click(position={"x": 46, "y": 60})
+    assert shown(page) == 40  # 10 prompts x 4 answers
+
+
+def test_evaluations_stand_with_interval_control_and_matrix(run: Path, show: Callable[..., Any]) -> None:
+    page = show(run / "report.html")
+    metrics = json.loads((run / "eval" / "step_50" / "metrics.json").read_text())
+    table, matrix = page.inner_text(".evaluations"), page.inner_text(".confusion")
+    low, high = metrics["accuracy_ci95"]
+    assert f"{low:.3f} to {high:.3f}" in table
+    assert "blanked images" in table
+    for row in metrics["confusion"].values():
+        assert "\t".join(map(str, row.values())) in matrix
+    page.click(".evaluations button >> nth=0")
+    assert "before training" in page.inner_text(".matrix h3")
+
+
+def test_an_evaluation_of_several_samples_shows_vote_and_pass_at_k(tmp_path: Path, show: Callable[..., Any]) -> None:
+    folder = write_rows(tmp_path / "run")
+    one = {"step": 4, "n": 10, "num_samples": 8, "accuracy": 0.5, "accuracy_ci95": [0.3, 0.7], "unparsed": 4}
+    one |= {
+        "sampling": {"temperature": 0.4},
+        "majority": {"accuracy": 0.625, "accuracy_ci95": [0.4, 0.8], "unparsed": 0},
+    }
+    one |= {"pass_at_k": {"8": {"value": 0.875, "ci95": [0.6, 0.9]}}}
+    (folder / "eval" / "step_4_t0.4_n8").mkdir(parents=True)
+    (folder / "eval" / "step_4_t0.4_n8" / "metrics.json").write_text(json.dumps(one))
+    rows = show(write_report(folder)[0]).locator(".evaluations tbody tr").all_inner_texts()
+    assert rows[0].startswith("step 4, temperature 0.4, 8 samples")
+    assert "4 (5.0 %)" in rows[0]  # of 10 x 8 answers
+    assert "majority vote" in rows[1]
+    assert "0.625" in rows[1]
+    assert "pass@8" in rows[2]
+    assert "0.875" in rows[2]
+
+
+HOSTILE = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\"><!--"
+
+
+def test_markup_in_an_answer_is_shown_as_text_and_does_nothing(tmp_path: Path, show: Callable[..., Any]) -> None:
+    row = {
+        "id": HOSTILE,
+        "data_source": HOSTILE,
+        "prompt": HOSTILE,
+        "media": ["../../secret", HOSTILE],
+        "truth": HOSTILE,
+    }
+    row |= {
+        "response": HOSTILE + "\x07\ud800",
+        "error": HOSTILE,
+        "parts": {HOSTILE: 1.0},
+        "score": 0.5,
+        "unknown": [HOSTILE],
+    }
+    folder = write_rows(tmp_path / HOSTILE.replace("/", "_"), row)
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, HOSTILE: 1.0, f"reward/{HOSTILE}": 1.0}) + "\n")
+    (folder / "config.yaml").write_text(
+        json.dumps({"model": {"path": HOSTILE}, "trainer": {"experiment_name": HOSTILE}})
+    )
+    path, data = write_report(folder, tmp_path / "page.html")
+    page = show(path)
+    assert page.inner_text("#detail .answer").startswith(HOSTILE)
+    assert "␇" in page.inner_text("#detail .answer")
+    assert HOSTILE in page.inner_text("#head h1")
+    assert page.title().startswith(HOSTILE)
+    assert page.locator("script").count() == 2  # the data and the page's own
+    assert page.locator("img").count() == 0
+    assert data["images"] == {}
+
+
+def test_old_rows_and_missing_pieces_are_shown_as_absent(tmp_path: Path, show: Callable[..., Any]) -> None:
+    old = {"id": "train:1", "prompt": "?", "response": "<class>A</class>", "truth": "A", "score": 1.0, "parts": {}}
+    page = show(write_report(write_rows(tmp_path / "old", old))[0])
+    assert "No plot is recorded" in page.inner_text("#detail")
+    assert page.inner_text("#only-right span") == "1"
+    assert "No eval/" in page.inner_text("#evaluation")
+    assert "No config.yaml" in page.inner_text("#head")
+    assert "KL" in page.inner_text("#curves .absent")
+    only_config = tmp_path / "begun"
+    only_config.mkdir()
+    (only_config / "config.yaml").write_text("model: {path: some/model}\n")
+    page = show(write_report(only_config)[0])
+    assert "no curves" in page.inner_text("#curves")
+    assert "no answers were logged" in page.inner_text("#rollouts")
+
+
+def test_a_run_that_is_being_written_is_readable(tmp_path: Path, show: Callable[..., Any]) -> None:
+    folder = write_rows(tmp_path / "live", {"id": "a", "response": "", "score": math.nan})
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2, "reward/mean": NaN, "actor/entropy": Infinity}\n{"step": 3, "rewa')
+    (folder / "eval" / "step_1").mkdir(parents=True)
+    (folder / "eval" / "step_1" / "metrics.json").write_text('{"n": ')
+    path, data = write_report(folder)
+    assert data["steps"] == [1, 2]
+    assert data["metrics"]["reward/mean"] == [0.5, None]
+    notes = show(path).inner_text(".notes")
+    assert "1 unreadable line(s) of metrics.jsonl" in notes
+    assert "eval/step_1/metrics.json" in notes
+
+
+def test_beyond_the_limit_plots_are_links_and_still_seen(
+    run: Path, tmp_path: Path, show: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_BYTES", 20_000)
+    path, data = write_report(run, tmp_path / "elsewhere.html")
+    inside = [one for one in data["images"].values() if one["src"].startswith("data:")]
+    assert 0 < sum(len(one["src"]) for one in inside) <= 20_000
+    assert len(inside) < len(data["images"]) <= 120
+    page = show(path)
+    page.focus("#list")
+    page.keyboard.press("End")
+    page.wait_for_function("document.querySelector('#detail img').naturalWidth == 560")  # the file itself
+
+
+def test_the_page_is_as_wide_as_a_narrow_window(run: Path, show: Callable[..., Any]) -> None:
+    assert show(run / "report.html", width=700).evaluate("document.documentElement.scrollWidth") == 700
+
+
+def test_a_wrong_folder_says_what_was_looked_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (run.parent, run / "nothing"):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(folder)])
+        assert stopped.value.code == 2
+        assert "checkpoints/<project>/<experiment>" in capsys.readouterr().err
+    with pytest.raises(InputError, match=f"neither config.yaml nor metrics.jsonl.*{run}"):
+        write_report(run.parent)  # names the run below it
+    with pytest.raises(InputError, match="--out FILE"):
+        write_report(run, run / "no" / "folder.html")
+
+
+def test_the_command_prints_where_the_page_lies(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(run), "--out", str(tmp_path / "page.html"), "--max-rollouts", "400"])
+    assert "page.html: 50 steps, 3 evaluations, 400 rollouts" in capsys.readouterr().out
+
+
+def test_steps_are_left_out_evenly() -> None:
+    # at most 10 of 5 x 4 rollouts: two steps fit, the first and the last
+    assert thinned([4] * 5, 10) == [True, False, False, False, True]
+    assert thinned([4] * 5, 12) == [True, False, True, False, True]
+    assert thinned([4] * 5, 20) == [True] * 5
+    assert thinned([4] * 5, 3) == [False] * 4 + [True]
+    assert thinned([], 3) == []
+
+
+def test_changed_settings_are_what_the_command_line_reads() -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    changed = {"data": {"recipes": ["recipes.ctu"], "seed": 1}, "rollout": {"n": 8}, "actor": {"optim": {"lr": 2e-6}}}
+    changed["model"] = {"path": "a folder/model"}
+    words = changed_settings(changed | {"unknown": {"setting": 1}})
+    assert "rollout.n=8" in words
+    parsed = {
+        o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides([w.strip("'") for w in words])
+    }
+    assert parsed["data.recipes"] == ["recipes.ctu"]
+    assert parsed["actor.optim.lr"] == 2e-6
+    assert parsed["model.path"] == "a folder/model"
+    assert not any("unknown" in word for word in words)

@@ -1,0 +1,280 @@
+"""One table of everything that was tried on a dataset: checkpoints, classical baselines, API models, published numbers.
+
+    python -m timemaster.compare recipes.ctu --data data/ctu_image --runs checkpoints/TimeMaster_CTU/RUN
+        --baselines 1nn_euclid,1nn_dtw,rocket --zero-shot --few-shot 2 --base-url URL --model NAME
+
+writes outputs/compare/<task>/ with compare.md, compare.csv, compare.png and, of each baseline and API model, the
+answers as <name>/predictions.jsonl. All rows answer the same test.parquet; answers that cannot be read stay in the
+denominator. A run's checkpoints are those that were evaluated (EVAL=True): every eval/step_*/ of its folder, the ones
+with several samples by majority vote. Accuracies have Wilson's interval; p is McNemar's exact paired test against one
+row, the best checkpoint or --reference NAME.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from timemaster.metrics import Prediction, Result, check_pairs, mcnemar, summarise
+from timemaster.predictions import NAME, read_predictions, write_predictions
+from timemaster.published import quoted
+from timemaster.tasks import Task, load_task
+from timemaster.types import Example, InputError
+
+log = logging.getLogger(__name__)
+HEADINGS = ("answers by", "n", "accuracy", "95 % interval", "macro F1", "unparsed", "p")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A predictions file with the name of its row. Example: Entry("rocket", "baseline", Path("…/predictions.jsonl"))"""
+
+    name: str
+    kind: str  # as a `Result` has it
+    path: Path
+
+
+def compare(task: Task, options: argparse.Namespace) -> list[Result]:
+    """Make the table of `options` (see `parser`) and write it. Returns its rows."""
+    folder = Path(options.data)
+    test = read_rows(task, [folder / "test.parquet"])
+    out = options.out or Path("outputs/compare") / task.name
+    found = [entry for run in options.runs for entry in run_entries(Path(run))]
+    found += [Entry(*_split_name(given)) for given in options.predictions]
+    files = [folder / "train.parquet", *folder.glob("validation.parquet")]
+    train = read_rows(task, files) if options.baselines or options.few_shot else []
+    found = [*_baselines(options, train, test, out), *_models(options, task, (train, test), out), *found]
+    repeated = [name for name, count in Counter(entry.name for entry in found).items() if count > 1]
+    if repeated:
+        raise InputError(f"Two rows are called {repeated[0]!r}: give one as --predictions NAME=FILE with another name.")
+    results = measure(task, found, test, options.reference)
+    write_table(out, task, [*results, *quoted(task.data_source)], test)
+    return results
+
+
+def read_rows(task: Task, files: Sequence[Path]) -> list[Example]:
+    """The rows of a task's parquet files, with the raw series. Raises InputError for bad rows and another's rows."""
+    from timemaster.data.store import check_labels, read_examples, report_bad_rows, with_task_labels
+
+    tasks = {task.data_source: task}
+    examples, _ = read_examples([str(file) for file in files], "raise", task.data_source, with_series=True)
+    own = [example for example in examples if example.data_source == task.data_source]
+    if not own:
+        other = sorted({example.data_source for example in examples})
+        raise InputError(f"{files[0]} holds rows of {', '.join(other)}; the recipe is of {task.data_source!r}.")
+    report_bad_rows(check_labels(own, tasks), len(own), "raise")
+    return with_task_labels(own, tasks)
+
+
+def run_entries(run: Path) -> list[Entry]:
+    """The evaluations of a run, by step. Raises InputError when there are none."""
+    paths = [path.parent for path in run.glob(f"eval/step_*/{NAME}")]
+    if not paths:
+        raise InputError(f"{run} has no eval/step_*/{NAME}: evaluate the run first (EVAL=True), or correct --runs.")
+    steps = {path: int(re.sub(r"^step_(\d+).*$", r"\1", path.name)) for path in paths}
+    ordered = sorted(paths, key=lambda path: (steps[path], path.name))
+    return [Entry(f"{run.resolve().name}/{path.name}", "checkpoint", path / NAME) for path in ordered]
+
+
+def _split_name(given: str) -> tuple[str, str, Path]:
+    name, equals, path = given.partition("=")
+    if not (name and equals and path):
+        raise InputError(f"--predictions {given}: write NAME=FILE, as in mine=eval/step_40/{NAME}.")
+    return name, "predictions", Path(path)
+
+
+def _baselines(options: argparse.Namespace, train: list[Example], test: list[Example], out: Path) -> list[Entry]:
+    from timemaster.baselines import baseline, check_settings
+
+    names, entries = [name for name in options.baselines.split(",") if name], []
+    check_settings(names, options.dtw_window)
+    for given in names:
+        name = f"{given}_w{options.dtw_window:g}" if given == "1nn_dtw" and options.dtw_window < 1 else given
+        path = baseline(given, train, test, out / name, options.dtw_window)
+        entries.append(Entry(name, "baseline", path))
+    return entries
+
+
+def _models(
+    options: argparse.Namespace, task: Task, rows: tuple[list[Example], list[Example]], out: Path
+) -> list[Entry]:
+    from timemaster.judge import Budget, Chat, Endpoint, Store
+    from timemaster.prompting import ask_model, choose_shots
+
+    ways = ([0] if options.zero_shot else []) + ([options.few_shot] if options.few_shot else [])
+    if bool(ways) != bool(options.model):
+        raise InputError("--model needs --zero-shot, --few-shot K or both, and these need --model NAME.")
+    if min(ways, default=0) < 0:
+        raise InputError(f"--few-shot {options.few_shot}: give the number of examples per class, 1 or more.")
+    store = Store(options.cache or out / "replies.sqlite") if ways else None
+    entries = []
+    for model in options.model:
+        endpoint = Endpoint(
+            base_url=options.base_url, model=model, api_key_env=options.api_key_env, max_tokens=options.max_tokens,
+            temperature=options.temperature, max_retries=options.max_retries, timeout=options.timeout,
+        )  # fmt: skip
+        prices = {name: getattr(options, name) for name in ("max_calls", "max_cost", "price_in", "price_out")}
+        for way in ways:
+            assert store is not None
+            name = f"{model} {way}-shot" if way else f"{model} zero-shot"
+            chat = Chat(endpoint, Budget(**prices), store, "compare", options.concurrency)
+            shots = choose_shots(rows[0], task.labels, way, options.seed)
+            lines = ask_model(chat, task, rows[1], shots, name)
+            entries.append(Entry(name, "model", write_predictions(out / re.sub(r"[^\w.-]+", "_", name), lines)))
+    return entries
+
+
+def measure(task: Task, entries: Sequence[Entry], test: Sequence[Example], reference: str = "") -> list[Result]:
+    """What each predictions file is worth on `test`, and whether it differs from the reference's row.
+
+    Raises InputError when a file is not about exactly these rows.
+    """
+    truths = {example.id: _truth(task, example) for example in test}
+    answers = {entry.name: read_predictions(entry.path, task.data_source, task.labels) for entry in entries}
+    results = []
+    for entry in entries:
+        own = answers[entry.name]
+        check_pairs(truths, own, (str(test[0].extra["file"]), str(entry.path)))
+        figures = summarise(list(own.values()))
+        low, high = figures["accuracy_ci95"]
+        results.append(
+            Result(
+                name=entry.name, kind=entry.kind, accuracy=figures["accuracy"], n=figures["n"],
+                ci95=(low, high), macro_f1=figures["macro_f1"],
+                unparsed=figures["unparsed"] / figures["n"], note=str(entry.path),
+            )
+        )  # fmt: skip
+    if not results:
+        return []
+    name = choose_reference(results, reference)
+    pairs = {one.name: mcnemar(answers[one.name], answers[name], (one.name, name)) for one in results}
+    return [one if one.name == name else replace(one, p=pairs[one.name].p) for one in results]
+
+
+def _truth(task: Task, example: Example) -> Prediction:
+    return Prediction(
+        data_source=task.data_source, truth=example.answer, predicted=example.answer, labels=list(task.labels),
+        reward=0.0, parts={}, num_tokens=0,
+    )  # fmt: skip
+
+
+def choose_reference(results: Sequence[Result], name: str) -> str:
+    """The row that others are tested against: `name`, else the best checkpoint that saw its images, else the best."""
+    if name and name not in [one.name for one in results]:
+        raise InputError(f"--reference {name}: the rows are {', '.join(one.name for one in results)}.")
+    seeing = [one for one in results if one.kind == "checkpoint" and not one.name.endswith("_blank")]
+    return name or max(seeing or results, key=lambda one: one.accuracy).name
+
+
+def write_table(out: Path, task: Task, results: Sequence[Result], test: Sequence[Example]) -> None:
+    """compare.md, compare.csv and compare.png in `out`; the table also on the console."""
+    from timemaster.plot_results import comparison_png
+
+    label, most = Counter(example.answer for example in test).most_common(1)[0]
+    reference = next((one.name for one in results if one.n is not None and one.p is None), "")
+    notes = [one.note for one in results if one.kind == "quoted"]
+    about = [
+        f"# {task.name}: {len(test)} test rows, {len(task.labels)} classes\n",
+        *markdown(results, reference),
+        f"\nAlways {label} would be right in {100 * most / len(test):.1f} %. Answers that could not be read are wrong. "
+        "Intervals are Wilson's." + f" p: McNemar's exact test on the same rows against {reference}." * bool(reference),
+        *(f"\n(quoted): quoted, not reproduced here, n unknown; {note}." for note in dict.fromkeys(notes)),
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "compare.md").write_text("\n".join(about) + "\n")
+    with open(out / "compare.csv", "w", newline="") as file:
+        rows = [asdict(one) for one in results]
+        writer = csv.writer(file)
+        writer.writerow(["name", "kind", "n", "accuracy", "low95", "high95", "macro_f1", "unparsed", "p", "note"])
+        for row in rows:
+            low, high = row["ci95"] or (None, None)
+            cells = [row["macro_f1"], row["unparsed"], row["p"], row["note"]]
+            writer.writerow([row["name"], row["kind"], row["n"], row["accuracy"], low, high, *cells])
+    (out / "compare.png").write_bytes(comparison_png(results, f"{task.name}: {len(test)} test rows", most / len(test)))
+    log.info("\n%s\n\n  written to %s", "\n".join(about), out)
+
+
+def markdown(results: Sequence[Result], reference: str) -> list[str]:
+    """The lines of the table, its columns aligned. Accuracies in percent."""
+    rows: list[Sequence[str]] = [HEADINGS]
+    for one in results:
+        p = "reference" if one.name == reference else "" if one.p is None else _p(one.p)
+        interval = "" if one.ci95 is None else f"{100 * one.ci95[0]:.1f} – {100 * one.ci95[1]:.1f}"
+        name = f"{one.name} (quoted)" if one.kind == "quoted" else one.name
+        percent = "" if one.unparsed is None else f"{100 * one.unparsed:.1f} %"
+        f1 = "" if one.macro_f1 is None else f"{one.macro_f1:.3f}"
+        rows.append([name, str(one.n or "unknown"), f"{100 * one.accuracy:.1f} %", interval, f1, percent, p])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
+    rows.insert(1, ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)])
+    return ["| " + " | ".join([row[0].ljust(widths[0]), *_right(row[1:], widths[1:])]) + " |" for row in rows]
+
+
+def _right(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    out = argparse.ArgumentParser(prog="python -m timemaster.compare", description="One table of all that was tried.")
+    out.add_argument("recipe", help="module with TASK, as in recipes.ctu")
+    out.add_argument("--data", required=True, help="its folder with train, validation and test.parquet")
+    out.add_argument("--runs", nargs="+", default=[], metavar="RUNDIR", help="runs whose evaluations are rows")
+    out.add_argument("--predictions", nargs="+", default=[], metavar="NAME=FILE", help=f"any other {NAME}")
+    out.add_argument("--baselines", default="", help="of 1nn_euclid,1nn_dtw,rocket,minirocket; with commas")
+    out.add_argument("--dtw-window", type=float, default=1.0, help="Sakoe-Chiba band of 1nn_dtw, share of the length")
+    out.add_argument("--reference", default="", help="the row that the others are tested against")
+    out.add_argument("--out", type=Path, help="default: outputs/compare/<task>")
+    api = out.add_argument_group("OpenAI-compatible models")
+    api.add_argument("--model", nargs="+", default=[], metavar="NAME")
+    api.add_argument("--base-url", default="", help="as http://host:8000/v1; default: OpenAI's")
+    api.add_argument("--zero-shot", action="store_true", help="ask the dataset's question alone")
+    api.add_argument("--few-shot", type=int, default=0, metavar="K", help="after K answered plots of each class")
+    api.add_argument("--seed", type=int, default=1, help="of the choice of these plots")
+    api.add_argument("--cache", type=Path, help="SQLite file of replies; default: replies.sqlite in --out")
+    settings: list[tuple[str, Any, str]] = [
+        ("--api-key-env", "OPENAI_API_KEY", "environment variable with the key"),
+        ("--temperature", 0.0, "of the answers"),
+        ("--max-tokens", 1024, "of an answer"),
+        ("--concurrency", 16, "calls in flight"),
+        ("--timeout", 120.0, "seconds without a word from the server"),
+        ("--max-retries", 4, "of a call"),
+        ("--max-calls", 0, "of all calls that share the cache; 0: no limit"),
+        ("--max-cost", 0.0, "likewise, in the currency of the prices"),
+        ("--price-in", 0.0, "of a million tokens sent"),
+        ("--price-out", 0.0, "of a million tokens received"),
+    ]
+    for name, default, meaning in settings:
+        api.add_argument(name, type=type(default), default=default, help=f"{meaning} (default: {default})")
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("timemaster").setLevel(logging.INFO)
+    log.setLevel(logging.INFO)
+    try:
+        compare(load_task(options.recipe), options)
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; finished baselines and replies are kept\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

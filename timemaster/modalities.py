@@ -1,0 +1,132 @@
+"""Plots against numbers: what two runs of one dataset, image and numeric, reached and what their prompts cost.
+
+    python -m timemaster.modalities IMAGE_RUN NUMERIC_RUN [--out FOLDER] [--tokens-of data/ctu_image/test.parquet]
+
+Prints a table and writes modalities.json and modalities.png. `--tokens-of` also counts what the rows of a file cost at
+full length by the rules of Qwen2.5's tokenizer and image processor, whatever model the runs used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from timemaster.config import DataConfig, NumericConfig
+from timemaster.data.media import num_tokens, vision_spec
+from timemaster.data.numeric import NumberFormat, write_series
+from timemaster.data.store import read_examples
+from timemaster.types import InputError
+
+log = logging.getLogger("timemaster.modalities")
+
+# Qwen2.5 cuts a text before it merges: digits stay single, a run of signs is one piece (and one token: "." "," ",-" are
+# all in its vocabulary), a word takes one sign or space before it along.
+PIECES = re.compile(r"\d|[^\r\n\w]?[^\W\d]+| ?[^\s\w]+|\s+")
+PUBLISHED_MIN_PIXELS = 512 * 28 * 28  # of the fine-tuning tool that the published system names; the library's is 3136
+
+
+def latest_evaluation(run: Path) -> dict[str, Any]:
+    """metrics.json of the last greedy evaluation of a run. InputError when there is none."""
+    steps = sorted(
+        (int(path.parent.name[5:]), path)
+        for path in run.glob("eval/step_*/metrics.json")
+        if path.parent.name[5:].isdigit()
+    )
+    if not steps:
+        raise InputError(f"{run} has no eval/step_<N>/metrics.json: evaluate the run first (EVAL=True).")
+    return json.loads(steps[-1][1].read_text())
+
+
+def count_tokens(text: str) -> int:
+    """Tokens of a series in numbers by Qwen2.5's rules."""
+    return len(PIECES.findall(text))
+
+
+def token_costs(file: str, style: NumberFormat, min_pixels: int) -> dict[str, float]:
+    """Mean tokens of the rows of a parquet file as numbers and as plots of at least `min_pixels`, and their ratio."""
+    vision = vision_spec({"vision_config": {}}, min_pixels, DataConfig().max_pixels)  # as published
+    examples, _ = read_examples([file], with_series=True)
+    numbers, images = [], []
+    for example in examples:
+        values = example.extra["series"]
+        if not values:
+            raise InputError(f"{file}: its rows have no raw series (the column `data`).")
+        channels = values if isinstance(values[0], Sequence) else [values]
+        numbers.append(count_tokens(write_series(channels, (), style)))
+        images += [num_tokens(p.media, vision) for m in example.messages for p in m.parts if p.media is not None]
+    if not images:
+        raise InputError(f"{file}: its rows hold no images.")
+    return {"numeric": fmean(numbers), "image": fmean(images), "ratio": fmean(numbers) / fmean(images)}
+
+
+def compare(image_run: Path, numeric_run: Path) -> dict[str, Any]:
+    """Accuracy with interval, and mean tokens of prompt and answer, of both runs."""
+    out = {}
+    for name, run in (("image", image_run), ("numeric", numeric_run)):
+        found = latest_evaluation(run)
+        keys = ("n", "accuracy", "accuracy_ci95", "unparsed", "prompt_tokens_mean", "response_tokens_mean")
+        out[name] = {"run": str(run), **{key: found[key] for key in keys}}
+    if out["image"]["n"] != out["numeric"]["n"]:
+        log.warning("the runs answered %d and %d rows: not the same test", out["image"]["n"], out["numeric"]["n"])
+    return out
+
+
+def report(found: dict[str, Any], costs: dict[str, dict[str, float]]) -> None:
+    """Print what was found."""
+    log.info("\n  %-9s %9s %18s %14s %14s", "modality", "accuracy", "95 % interval", "prompt tokens", "answer tokens")
+    for name, one in found.items():
+        low, high = one["accuracy_ci95"]
+        tokens = one["prompt_tokens_mean"], one["response_tokens_mean"]
+        log.info("  %-9s %9.3f   [%.3f, %.3f] %14.1f %14.1f", name, one["accuracy"], low, high, *tokens)
+    ratio = found["numeric"]["prompt_tokens_mean"] / found["image"]["prompt_tokens_mean"]
+    log.info("\n  the numeric prompt has %.1f times the tokens of the one with a plot", ratio)
+    for name, cost in costs.items():
+        shown = cost["numeric"], cost["image"], cost["ratio"]
+        log.info("  by Qwen2.5's rules, %s: %.0f tokens in numbers, %.0f as a plot, ratio %.1f", name, *shown)
+
+
+def main() -> None:
+    """Command line."""
+    from timemaster.plot_modalities import modalities_png
+    from timemaster.run import setup_logging
+
+    parser = argparse.ArgumentParser(prog="python -m timemaster.modalities", description="Plots against numbers.")
+    parser.add_argument("image_run", type=Path, help="run folder with data.modality=image, evaluated")
+    parser.add_argument("numeric_run", type=Path, help="run folder with data.modality=numeric, evaluated")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for modalities.json and .png (default: here)")
+    parser.add_argument("--tokens-of", default="", help="parquet file whose token costs are counted at full length")
+    parser.add_argument("--decimals", type=int, default=NumericConfig().decimals, help="of the numbers counted")
+    options = parser.parse_args()
+    setup_logging()
+    try:
+        found = compare(options.image_run, options.numeric_run)
+        costs = {}
+        if options.tokens_of:
+            n = NumericConfig()
+            style = NumberFormat(
+                decimals=options.decimals,
+                separator=n.separator,
+                channel=n.channel,
+                channel_separator=n.channel_separator,
+            )
+            pixels = {"plots as they are": DataConfig().min_pixels, "at 512 tokens at least": PUBLISHED_MIN_PIXELS}
+            costs = {name: token_costs(options.tokens_of, style, least) for name, least in pixels.items()}
+    except InputError as error:
+        log.error("%s", error)
+        sys.exit(2)
+    report(found, costs)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "modalities.json").write_text(json.dumps({"runs": found, "tokens": costs}, indent=2) + "\n")
+    (options.out / "modalities.png").write_bytes(modalities_png(found))
+    log.info("\n  written to %s/modalities.json and modalities.png", options.out)
+
+
+if __name__ == "__main__":
+    main()

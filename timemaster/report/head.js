@@ -1,0 +1,58 @@
+// The top of the page: what ran, when, on what, and the figures one looks for first.
+"use strict";
+
+function drawHead() {
+  const config = DATA.config;
+  const last = DATA.steps.length ? DATA.steps[DATA.steps.length - 1] : 0;
+  const planned = config["trainer.total_training_steps"];
+  const seconds = (DATA.metrics["seconds/step"] || []).reduce((sum, value) => sum + (value || 0), 0);
+  const facts = [
+    ["model", path(config["model.path"])],
+    ["data", [config["data.recipes"], config["data.train_files"]].flat().filter(Boolean).map((name) => el("div", {}, path(name)))],
+    ["steps", `${count(last)}${planned > last ? ` of ${count(planned)}` : ""}${seconds ? ` in ${duration(seconds)}` : ""}`],
+    ["last written", DATA.last_write],
+  ];
+  fill(byId("head"), {}, [
+    el("div", { class: "kind" }, `${DATA.kind} run`),
+    el("h1", {}, DATA.experiment, el("span", {}, DATA.project)),
+    el("dl", { class: "facts" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value || "–")))),
+    tiles(),
+    DATA.notes.length ? el("ul", { class: "notes" }, DATA.notes.map((note) => el("li", {}, note))) : null,
+    settings(),
+  ]);
+}
+
+const path = (name) => (name ? el("span", { title: name }, tail(name)) : null);
+
+function tiles() {
+  const seeing = DATA.evaluations.filter((one) => !one.blank_images);
+  const greedy = seeing.filter((one) => !(one.sampling && one.sampling.temperature));
+  const trained = greedy.length ? greedy : seeing;
+  const test = trained[trained.length - 1];
+  const blank = test && DATA.evaluations.find((one) => one.blank_images && one.model === test.model);
+  const known = (name) => (DATA.metrics[name] || []).filter(isNumber);
+  const reward = known("reward/mean");
+  const difference = known("rollout/logprob_diff_mean");
+  const loss = known("sft/loss");
+  const found = [
+    test && [`test accuracy, ${moment(test)}`, fixed(test.accuracy), interval(test)],
+    test && trained.length > 1 && [moment(trained[0]), fixed(trained[0].accuracy), interval(trained[0])],
+    blank && ["blanked images", fixed(blank.accuracy), interval(blank)],
+    reward.length && ["reward", fixed(reward[reward.length - 1]), `from ${fixed(reward[0])}`],
+    loss.length && ["loss", fixed(loss[loss.length - 1]), `from ${fixed(loss[0])}`],
+    difference.length && ["log-prob difference", short(Math.max(...difference)), "largest mean of a step"],
+  ].filter(Boolean);
+  return found.length
+    ? el("div", { class: "tiles" }, found.map(([name, value, more]) => el("div", {}, el("span", {}, name), el("b", {}, value), el("small", {}, more))))
+    : null;
+}
+
+const interval = (one) => (one.accuracy_ci95 ? `95 %: ${fixed(one.accuracy_ci95[0])} to ${fixed(one.accuracy_ci95[1])}` : "no interval");
+
+function settings() {
+  if (!DATA.config_text) return absent("No config.yaml in this folder: the settings of the run are not known.");
+  const command = [`python -m timemaster.${DATA.kind.toLowerCase()}`, ...DATA.changed].join(" \\\n    ");
+  return el("div", { class: "settings" },
+    el("details", {}, el("summary", {}, `Command: ${DATA.changed.length} settings that differ from the defaults`), el("pre", {}, command)),
+    el("details", {}, el("summary", {}, "config.yaml: every setting"), el("pre", {}, DATA.config_text)));
+}

@@ -1,0 +1,7 @@
+// From top to bottom.
+"use strict";
+
+drawHead();
+drawCurves();
+drawEvaluation();
+drawBrowser();
