@@ -115,6 +115,8 @@ TASK = Task(
     question=QUESTION,
     load=load,
     plot=PlotStyle(title="EMG Signal", x_label="Timestamp", y_label="Amplitude (mV)"),
+    # Without tick labels, one scale for all: the size of the potentials is what tells the classes apart.
+    small_plot=PlotStyle(width=112, height=112, line_width=1.0, axes=False, y_range=(-0.3, 0.3)),
     rewards=(RewardPart("accuracy", 0.9, accuracy(LABELS)), RewardPart("format", 0.1, format_strict)),
     explain=explain,
 )

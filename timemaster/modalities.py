@@ -28,7 +28,7 @@ log = logging.getLogger("timemaster.modalities")
 
 # Qwen2.5 cuts a text before it merges: digits stay single, a run of signs is one piece (and one token: "." "," ",-" are
 # all in its vocabulary), a word takes one sign or space before it along.
-PIECES = re.compile(r"\d|[^\r\n\w]?[^\W\d]+| ?[^\s\w]+|\s+")
+PIECES = re.compile(r"\d|(?:[^\r\n\w]|_)?[^\W\d_]+| ?(?:[^\s\w]|_)+|\s+")
 PUBLISHED_MIN_PIXELS = 512 * 28 * 28  # of the fine-tuning tool that the published system names; the library's is 3136
 
 

@@ -17,6 +17,8 @@ from timemaster.rewards import RewardPart, check_parts, predict_label
 from timemaster.types import Example, InputError, Message
 
 IMAGE = "<image>"
+# 16 vision tokens, one colour a channel: what a model of a million parameters can learn to look at.
+SMALL_PLOT = PlotStyle(width=112, height=112, line_width=2.0, axes=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,7 @@ class Task:
     # folder or zip (None: fetch it) -> "train", "test" and, where the set has one, "validation"
     load: Callable[[Path | None], dict[str, list[Series]]]
     plot: PlotStyle
+    small_plot: PlotStyle = SMALL_PLOT  # for the embedded tiny model: `prepare --plot small`
     rewards: tuple[RewardPart, ...]
     explain: Callable[[Series, Task], str] | None = None  # true facts of a series, for demonstrations
     respond: Callable[[Example, str], list[Message] | None] | None = None  # next turns given the text so far; None ends

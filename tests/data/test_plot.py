@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import itertools
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -199,3 +200,17 @@ def test_processes_draw_the_same_in_the_same_order(monkeypatch: pytest.MonkeyPat
 def test_importing_the_module_imports_no_matplotlib():
     code = "import sys, timemaster.data.plot; sys.exit('matplotlib' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_fixed_range_shows_size_and_leaves_no_trace_in_the_next():
+    fixed = PlotStyle(width=112, height=112, axes=False, y_range=(-1.0, 1.0))
+    wave = [math.sin(i / 3) for i in range(60)]
+
+    def height(scale: float, style: PlotStyle) -> int:
+        png = draw_png(Series([[scale * value for value in wave]], "A", 0), style)
+        rows = np.asarray(Image.open(io.BytesIO(png)).convert("L")).min(axis=1) < 200
+        return int(rows.sum())
+
+    assert height(0.9, fixed) > 95  # 112 pixels show 2 units: 0.9 * 2 / 2 * 112 = 101, and the line's width
+    assert 20 < height(0.2, fixed) < 32  # 22 and the line's width
+    assert abs(height(0.2, replace(fixed, y_range=None)) - height(0.9, replace(fixed, y_range=None))) <= 1

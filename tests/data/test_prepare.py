@@ -71,6 +71,17 @@ def test_the_tree_is_complete_and_nothing_else_is_left(folder: Path):
     assert json.loads((folder / "dataset_dict.json").read_text()) == {"splits": ["train", "test"]}
 
 
+def test_the_small_variant_has_its_own_plot_and_a_short_question(tmp_path: Path):
+    task = replace(TASK, small_plot=PlotStyle(width=84, height=28, axes=False), question="<image>" + "Look! " * 50)
+    small = prepare(task, None, tmp_path, num_workers=1, plot="small")
+    assert small.name == "toy_small"
+    (message,) = examples(small, "train")[0].messages
+    assert [(p.media.width, p.media.height) if p.media else p.text for p in message.parts] == [
+        (84, 28),
+        "Up or Down? Use <think> and <class>.",
+    ]
+
+
 def test_validation_is_cut_from_train_by_class(folder: Path):
     train, validation, test = (examples(folder, name) for name in ("train", "validation", "test"))
     assert [len(train), len(validation), len(test)] == [18, 2, 6]  # a tenth of 20 is 2

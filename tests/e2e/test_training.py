@@ -236,3 +236,21 @@ def test_a_failing_reward_stops_the_run_and_names_the_example(cluster, data, tau
     cfg.reward.path = f"{tmp_path}/bad.py:score"
     with pytest.raises(InputError, match=r"example 'train\.parquet:\d+'.*KeyError.*nothing there"):
         run(cfg, 1)
+
+
+def test_numbers_in_the_place_of_plots_train_and_evaluate(cluster, data, taught, tmp_path: Path) -> None:
+    from timemaster.evaluate import evaluate
+
+    cfg = settings(cluster, data, taught, tmp_path / "run")
+    cfg.data.modality, cfg.data.numeric.decimals = "numeric", 1
+    cfg.data.max_prompt_length, cfg.actor.ppo_max_token_len_per_gpu = 256, 1200
+    rows = run(cfg, 1)
+    assert rows[0]["rollout/logprob_diff_mean"] <= 1e-4
+    logged = json.loads((tmp_path / "run" / "rollouts" / "step_1.jsonl").read_text().splitlines()[0])
+    assert logged["media"] == []
+    assert logged["prompt"].count(",") >= 23  # 24 readings
+    cfg.trainer.val_only = True
+    check(cfg, "eval")
+    (result,) = evaluate(cfg)
+    assert result["n"] == 328
+    assert result["prompt_tokens_mean"] > 24 * 4  # a digit, a point, a digit and a sign each

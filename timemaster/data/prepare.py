@@ -2,7 +2,8 @@
 
     python -m timemaster.data.prepare recipes.ctu [--source DIR] [--out data] [--plot small] [--workers N] [--seed 1]
 
-makes <out>/<name>_image/, or <out>/<name>_small/ with --plot small (bare lines, for the embedded tiny model), with
+makes <out>/<name>_image/ (or, with --plot small, <out>/<name>_small/: bare lines and a short question, for the embedded
+tiny model) with
 
     images/{train,test}/    the plots as PNG files, named by split and index only
     train/, test/, dataset_dict.json    the whole splits, for `datasets.load_from_disk`: problem, answer, data, image
@@ -34,7 +35,6 @@ from typing import TYPE_CHECKING
 from timemaster.types import InputError
 
 if TYPE_CHECKING:
-    from timemaster.data.plot import PlotStyle
     from timemaster.data.series import Series
     from timemaster.tasks import Task
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PLOTS = ("published", "small")  # the recipe's own style; 112 x 112 pixels with bare lines
+PLOTS = ("published", "small")  # the recipe's own style; its small one, with a short question
 
 
 def prepare(
@@ -55,7 +55,7 @@ def prepare(
     assert plot in PLOTS
     folder = out / f"{task.name}_{'small' if plot == 'small' else 'image'}"
     if plot == "small":
-        task = replace(task, plot=small_style())
+        task = replace(task, plot=task.small_plot, question=short_question(task.labels))
     splits = task.load(source)
     _check_splits(task, splits)
     files, how = _files(task, splits, seed)
@@ -72,11 +72,12 @@ def prepare(
     return folder
 
 
-def small_style() -> PlotStyle:
-    """A plot of 16 vision tokens, one colour a channel: what a model of a million parameters can learn to look at."""
-    from timemaster.data.plot import PlotStyle
+def short_question(labels: Sequence[str]) -> str:
+    """For a model of a million parameters on a small machine, which learns from the answers and pays for every token.
 
-    return PlotStyle(width=112, height=112, line_width=2.0, axes=False)
+    Example: short_question(["Desktop", "Laptop"]) == "<image>Desktop or Laptop? Use <think> and <class>."
+    """
+    return f"<image>{', '.join(labels[:-1])} or {labels[-1]}? Use <think> and <class>."
 
 
 def _check_splits(task: Task, splits: Splits) -> None:
@@ -203,7 +204,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     parser.add_argument("--source", type=Path, help="folder or zip with the series files (default: fetch them)")
     parser.add_argument("--out", type=Path, default=Path("data"), help="where the folder is made (default: data)")
-    parser.add_argument("--plot", choices=PLOTS, default="published", help="small: bare lines, 112 x 112 pixels")
+    parser.add_argument(
+        "--plot",
+        choices=PLOTS,
+        default="published",
+        help="small: bare lines and a short question, for the embedded tiny model",
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes that draw (default: one per core)")
     parser.add_argument("--seed", type=int, default=1, help="of the validation split (default: 1)")
     options = parser.parse_args(arguments)

@@ -1,0 +1,62 @@
+"""Plots against numbers: the table, the picture, and the token rules."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import picture
+from timemaster.data.numeric import NumberFormat
+from timemaster.data.series import Series
+from timemaster.data.store import plot_row, write_rows
+from timemaster.modalities import compare, count_tokens, latest_evaluation, main, token_costs
+from timemaster.types import InputError
+
+
+def evaluated(run: Path, step: int, accuracy: float, prompt_tokens: float) -> Path:
+    folder = run / "eval" / f"step_{step}"
+    folder.mkdir(parents=True)
+    figures = {"n": 100, "accuracy": accuracy, "accuracy_ci95": [accuracy - 0.1, accuracy + 0.1], "unparsed": 0}
+    tokens = {"prompt_tokens_mean": prompt_tokens, "response_tokens_mean": 20.0}
+    (folder / "metrics.json").write_text(json.dumps(figures | tokens))
+    return run
+
+
+def test_the_last_greedy_evaluation_counts(tmp_path: Path) -> None:
+    run = evaluated(tmp_path, 4, 0.5, 90.0)
+    evaluated(tmp_path, 20, 0.6, 90.0)
+    (tmp_path / "eval" / "step_30_blank").mkdir()
+    (tmp_path / "eval" / "step_30_blank" / "metrics.json").write_text("{}")
+    assert latest_evaluation(run)["accuracy"] == 0.6
+    with pytest.raises(InputError, match="EVAL=True"):
+        latest_evaluation(tmp_path / "nowhere")
+
+
+def test_digits_are_single_and_signs_run_together() -> None:
+    assert count_tokens("0.12") == 4  # 0 . 1 2
+    assert count_tokens("0.1,-2.3") == 7  # 0 . 1 ,- 2 . 3
+    assert count_tokens("dim_0: 1.0") == 8  # dim _ 0 : space 1 . 0
+
+
+def test_costs_of_a_file_by_hand(tmp_path: Path) -> None:
+    png = picture(1, 280, 140).data
+    assert png is not None
+    rows = [plot_row(Series([[0.12, -1.0, 3.25]], "A", i), png, "<image>Which?", "toy", "test") for i in range(2)]
+    write_rows(tmp_path / "t.parquet", rows)
+    style = NumberFormat(decimals=1, separator=",", channel="{name}: {values}", channel_separator="\n")
+    # 0.1,-1.0,3.2 -> 0 . 1 ,- 1 . 0 , 3 . 2 = 11 tokens; 280 x 140 pixels -> 10 x 5 = 50 tokens
+    assert token_costs(str(tmp_path / "t.parquet"), style, 3136) == {"numeric": 11, "image": 50, "ratio": 0.22}
+    assert token_costs(str(tmp_path / "t.parquet"), style, 512 * 784)["image"] >= 512
+
+
+def test_the_command_prints_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, capsys) -> None:
+    image, numeric = evaluated(tmp_path / "i", 5, 0.8, 100.0), evaluated(tmp_path / "n", 5, 0.6, 700.0)
+    assert compare(image, numeric)["numeric"]["prompt_tokens_mean"] == 700.0
+    monkeypatch.setattr(sys, "argv", ["modalities", str(image), str(numeric), "--out", str(tmp_path / "out")])
+    main()
+    assert (tmp_path / "out" / "modalities.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "out" / "modalities.json").read_text())["runs"]["image"]["accuracy"] == 0.8
+    assert "7.0 times the tokens" in capsys.readouterr().out + capsys.readouterr().err + caplog.text
