@@ -131,12 +131,12 @@ def test_an_entry_that_cannot_be_used_is_named(save: Callable[..., Path], entry:
     file = save(LLAVA, entry)
     with pytest.raises(InputError) as caught:
         imported(file)
-    assert f"{file}, entry 1: " in str(caught.value)
+    assert f"{file}, row 1: " in str(caught.value)
     assert reason in str(caught.value)
     assert "--on-bad-row skip" in str(caught.value)
     assert not list(file.parent.glob("*out.parquet*"))
     assert [e.answer for e in imported(file, on_bad_row="skip")] == ["Laptop"]
-    with pytest.raises(InputError, match="No entry is left"):
+    with pytest.raises(InputError, match="No row is left"):
         imported(save(entry), on_bad_row="skip")
 
 

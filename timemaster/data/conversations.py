@@ -27,7 +27,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timemaster.data.rows import example_from_row
-from timemaster.data.store import BATCH, EXTRA_INFO, NUM_LISTED, ON_BAD_ROW, PICTURES, REWARD_MODEL, TURNS, BadRow
+from timemaster.data.store import (
+    BATCH,
+    EXTRA_INFO,
+    ON_BAD_ROW,
+    PICTURES,
+    REWARD_MODEL,
+    TURNS,
+    BadRow,
+    report_bad_rows,
+)
 from timemaster.judge import encoded
 from timemaster.rewards.parse import CUT, THOUGHT, tag_contents
 from timemaster.types import Example, InputError
@@ -107,7 +116,7 @@ def import_conversations(
                     writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
                     rows = []
             writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-        _report(bad, len(entries), on_bad_row)
+        report_bad_rows(bad, len(entries), on_bad_row, option="--on-bad-row skip")
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
@@ -201,20 +210,6 @@ def _answer(text: str, tag: str) -> str:
     if not answer:
         raise InputError(f"the last turn's {f'<{tag}>' if tagged else 'text'} is empty; an answer is needed")
     return answer
-
-
-def _report(bad: Sequence[BadRow], num_entries: int, on_bad_row: str) -> None:
-    """InputError listing the first of `bad` (on_bad_row="raise", or no good entry is left), or a warning ("skip")."""
-    if not bad:
-        return
-    listed = "".join(f"\n  {entry.file}, entry {entry.row}: {entry.reason}" for entry in bad[:NUM_LISTED])
-    more = f"\n  and {len(bad) - NUM_LISTED} more" if len(bad) > NUM_LISTED else ""
-    message = f"{len(bad)} of {num_entries} entries (counted from 0) cannot be used:{listed}{more}"
-    if len(bad) == num_entries:
-        raise InputError(f"{message}\nNo entry is left: mend the file.")
-    if on_bad_row == "raise":
-        raise InputError(f"{message}\nMend them, or leave them out with --on-bad-row skip.")
-    logger.warning("%s\nThey are left out.", message)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

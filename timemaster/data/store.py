@@ -135,8 +135,13 @@ def read_examples(
     return examples, bad
 
 
-def report_bad_rows(bad: Sequence[BadRow], num_rows: int, on_bad_row: str) -> None:
-    """InputError listing the first of `bad` (on_bad_row="raise", or no good row is left), or a warning ("skip")."""
+def report_bad_rows(
+    bad: Sequence[BadRow], num_rows: int, on_bad_row: str, option: str = "data.on_bad_row=skip"
+) -> None:
+    """InputError listing the first of `bad` (on_bad_row="raise", or no good row is left), or a warning ("skip").
+
+    `option` is what the user can say to skip them.
+    """
     if not bad:
         return
     listed = "".join(f"\n  {row}" for row in bad[:NUM_LISTED])
@@ -145,7 +150,7 @@ def report_bad_rows(bad: Sequence[BadRow], num_rows: int, on_bad_row: str) -> No
     if len(bad) == num_rows:
         raise InputError(f"{message}\nNo row is left: mend the file.")
     if on_bad_row == "raise":
-        raise InputError(f"{message}\nMend them, or leave them out with data.on_bad_row=skip.")
+        raise InputError(f"{message}\nMend them, or leave them out with {option}.")
     logger.warning("%s\nThey are left out.", message)
 
 
