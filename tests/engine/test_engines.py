@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -68,7 +69,10 @@ class Setting:
 
 @pytest.fixture(scope="module", params=["hf", "vllm"])
 def setting(request: pytest.FixtureRequest, tiny: str, process_group: None) -> Iterator[Setting]:
+    import soundfile  # vLLM's start must not trip over a loaded cffi library
+
     one = Setting(request.param, tiny)
+    assert sys.modules["soundfile"] is soundfile
     yield one
     del one.engine
     gc.collect()

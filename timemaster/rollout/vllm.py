@@ -11,7 +11,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from timemaster.data.media import load_image, load_model_config, vision_spec
@@ -26,6 +30,22 @@ def quiet_environment() -> None:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     warnings.filterwarnings("ignore", module="vllm|transformers|torch")
+
+
+@contextmanager
+def without_c_libraries() -> Iterator[None]:
+    """Hides modules that hold a cffi library (soundfile's): vLLM's start looks through all modules and trips there."""
+    held = {
+        name: module
+        for name, module in list(sys.modules.items())
+        if any(type(value).__module__ == "_cffi_backend" for value in list(getattr(module, "__dict__", {}).values()))
+    }
+    for name in held:
+        del sys.modules[name]
+    try:
+        yield
+    finally:
+        sys.modules.update(held)
 
 
 class VllmEngine:
@@ -45,7 +65,8 @@ class VllmEngine:
             device_args |= {"enable_sleep_mode": True, "sleep_preserve_parameter_names": spec.preserve}
         if spec.tensor_parallel > 1:
             device_args |= {"tensor_parallel_size": spec.tensor_parallel, "distributed_executor_backend": "mp"}
-        self._llm = LLM(
+        start = partial(
+            LLM,
             model=spec.model_path,
             dtype=spec.dtype,
             max_model_len=spec.max_model_len,
@@ -63,8 +84,9 @@ class VllmEngine:
             weight_transfer_config=WeightTransferConfig(backend=spec.wire),
             generation_config="vllm",
             disable_log_stats=True,
-            **device_args,
         )
+        with without_c_libraries():
+            self._llm = start(**device_args)
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._prompts: dict[str, list[int]] = {}
 
