@@ -14,8 +14,8 @@ STAGE=environment
 trap 'code=$?; [ $code -eq 0 ] || echo "error: $DATASET stopped in stage $STAGE (exit code $code)" >&2' EXIT
 
 source "$(dirname "$0")/setup_env.sh"
-SFT_STEPS="${SFT_STEPS:-300}"
-GRPO_STEPS="${GRPO_STEPS:-40}"
+SFT_STEPS="${SFT_STEPS:-900}"
+GRPO_STEPS="${GRPO_STEPS:-60}"
 export DATA="$ROOT/data/${DATASET}_small"
 OUT="$ROOT/checkpoints/small_$DATASET"
 rm -rf "$OUT" && mkdir -p "$OUT"

@@ -82,17 +82,15 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
 
 
-def overview_png(run: str | Path, evaluation: str | Path, images: Sequence[bytes]) -> bytes:
-    """Plots with their answers above, the reward and response-length curves of the run below.
+def overview_png(run: str | Path, answers: Sequence[dict[str, Any]], images: Sequence[bytes]) -> bytes:
+    """Plots with their answers above, the curves of reward and log-prob difference of the run below.
 
-    `evaluation` is a folder with predictions.jsonl, `images` the PNGs of its first rows, in order.
+    `answers` are rows of a predictions.jsonl, `images` the PNGs that they are about.
     """
     from matplotlib.figure import Figure
     from PIL import Image
 
     rows = read_metrics(run)
-    lines = Path(evaluation, "predictions.jsonl").read_text().splitlines()[: len(images)]
-    answers = [json.loads(line) for line in lines]
     figure = Figure(figsize=(2.3 * len(images), 5.6), layout="constrained")
     grid = figure.add_gridspec(2, len(images), height_ratios=[1.25, 1])
     for k, (png, answer) in enumerate(zip(images, answers, strict=True)):

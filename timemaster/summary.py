@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 
 def write_picture(folder: Path) -> Path:
-    """overview.png: the first test plots with their answers, and the curves of the run."""
+    """overview.png: some test plots of every class with their answers, and the curves of the run."""
     import pyarrow.parquet as pq
 
     from timemaster.plot_results import overview_png
@@ -38,10 +39,20 @@ def write_picture(folder: Path) -> Path:
     steps = [int(p.name[5:]) for p in (folder / "grpo" / "eval").glob("step_*") if p.name[5:].isdigit()]
     evaluation = folder / "grpo" / "eval" / f"step_{max(steps)}"
     test = json.loads((evaluation / "metrics.json").read_text())["files"][0]
-    rows = pq.read_table(test, columns=["images"]).slice(0, NUM_PLOTS).to_pylist()
+    answers = some_of_each([json.loads(line) for line in (evaluation / "predictions.jsonl").read_text().splitlines()])
+    rows = pq.read_table(test, columns=["images"]).take([int(a["id"].rpartition(":")[2]) for a in answers]).to_pylist()
     path = folder / "overview.png"
-    path.write_bytes(overview_png(folder / "grpo", evaluation, [row["images"][0]["bytes"] for row in rows]))
+    path.write_bytes(overview_png(folder / "grpo", answers, [row["images"][0]["bytes"] for row in rows]))
     return path
+
+
+def some_of_each(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first answers about each class, classes in turn, NUM_PLOTS in all."""
+    by_class: dict[str, list[dict[str, Any]]] = {}
+    for one in answers:
+        by_class.setdefault(one["truth"], []).append(one)
+    turns = zip_longest(*by_class.values())
+    return [one for turn in turns for one in turn if one is not None][:NUM_PLOTS]
 
 
 def main() -> None:

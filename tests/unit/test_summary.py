@@ -1,0 +1,59 @@
+"""The closing table of the small runs: its figures are those of the evaluations, its picture shows every class."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import picture
+from timemaster.data.series import Series
+from timemaster.data.store import plot_row, write_rows
+from timemaster.summary import NUM_PLOTS, collect, main, some_of_each
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    png = picture(1).data
+    assert png is not None
+    labels = ["A"] * 7 + ["B"] * 2
+    rows = [plot_row(Series([[1.0]], label, i), png, "<image>?", "toy", "test") for i, label in enumerate(labels)]
+    write_rows(tmp_path / "test.parquet", rows)
+    (tmp_path / "peak_memory_gib").write_text("2.5")
+    (tmp_path / "seconds").write_text("data 3.5\ngrpo 60\n")
+    for name, accuracy in (("step_0", 0.5), ("step_8", 0.75), ("step_8_blank", 0.25)):
+        folder = tmp_path / "grpo" / "eval" / name
+        folder.mkdir(parents=True)
+        metrics = {"n": 9, "accuracy": accuracy, "accuracy_ci95": [0.1, 0.9], "files": [str(tmp_path / "test.parquet")]}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        lines = [
+            {"id": f"test.parquet:{i}", "truth": label, "prediction": "A", "response": "<class>A</class>"}
+            for i, label in enumerate(labels)
+        ]
+        (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    step = {"reward/mean": 0.5, "rollout/logprob_diff_mean": 1e-7, "rollout/logprob_diff_max": 1e-6}
+    (tmp_path / "grpo" / "metrics.jsonl").write_text("".join(json.dumps({"step": s, **step}) + "\n" for s in (1, 2)))
+    return tmp_path
+
+
+def test_before_after_and_blank_come_from_the_first_and_last_checkpoint(finished: Path) -> None:
+    summary = collect(finished)
+    assert [summary[key]["accuracy"] for key in ("before", "after", "blank")] == [0.5, 0.75, 0.25]
+    assert summary["seconds"] == {"data": 3.5, "grpo": 60.0}
+    assert summary["peak_memory_gib"] == 2.5
+
+
+def test_the_picture_takes_classes_in_turn(finished: Path) -> None:
+    lines = (finished / "grpo" / "eval" / "step_8" / "predictions.jsonl").read_text().splitlines()
+    chosen = some_of_each([json.loads(line) for line in lines])
+    assert [one["truth"] for one in chosen] == ["A", "B", "A", "B", "A", "A"]
+    assert len(chosen) == NUM_PLOTS
+
+
+def test_the_command_writes_figures_and_picture(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["summary", str(finished)])
+    main()
+    assert json.loads((finished / "summary.json").read_text())["after"]["accuracy"] == 0.75
+    assert (finished / "overview.png").read_bytes().startswith(b"\x89PNG")
