@@ -69,10 +69,10 @@ class Setting:
 
 @pytest.fixture(scope="module", params=["hf", "vllm"])
 def setting(request: pytest.FixtureRequest, tiny: str, process_group: None) -> Iterator[Setting]:
-    import soundfile  # vLLM's start must not trip over a loaded cffi library
+    import llvmlite.binding.ffi  # as numba does: vLLM's start must not trip over it
 
     one = Setting(request.param, tiny)
-    assert sys.modules["soundfile"] is soundfile
+    assert sys.modules["llvmlite.binding.ffi"] is llvmlite.binding.ffi
     yield one
     del one.engine
     gc.collect()

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -33,19 +33,27 @@ def quiet_environment() -> None:
 
 
 @contextmanager
-def without_c_libraries() -> Iterator[None]:
-    """Hides modules that hold a cffi library (soundfile's): vLLM's start looks through all modules and trips there."""
-    held = {
-        name: module
-        for name, module in list(sys.modules.items())
-        if any(type(value).__module__ == "_cffi_backend" for value in list(getattr(module, "__dict__", {}).values()))
-    }
+def without_odd_modules() -> Iterator[None]:
+    """Hides modules with values that have a `__dict__` which is none (llvmlite's library, loaded by numba).
+
+    vLLM's start looks through the values of all modules and fails on them.
+    """
+    held = {name: module for name, module in list(sys.modules.items()) if any(map(_is_odd, _values(module)))}
     for name in held:
         del sys.modules[name]
     try:
         yield
     finally:
         sys.modules.update(held)
+
+
+def _values(module: Any) -> list[Any]:
+    names = getattr(module, "__dict__", None)
+    return list(names.values()) if isinstance(names, Mapping) else []
+
+
+def _is_odd(value: Any) -> bool:
+    return hasattr(value, "__dict__") and not hasattr(vars(value), "get")
 
 
 class VllmEngine:
@@ -85,7 +93,7 @@ class VllmEngine:
             generation_config="vllm",
             disable_log_stats=True,
         )
-        with without_c_libraries():
+        with without_odd_modules():
             self._llm = start(**device_args)
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._prompts: dict[str, list[int]] = {}
