@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from timemaster.config import Config, world_size
 from timemaster.data.media import load_model_config, vision_spec
-from timemaster.data.numeric import NumberFormat, as_numbers
+from timemaster.data.numeric import as_numbers
 from timemaster.data.render import Renderer
 from timemaster.data.store import bad_row, check_labels, read_examples, report_bad_rows, with_task_labels
 from timemaster.data.stream import Order, make_stream
@@ -81,12 +81,8 @@ def read_rows(
 
 def in_numbers(cfg: Config, example: Example, tasks: Mapping[str, Task]) -> Example:
     """The example with its series as text in the place of its plot."""
-    n = cfg.data.numeric
-    style = NumberFormat(
-        decimals=n.decimals, separator=n.separator, channel=n.channel, channel_separator=n.channel_separator
-    )
     task = tasks.get(example.data_source)
-    return as_numbers(example, task.plot.channels if task else (), style)
+    return as_numbers(example, task.plot.channels if task else (), cfg.data.numeric)
 
 
 def _no_task(example: Example, tasks: Mapping[str, Task]) -> str:

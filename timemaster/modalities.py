@@ -20,7 +20,7 @@ from typing import Any
 
 from timemaster.config import DataConfig, NumericConfig
 from timemaster.data.media import num_tokens, vision_spec
-from timemaster.data.numeric import NumberFormat, write_series
+from timemaster.data.numeric import write_series
 from timemaster.data.store import read_examples
 from timemaster.types import InputError
 
@@ -49,7 +49,7 @@ def count_tokens(text: str) -> int:
     return len(PIECES.findall(text))
 
 
-def token_costs(file: str, style: NumberFormat, min_pixels: int) -> dict[str, float]:
+def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, float]:
     """Mean tokens of the rows of a parquet file as numbers and as plots of at least `min_pixels`, and their ratio."""
     vision = vision_spec({"vision_config": {}}, min_pixels, DataConfig().max_pixels)  # as published
     examples, _ = read_examples([file], with_series=True)
@@ -109,13 +109,7 @@ def main() -> None:
         found = compare(options.image_run, options.numeric_run)
         costs = {}
         if options.tokens_of:
-            n = NumericConfig()
-            style = NumberFormat(
-                decimals=options.decimals,
-                separator=n.separator,
-                channel=n.channel,
-                channel_separator=n.channel_separator,
-            )
+            style = NumericConfig(decimals=options.decimals)
             pixels = {"plots as they are": DataConfig().min_pixels, "at 512 tokens at least": PUBLISHED_MIN_PIXELS}
             costs = {name: token_costs(options.tokens_of, style, least) for name, least in pixels.items()}
     except InputError as error:

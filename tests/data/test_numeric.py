@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import picture
-from timemaster.data.numeric import NumberFormat, as_numbers, write_series
+from timemaster.config import NumericConfig
+from timemaster.data.numeric import as_numbers, write_series
 from timemaster.data.series import Series
 from timemaster.data.store import plot_row, read_examples, write_rows
 from timemaster.data.stream import Mixture, make_stream
 from timemaster.types import InputError
 
-PLAIN = NumberFormat(decimals=1, separator=",", channel="{name}: {values}", channel_separator="\n")
+PLAIN = NumericConfig(decimals=1, separator=",", channel="{name}: {values}", channel_separator="\n")
 
 
 def test_a_single_channel_is_bare_and_several_are_named() -> None:
     assert write_series([[0.12, -0.04, -1.25, 3.0]], (), PLAIN) == "0.1,0.0,-1.2,3.0"
     assert write_series([[1.0], [2.0]], (), PLAIN) == "dim_0: 1.0\ndim_1: 2.0"
-    wide = NumberFormat(decimals=0, separator=" ", channel="<{name}>{values}", channel_separator=";")
+    wide = NumericConfig(decimals=0, separator=" ", channel="<{name}>{values}", channel_separator=";")
     assert write_series([[1.4, 2.0], [-0.4, 3.0]], ("x", "y"), wide) == "<x>1 2;<y>0 3"
     with pytest.raises(InputError, match="2 channels, its task names 1: x"):
         write_series([[1.0], [2.0]], ("x",), PLAIN)

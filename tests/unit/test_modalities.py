@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import picture
-from timemaster.data.numeric import NumberFormat
+from timemaster.config import NumericConfig
 from timemaster.data.series import Series
 from timemaster.data.store import plot_row, write_rows
 from timemaster.modalities import compare, count_tokens, latest_evaluation, main, token_costs
@@ -46,7 +46,7 @@ def test_costs_of_a_file_by_hand(tmp_path: Path) -> None:
     assert png is not None
     rows = [plot_row(Series([[0.12, -1.0, 3.25]], "A", i), png, "<image>Which?", "toy", "test") for i in range(2)]
     write_rows(tmp_path / "t.parquet", rows)
-    style = NumberFormat(decimals=1, separator=",", channel="{name}: {values}", channel_separator="\n")
+    style = NumericConfig(decimals=1, separator=",", channel="{name}: {values}", channel_separator="\n")
     # 0.1,-1.0,3.2 -> 0 . 1 ,- 1 . 0 , 3 . 2 = 11 tokens; 280 x 140 pixels -> 10 x 5 = 50 tokens
     assert token_costs(str(tmp_path / "t.parquet"), style, 3136) == {"numeric": 11, "image": 50, "ratio": 0.22}
     assert token_costs(str(tmp_path / "t.parquet"), style, 512 * 784)["image"] >= 512

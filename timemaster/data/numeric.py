@@ -9,22 +9,13 @@ Knows nothing about models; how many tokens the numbers cost is the tokenizer's 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from timemaster.config import NumericConfig
 from timemaster.types import Example, InputError, Message, Part
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NumberFormat:
-    """How a series is written. Example: NumberFormat(decimals=1, separator=",", channel="{name}: {values}")"""
-
-    decimals: int  # after the point
-    separator: str  # between two readings
-    channel: str  # of one channel, with {name} and {values}; a single channel without a name is written bare
-    channel_separator: str  # between two channels
-
-
-def write_series(values: Sequence[Sequence[float]], names: Sequence[str], style: NumberFormat) -> str:
+def write_series(values: Sequence[Sequence[float]], names: Sequence[str], style: NumericConfig) -> str:
     """A series [channels][length] as text. `names` may be empty: channels are then called dim_0, dim_1, …"""
     lines = [style.separator.join(_number(value, style.decimals) for value in channel) for channel in values]
     if len(lines) == 1 and not names:
@@ -41,7 +32,7 @@ def _number(value: float, decimals: int) -> str:
     return text.removeprefix("-") if float(text) == 0 else text  # no -0.0
 
 
-def as_numbers(example: Example, names: Sequence[str], style: NumberFormat) -> Example:
+def as_numbers(example: Example, names: Sequence[str], style: NumericConfig) -> Example:
     """`example` with its one image replaced by `extra["series"]` in numbers. InputError when it has not one of each."""
     values = example.extra.get("series")
     images = [part for message in example.messages for part in message.parts if part.media is not None]
