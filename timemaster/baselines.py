@@ -117,7 +117,7 @@ def _panel(examples: Sequence[Example]) -> Any:
         values = example.extra.get("series")
         if not values:
             raise InputError(f"{example.id}: no raw series (column `data`), which the baselines need; prepare it anew.")
-        rows.append(values if isinstance(values[0], Sequence) else [values])
+        rows.append(values)
     shapes = {(len(row), *{len(channel) for channel in row}) for row in rows}
     if len(shapes) > 1 or len(next(iter(shapes))) != 2:
         raise InputError(

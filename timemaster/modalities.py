@@ -13,7 +13,6 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -58,8 +57,7 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
         values = example.extra["series"]
         if not values:
             raise InputError(f"{file}: its rows have no raw series (the column `data`).")
-        channels = values if isinstance(values[0], Sequence) else [values]
-        numbers.append(count_tokens(write_series(channels, (), style)))
+        numbers.append(count_tokens(write_series(values, (), style)))
         images += [num_tokens(p.media, vision) for m in example.messages for p in m.parts if p.media is not None]
     if not images:
         raise InputError(f"{file}: its rows hold no images.")

@@ -182,8 +182,7 @@ async def ask_explainer(task: Task, examples: Sequence[Example]) -> Traces:
         values = example.extra.get("series")
         if not values:
             raise InputError(f"{example.id}: no series in the column `data`; prepare the data again, or ask a model.")
-        channels = values if isinstance(values[0], list) else [values]
-        series = Series(channels, example.answer, int(example.extra.get("index") or number))
+        series = Series(values, example.answer, int(example.extra.get("index") or number))
         text = demonstration(task, series)
         reason = await fault(parts, example, text)
         if reason:

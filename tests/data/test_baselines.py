@@ -19,7 +19,8 @@ COMPUTERS = SHARED_DATA / "Computers"
 
 
 def example(number: int, label: str, values: list[list[float]] | list[float], file: str = "") -> Example:
-    extra = {"series": values, "file": file}
+    channels = [values] if values and not isinstance(values[0], list) else values  # as read_examples gives them
+    extra = {"series": channels, "file": file}
     return Example(id=f"test.parquet:{number}", messages=[], answer=label, data_source="d", extra=extra)
 
 

@@ -42,7 +42,6 @@ def as_numbers(example: Example, names: Sequence[str], style: NumericConfig) -> 
         raise InputError(
             f"data.modality=numeric writes one series in the place of one image; the row has {len(images)}"
         )
-    channels = values if isinstance(values[0], Sequence) else [values]
-    text = Part("text", text=write_series(channels, names, style))
+    text = Part("text", text=write_series(values, names, style))
     messages = [Message(m.role, [text if part.media else part for part in m.parts]) for m in example.messages]
     return replace(example, messages=messages)
