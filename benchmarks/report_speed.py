@@ -32,7 +32,7 @@ MEASURE = """async ([acts, count]) => {
 }"""
 ACTS = {
     "click on a row": "const rows = document.querySelectorAll('#list .row'); rows[i % rows.length].click();",
-    "next by key": "document.dispatchEvent(new KeyboardEvent('keydown', {key: 'j', bubbles: true}));",
+    "next by key": "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'j', bubbles: true}));",
     "filter by outcome": "document.getElementById('only-wrong').click();",
     "search": "const field = document.getElementById('search'); field.value = ['near', '17', ''][i % 3];"
     "field.dispatchEvent(new Event('input'));",
@@ -52,6 +52,8 @@ def main() -> None:
         print(f"{'write the page':20} {time.perf_counter() - started:.3f} s")
         browser = driver.chromium.launch(executable_path=chromium())
         page = browser.new_page(viewport={"width": 1280, "height": 900})
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
         started = time.perf_counter()
         page.goto(path.as_uri())
         page.wait_for_selector("#detail .answer")
@@ -60,6 +62,8 @@ def main() -> None:
             seconds = page.evaluate(MEASURE, [acts, 60])
             print(f"{name:20} {statistics.median(seconds):.3f} s in the middle, {max(seconds):.3f} s at most")
         browser.close()
+        if errors:
+            parser.exit(1, f"{len(errors)} errors in the page, the first: {errors[0]}\n")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,48 @@
 #!/usr/bin/env bash
-# Plots against numbers on one dataset: the same rows, script and settings, once as images and once as text, trained and
-# evaluated; then a table and a picture of accuracy and token cost. Needs the data of example/data_preprocess/<dataset>.sh.
-# Variables and trailing settings are those of example/grpo_trainer/run_<dataset>.sh; runs go to checkpoints/modalities/.
+# Plots against numbers on one dataset: the same rows, scripts and settings, once as images and once as text, trained and
+# evaluated; then a table and a picture of accuracy and token cost, in checkpoints/modalities/<dataset>/.
 #
-#   NUM_GPUS=4 bash example/compare_modalities.sh ctu
-#   MODEL_PATH=... bash example/compare_modalities.sh ctu data.max_prompt_length=8192
+# Needs the data of example/data_preprocess/<dataset>.sh. Variables and trailing settings are those of
+# example/grpo_trainer/run_<dataset>.sh. SFT=True puts a warm start before each, by example/sft_trainer/run_<dataset>.sh;
+# settings of data and model are its own, too. SMALL=True runs example/small.sh both ways instead: tiny model, no GPU,
+# arguments as there.
+#
+#   SFT=True NUM_GPUS=4 bash example/compare_modalities.sh ctu data.max_prompt_length=8192
+#   SMALL=True bash example/compare_modalities.sh italy_power
 set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: bash $0 DATASET [KEY=VALUE ...]" >&2; exit 2; }
 DATASET="$1"
 shift
 source "$(dirname "$0")/setup_env.sh"
-export DATA="${DATA:-$ROOT/data/${DATASET}_image}"
 OUT="$ROOT/checkpoints/modalities/$DATASET"
 
-for modality in image numeric; do
-    run=("example/grpo_trainer/run_$DATASET.sh" "$@" data.modality=$modality trainer.default_local_dir="$OUT/$modality")
-    printf '\n=== %s: training\n' "$modality"
-    bash "${run[@]}"
-    printf '\n=== %s: evaluation\n' "$modality"
-    EVAL=True bash "${run[@]}"
-done
+if [ "${SMALL:-False}" = True ]; then
+    DATA="$ROOT/data/${DATASET}_small"
+    for modality in image numeric; do
+        printf '\n=== %s\n' "$modality"
+        MODALITY=$modality bash example/small.sh "$DATASET" "$@"
+    done
+    RUNS=("$ROOT/checkpoints/small_$DATASET/grpo" "$ROOT/checkpoints/small_${DATASET}_numeric/grpo")
+else
+    export DATA="${DATA:-$ROOT/data/${DATASET}_image}"
+    RUNS=("$OUT/image" "$OUT/numeric")
+    SHARED=()
+    for setting; do case "$setting" in data.* | model.*) SHARED+=("$setting") ;; esac; done
+    for modality in image numeric; do
+        folder="$OUT/$modality" warm=
+        if [ "${SFT:-False}" = True ]; then
+            printf '\n=== %s: warm start\n' "$modality"
+            bash "example/sft_trainer/run_$DATASET.sh" "${SHARED[@]}" data.modality=$modality \
+                trainer.default_local_dir="$folder/sft"
+            warm="$(ls -d "$folder"/sft/global_step_*/huggingface | sort -V | tail -n 1)"
+        fi
+        run=(env ${warm:+MODEL_PATH="$warm"} bash "example/grpo_trainer/run_$DATASET.sh" "$@"
+            data.modality=$modality trainer.default_local_dir="$folder")
+        printf '\n=== %s: training\n' "$modality"
+        "${run[@]}"
+        printf '\n=== %s: evaluation\n' "$modality"
+        EVAL=True "${run[@]}"
+    done
+fi
 printf '\n=== comparison\n'
-python -m timemaster.modalities "$OUT/image" "$OUT/numeric" --out "$OUT" --tokens-of "$DATA/test.parquet"
+python -m timemaster.modalities "${RUNS[@]}" --out "$OUT" --tokens-of "$DATA/test.parquet"

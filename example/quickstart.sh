@@ -5,22 +5,9 @@
 #
 #   bash example/quickstart.sh
 set -euo pipefail
-STARTED=$(date +%s.%N)
-STAGE=environment
-OUT=checkpoints/quickstart
-trap 'code=$?; [ $code -eq 0 ] || echo "error: the quickstart stopped in stage $STAGE (exit code $code)" >&2' EXIT
-
+source "$(dirname "$0")/stages.sh"
 source "$(dirname "$0")/setup_env.sh"
-rm -rf "$OUT" && mkdir -p "$OUT"
-python -m timemaster.memory $$ "$OUT/peak_memory_gib" &
-
-stage() { # name, command...
-    echo "$STAGE $(echo "$(date +%s.%N) $STARTED" | awk '{printf "%.1f", $1 - $2}')" >>"$OUT/seconds"
-    STARTED=$(date +%s.%N) STAGE=$1
-    shift
-    printf '\n=== %s\n' "$STAGE"
-    "$@"
-}
+fresh_folder checkpoints/quickstart
 
 stage data bash example/data_preprocess/italy_power.sh
 stage model python -m timemaster.models.tiny "$OUT/tiny" --text-from data/italy_power_image/sft.parquet

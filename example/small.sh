@@ -5,32 +5,21 @@
 #
 #   bash example/small.sh ctu
 #   SFT_STEPS=300 GRPO_STEPS=40 bash example/small.sh har --source DIR
+#   MODALITY=numeric bash example/small.sh italy_power           # the series as text; checkpoints/small_<dataset>_numeric/
 set -euo pipefail
+source "$(dirname "$0")/stages.sh"
 [ $# -gt 0 ] || { echo "usage: bash $0 DATASET [--source DIR]" >&2; exit 2; }
 DATASET="$1"
 shift
-STARTED=$(date +%s.%N)
-STAGE=environment
-trap 'code=$?; [ $code -eq 0 ] || echo "error: $DATASET stopped in stage $STAGE (exit code $code)" >&2' EXIT
-
 source "$(dirname "$0")/setup_env.sh"
 SFT_STEPS="${SFT_STEPS:-900}"
 GRPO_STEPS="${GRPO_STEPS:-60}"
+MODALITY="${MODALITY:-image}"
 export DATA="$ROOT/data/${DATASET}_small"
-OUT="$ROOT/checkpoints/small_$DATASET"
-rm -rf "$OUT" && mkdir -p "$OUT"
-python -m timemaster.memory $$ "$OUT/peak_memory_gib" &
-
-stage() { # name, command...
-    echo "$STAGE $(echo "$(date +%s.%N) $STARTED" | awk '{printf "%.1f", $1 - $2}')" >>"$OUT/seconds"
-    STARTED=$(date +%s.%N) STAGE=$1
-    shift
-    printf '\n=== %s\n' "$STAGE"
-    "$@"
-}
 
 # What a tiny model on a small machine needs other than the 3B model of the scripts.
 TINY=(
+    data.modality="$MODALITY"
     data.min_pixels=784
     data.max_response_length=128
     model.dtype=float32
@@ -41,6 +30,12 @@ TINY=(
     trainer.save_freq=0
     trainer.test_freq=0
 )
+case "$MODALITY" in
+    image) NAME="$DATASET" BLANK=both ;;
+    numeric) NAME="${DATASET}_numeric" BLANK=false TINY+=(data.max_prompt_length=8192) ;;
+    *) stop "MODALITY=$MODALITY; image and numeric are known" ;;
+esac
+fresh_folder "$ROOT/checkpoints/small_$NAME"
 GRPO=(
     actor.optim.lr=3e-4
     actor.use_kl_loss=False
@@ -61,5 +56,5 @@ stage sft bash "example/sft_trainer/run_$DATASET.sh" "${TINY[@]}" actor.optim.lr
 export MODEL_PATH="$OUT/sft/global_step_$SFT_STEPS/huggingface"
 stage grpo bash "example/grpo_trainer/run_$DATASET.sh" "${TINY[@]}" "${GRPO[@]}"
 stage evaluation env EVAL=True bash "example/grpo_trainer/run_$DATASET.sh" "${TINY[@]}" "${GRPO[@]}" \
-    'eval.checkpoint=[base,latest]' eval.blank_images=both
+    'eval.checkpoint=[base,latest]' eval.blank_images="$BLANK"
 stage summary python -m timemaster.summary "$OUT"

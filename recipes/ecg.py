@@ -5,8 +5,9 @@ The PhysioNet/CinC Challenge 2017 (ODC-BY): 8528 recordings of a hand-held devic
 episode of another rhythm may be missing from it, which bounds any accuracy.
 
 Sources, fetched from PhysioNet or in `--source DIR` (or a zip):
-- the records with their REFERENCE.csv (training2017.zip): cut by whole recordings into 80, 10 and 10 %, with the shares
-  of the classes kept and a fixed seed; meta["group"] is the recording. Values in millivolts;
+- the records with their REFERENCE.csv (training2017.zip, or PhysioNet's folder training/): cut by whole recordings into
+  80, 10 and 10 %, with the shares of the classes kept and a fixed seed; meta["group"] is the recording. Values in
+  millivolts;
 - TF-C's train.pt, val.pt, test.pt, https://figshare.com/ndownloader/articles/19930253/versions/1 (43,673 windows),
   which the published figures used, it seems. They name neither recordings nor units. Their classes are taken to be in
   the order of LABELS, and a warning says so where the normal rhythm is not the most frequent one.
@@ -32,6 +33,7 @@ from timemaster.data.recordings import (
     fetch_physionet,
     fill_windows,
     find,
+    find_records,
     numbered,
     opened,
     plan_windows,
@@ -72,11 +74,11 @@ atrial fibrillation, other cardiac rhythms or noise, inside <class> and </class>
 def load(source: Path | None) -> dict[str, list[Series]]:
     if source is None:
         source = fetch_physionet(PROJECT, [ARCHIVE], DOWNLOADS / "cinc2017") / ARCHIVE
-    with opened(source) as folder:
+    with opened(source, "train.pt", "REFERENCE.csv") as folder:
         if find(folder, "train.pt"):
             splits = _read_tfc(folder)
-        elif references := sorted(folder.rglob("REFERENCE.csv"), key=lambda path: path.stat().st_size):
-            splits = _read_records(references[-1])  # the Challenge's whole archive holds a sample set, too
+        elif references := sorted(folder.rglob("REFERENCE.csv"), key=lambda path: (path.stat().st_size, path)):
+            splits = _read_records(references[-1])  # the longest: validation/ holds 300 of the same records
         else:
             raise InputError(
                 f"{source}: holds neither REFERENCE.csv with its records (PhysioNet's training2017.zip) nor train.pt "
@@ -101,16 +103,17 @@ def _read_tfc(folder: Path) -> dict[str, list[Series]]:
 
 
 def _read_records(reference: Path) -> dict[str, list[Series]]:
-    labels = read_reference(reference, CODES)
+    labels, paths = read_reference(reference, CODES), find_records(reference.parent)
+    paths = {record: paths.get(record, reference.parent / record) for record in labels}
     records = [Series([], label, i, {"record": record}) for i, (record, label) in enumerate(labels.items())]
     tenth = max(1, len(records) // 10)
     rest, test = stratified_split(records, len(records) - tenth, SPLIT_SEED)
     train, validation = stratified_split(rest, len(rest) - tenth, SPLIT_SEED)
     splits = {}
     for split, part in (("train", train), ("validation", validation), ("test", test)):
-        planned = [w for r in part for w in plan_windows(reference.parent / r.meta["record"], r.label, LENGTH)]
+        planned = [w for r in part for w in plan_windows(paths[r.meta["record"]], r.label, LENGTH)]
         chosen = numbered(at_most(planned, MAX_WINDOWS[split]))
-        splits[split] = fill_windows(chosen, reference.parent, RATE, LENGTH)
+        splits[split] = fill_windows(chosen, paths, RATE, LENGTH)
     return splits
 
 

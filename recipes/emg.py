@@ -63,7 +63,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
     if source is None:
         files = [f"{record}.{kind}" for record in RECORDS for kind in ("hea", "dat")]
         source = fetch_physionet(PROJECT, files, DOWNLOADS / "emgdb")
-    with opened(source) as folder:
+    with opened(source, "train.pt", "emg_healthy.hea", "EMG_TRAIN.ts") as folder:
         splits = _read(folder, source)
     check_splits(splits, {split: len(series) for split, series in splits.items()}, LENGTH)
     logger.warning(
@@ -117,6 +117,7 @@ TASK = Task(
     plot=PlotStyle(title="EMG Signal", x_label="Timestamp", y_label="Amplitude (mV)"),
     # Without tick labels, one scale for all: the size of the potentials is what tells the classes apart.
     small_plot=PlotStyle(width=112, height=112, line_width=1.0, axes=False, y_range=(-0.3, 0.3)),
+    decimals=4,  # the recorder's step is 1/6600 mV
     rewards=(RewardPart("accuracy", 0.9, accuracy(LABELS)), RewardPart("format", 0.1, format_strict)),
     explain=explain,
 )

@@ -8,6 +8,7 @@ The split is the archive's, by volunteers: 7352 windows of 21 for training, 2947
 files subject_train.txt and subject_test.txt are there, meta["group"] is the volunteer, and validation is cut from the
 training windows by whole volunteers; without them neighbours that overlap get torn apart, and a warning says so. The
 archive is fetched, or read from a folder or zip (`--source`): plain or gzipped, with or without 'Inertial Signals/'.
+TF-C's HAR files (train.pt, val.pt, test.pt) are not read: they name neither their nine channels nor the volunteers.
 TimerBed's "HAR" (WalkingSittingStanding) has windows of 206 readings: figures on it do not compare with those here.
 
     bash example/data_preprocess/har.sh
@@ -18,13 +19,14 @@ from __future__ import annotations
 import logging
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pstdev
 
 from timemaster.data.plot import PlotStyle
-from timemaster.data.recordings import opened, read_uci_har
+from timemaster.data.recordings import find, opened, read_uci_har
 from timemaster.data.series import Series, check_splits, download
 from timemaster.rewards import RewardPart, accuracy, format_strict
 from timemaster.tasks import Task
+from timemaster.types import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,12 @@ give exactly one of the six names, walking, walking_upstairs, walking_downstairs
 
 
 def load(source: Path | None) -> dict[str, list[Series]]:
-    with opened(source or download(URL)) as folder:
+    with opened(source or download(URL), "y_train.txt*") as folder:
+        if find(folder, "train.pt") and not find(folder, "y_train.txt*"):
+            raise InputError(
+                f"{source}: holds TF-C's train.pt, whose nine channels are not named: which of them are the body's "
+                "acceleration is not known. Give the folder or zip of UCI HAR."
+            )
         splits = read_uci_har(folder, CHANNELS, CLASSES)
     sizes = {split: len(series) for split, series in splits.items()}
     check_splits(splits, sizes, LENGTH)
@@ -71,15 +78,19 @@ def load(source: Path | None) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: Task) -> str:
-    """Facts of the window, for each axis: spread (standard deviation) and how often the signal crosses its mean."""
-    return " ".join(_facts(name[-1], values) for name, values in zip(CHANNELS, series.values, strict=True))
+    """Facts that the plot shows: how often each axis swings, their order by spread and, with a y axis, the spreads."""
+    axes = [name[-1] for name in CHANNELS]
+    spread = {axis: pstdev(values) for axis, values in zip(axes, series.values, strict=True)}
+    facts = [
+        f"{axis}: {f'spread {spread[axis]:.3f} g, ' if task.plot.axes else ''}{_swings(values)} swings."
+        for axis, values in zip(axes, series.values, strict=True)
+    ]
+    return " ".join([*facts, f"Widest: {', '.join(sorted(axes, key=lambda axis: -spread[axis]))}."])
 
 
-def _facts(axis: str, values: list[float]) -> str:
+def _swings(values: list[float]) -> int:
     mean = fmean(values)
-    spread = fmean([(value - mean) ** 2 for value in values]) ** 0.5
-    swings = sum((before < mean) != (now < mean) for before, now in pairwise(values)) // 2
-    return f"{axis}: spread {spread:.3f} g, {swings} swings."
+    return sum((before < mean) != (now < mean) for before, now in pairwise(values)) // 2
 
 
 TASK = Task(

@@ -53,7 +53,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
             f"https://www.kaggle.com/c/{COMPETITION}/data in a browser, or with kaggle competitions download -c "
             f"{COMPETITION}, and give the zip or the folder with train.csv and the clips: --source DIR."
         )
-    with opened(source) as folder:
+    with opened(source, "train.csv") as folder:
         table = find(folder, "train.csv")
         if table is None:
             raise InputError(f"{source}: no train.csv in it. Give Kaggle's whale_data.zip, or its folder.")
@@ -95,6 +95,7 @@ TASK = Task(
     question=QUESTION,
     load=load,
     plot=PlotStyle(title="Right Whale Call", x_label="Timestamp", y_label="Amplitude", line_width=1.0),
+    decimals=4,  # shares of full scale, recorded with 16 bits
     rewards=(RewardPart("accuracy", 0.9, accuracy(LABELS)), RewardPart("format", 0.1, format_strict)),
     explain=explain,
 )

@@ -60,12 +60,11 @@ def check(cfg: Config, mode: str) -> None:
         _require(cfg, key, get(cfg, key) >= 0, "0 or greater", "")
     for name in ("recipes", "train_files", "val_files", "test_files"):
         setattr(cfg.data, name, as_list(getattr(cfg.data, name), f"data.{name}"))
-    for name in ("model", "base_url"):
-        setattr(cfg.judge, name, as_list(getattr(cfg.judge, name), f"judge.{name}"))
-    ok = len(cfg.judge.base_url) in (0, 1, len(cfg.judge.model))
-    _require(cfg, "judge.base_url", ok, "one for all of judge.model, or one each", "")
-    form = cfg.data.numeric.channel
-    _require(cfg, "data.numeric.channel", "{values}" in form, "a text with {values}, and {name} if you like", "")
+    _check_judge(cfg)
+    ok = cfg.data.numeric.decimals is None or cfg.data.numeric.decimals >= 0
+    _require(cfg, "data.numeric.decimals", ok, "0 or greater, or null for the task's", "")
+    ok = _is_channel_form(cfg.data.numeric.channel)
+    _require(cfg, "data.numeric.channel", ok, "a text with {values}, and {name} if you like, and no other braces", "")
     ok = cfg.data.modality == "image" or cfg.eval.blank_images is False
     _require(cfg, "eval.blank_images", ok, "false with data.modality=numeric", "There is no image to blank.")
     _make_absolute(cfg)
@@ -96,6 +95,13 @@ def check(cfg: Config, mode: str) -> None:
         advice = "It is data.max_prompt_length + data.max_response_length: one sequence must fit a micro-batch."
         ok = cfg.actor.ppo_max_token_len_per_gpu >= longest
         _require(cfg, "actor.ppo_max_token_len_per_gpu", ok, f"at least {longest}", advice)
+
+
+def _is_channel_form(text: str) -> bool:
+    try:
+        return "0.1,0.2" in text.format(name="x", values="0.1,0.2")
+    except (AttributeError, LookupError, TypeError, ValueError):  # what `format` raises for braces it cannot fill
+        return False
 
 
 def _make_absolute(cfg: Config) -> None:
@@ -143,7 +149,6 @@ NOT_NEGATIVE = (
     "actor.kl_loss_coef",
     "actor.optim.lr_warmup_steps",
     "actor.optim.weight_decay",
-    "data.numeric.decimals",
     "rollout.num_engines",
     "rollout.limit_logprob_diff",
     "eval.temperature",
@@ -158,6 +163,25 @@ NOT_NEGATIVE = (
     "trainer.save_freq",
     "trainer.rollouts_to_log",
 )
+
+
+def _check_judge(cfg: Config) -> None:
+    """Also makes lists of model, base_url and api_key_env, one each."""
+    j = cfg.judge
+    j.model = as_list(j.model, "judge.model")
+    for name in ("base_url", "api_key_env"):
+        given = getattr(j, name)
+        each = [str(one) for one in (given if isinstance(given, list) else [given])]
+        ok = len(each) in (1, len(j.model))
+        _require(cfg, f"judge.{name}", ok, "one for all of judge.model, or one each", "")
+        setattr(j, name, each * len(j.model) if len(each) == 1 else each)
+    pairs = list(zip(j.base_url, j.model, strict=True))
+    advice = "Equal requests are sent once: the same model twice at one address is one judge."
+    _require(cfg, "judge.model", len(set(pairs)) == len(pairs), "different models, or at different addresses", advice)
+    advice = "Without prices a limit on the cost limits nothing."
+    _require(cfg, "judge.max_cost", not j.max_cost or j.price_in + j.price_out > 0, "0, or set with prices", advice)
+    ok = not j.include_image or cfg.data.modality == "image"
+    _require(cfg, "judge.include_image", ok, "false with data.modality=numeric", "There is no image to send.")
 
 
 def _check_rollout(cfg: Config) -> None:

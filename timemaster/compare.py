@@ -21,10 +21,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from timemaster.baselines import baseline, check_settings
+from timemaster.judge import Chat, Store, add_chat_options, chat_from, settings_of
 from timemaster.metrics import Prediction, Result, check_pairs, mcnemar, summarise
 from timemaster.predictions import NAME, read_predictions, write_predictions
+from timemaster.prompting import ask_model, choose_shots
 from timemaster.published import quoted
 from timemaster.tasks import Task, load_task
 from timemaster.types import Example, InputError
@@ -43,19 +45,30 @@ class Entry:
 
 
 def compare(task: Task, options: argparse.Namespace) -> list[Result]:
-    """Make the table of `options` (see `parser`) and write it. Returns its rows."""
-    folder = Path(options.data)
-    test = read_rows(task, [folder / "test.parquet"])
-    out = options.out or Path("outputs/compare") / task.name
+    """Make the table of `options` (see `parser`) and write it. Returns its rows.
+
+    What can be checked comes first, then the baselines, then the calls that cost money.
+    """
+    folder, out = Path(options.data), options.out or Path("outputs/compare") / task.name
+    baselines, models = baseline_rows(options), model_rows(options)
     found = [entry for run in options.runs for entry in run_entries(Path(run))]
     found += [Entry(*_split_name(given)) for given in options.predictions]
+    names = [*(row[0] for row in baselines), *(row[0] for row in models), *(entry.name for entry in found)]
+    check_names(names, options.reference)
+    test = read_rows(task, [folder / "test.parquet"])
+    for entry in found:
+        read_answers(task, entry, test)
     files = [folder / "train.parquet", *folder.glob("validation.parquet")]
-    train = read_rows(task, files) if options.baselines or options.few_shot else []
-    found = [*_baselines(options, train, test, out), *_models(options, task, (train, test), out), *found]
-    repeated = [name for name, count in Counter(entry.name for entry in found).items() if count > 1]
-    if repeated:
-        raise InputError(f"Two rows are called {repeated[0]!r}: give one as --predictions NAME=FILE with another name.")
-    results = measure(task, found, test, options.reference)
+    train = read_rows(task, files) if baselines or options.few_shot else []
+    chats = _chats(options, out)
+    shots = {way: choose_shots(train, task.labels, way, options.seed) for _, _, way in models}
+    entries = []
+    for name, given in baselines:
+        entries.append(Entry(name, "baseline", baseline(given, train, test, out / name, options.dtw_window)))
+    for name, model, way in models:
+        lines = ask_model(chats[model], task, test, shots[way], name, options.concurrency)
+        entries.append(Entry(name, "model", write_predictions(out / re.sub(r"[^\w.-]+", "_", name), lines)))
+    results = measure(task, [*entries, *found], test, options.reference)
     write_table(out, task, [*results, *quoted(task.data_source)], test)
     return results
 
@@ -72,6 +85,25 @@ def read_rows(task: Task, files: Sequence[Path]) -> list[Example]:
         raise InputError(f"{files[0]} holds rows of {', '.join(other)}; the recipe is of {task.data_source!r}.")
     report_bad_rows(check_labels(own, tasks), len(own), "raise")
     return with_task_labels(own, tasks)
+
+
+def baseline_rows(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """The row of each baseline, and its name. Example: [("1nn_dtw_w0.1", "1nn_dtw")]"""
+    names, window = [name for name in options.baselines.split(",") if name], options.dtw_window
+    check_settings(names, window)
+    return [(f"{name}_w{window:g}" if name == "1nn_dtw" and window < 1 else name, name) for name in names]
+
+
+def model_rows(options: argparse.Namespace) -> list[tuple[str, str, int]]:
+    """The row of each API model and way of asking, the model, examples per class. Example: [("m 2-shot", "m", 2)]"""
+    ways = ([0] if options.zero_shot else []) + ([options.few_shot] if options.few_shot else [])
+    if bool(ways) != bool(options.model):
+        raise InputError("--model needs --zero-shot, --few-shot K or both, and these need --model NAME.")
+    if min(ways, default=0) < 0:
+        raise InputError(f"--few-shot {options.few_shot}: give the number of examples per class, 1 or more.")
+    if options.concurrency < 1:
+        raise InputError(f"--concurrency {options.concurrency}: give the number of calls in flight, 1 or more.")
+    return [(f"{model} {f'{way}-shot' if way else 'zero-shot'}", model, way) for model in options.model for way in ways]
 
 
 def run_entries(run: Path) -> list[Entry]:
@@ -91,45 +123,30 @@ def _split_name(given: str) -> tuple[str, str, Path]:
     return name, "predictions", Path(path)
 
 
-def _baselines(options: argparse.Namespace, train: list[Example], test: list[Example], out: Path) -> list[Entry]:
-    from timemaster.baselines import baseline, check_settings
-
-    names, entries = [name for name in options.baselines.split(",") if name], []
-    check_settings(names, options.dtw_window)
-    for given in names:
-        name = f"{given}_w{options.dtw_window:g}" if given == "1nn_dtw" and options.dtw_window < 1 else given
-        path = baseline(given, train, test, out / name, options.dtw_window)
-        entries.append(Entry(name, "baseline", path))
-    return entries
+def check_names(names: Sequence[str], reference: str) -> None:
+    """InputError when two rows have one name, and when none has the reference's."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise InputError(f"Two rows are called {repeated[0]!r}: give one as --predictions NAME=FILE with another name.")
+    if reference and reference not in names:
+        raise InputError(f"--reference {reference}: the rows are {', '.join(names) or 'none'}.")
 
 
-def _models(
-    options: argparse.Namespace, task: Task, rows: tuple[list[Example], list[Example]], out: Path
-) -> list[Entry]:
-    from timemaster.judge import Budget, Chat, Endpoint, Store
-    from timemaster.prompting import ask_model, choose_shots
+def _chats(options: argparse.Namespace, out: Path) -> dict[str, Chat]:
+    """The API models by name; nothing is asked yet."""
+    if not options.model:
+        return {}
+    store = Store(options.cache or out / "replies.sqlite")
+    settings = settings_of(options)
+    return {model: chat_from(settings, store, "compare", model=model) for model in options.model}
 
-    ways = ([0] if options.zero_shot else []) + ([options.few_shot] if options.few_shot else [])
-    if bool(ways) != bool(options.model):
-        raise InputError("--model needs --zero-shot, --few-shot K or both, and these need --model NAME.")
-    if min(ways, default=0) < 0:
-        raise InputError(f"--few-shot {options.few_shot}: give the number of examples per class, 1 or more.")
-    store = Store(options.cache or out / "replies.sqlite") if ways else None
-    entries = []
-    for model in options.model:
-        endpoint = Endpoint(
-            base_url=options.base_url, model=model, api_key_env=options.api_key_env, max_tokens=options.max_tokens,
-            temperature=options.temperature, max_retries=options.max_retries, timeout=options.timeout,
-        )  # fmt: skip
-        prices = {name: getattr(options, name) for name in ("max_calls", "max_cost", "price_in", "price_out")}
-        for way in ways:
-            assert store is not None
-            name = f"{model} {way}-shot" if way else f"{model} zero-shot"
-            chat = Chat(endpoint, Budget(**prices), store, "compare", options.concurrency)
-            shots = choose_shots(rows[0], task.labels, way, options.seed)
-            lines = ask_model(chat, task, rows[1], shots, name)
-            entries.append(Entry(name, "model", write_predictions(out / re.sub(r"[^\w.-]+", "_", name), lines)))
-    return entries
+
+def read_answers(task: Task, entry: Entry, test: Sequence[Example]) -> dict[str, Prediction]:
+    """The answers of a row by example id. Raises InputError when its file is not about exactly the rows of `test`."""
+    truths = {example.id: _truth(task, example) for example in test}
+    answers = read_predictions(entry.path, task.data_source, task.labels)
+    check_pairs(truths, answers, (str(test[0].extra["file"]), str(entry.path)))
+    return answers
 
 
 def measure(task: Task, entries: Sequence[Entry], test: Sequence[Example], reference: str = "") -> list[Result]:
@@ -137,13 +154,10 @@ def measure(task: Task, entries: Sequence[Entry], test: Sequence[Example], refer
 
     Raises InputError when a file is not about exactly these rows.
     """
-    truths = {example.id: _truth(task, example) for example in test}
-    answers = {entry.name: read_predictions(entry.path, task.data_source, task.labels) for entry in entries}
+    answers = {entry.name: read_answers(task, entry, test) for entry in entries}
     results = []
     for entry in entries:
-        own = answers[entry.name]
-        check_pairs(truths, own, (str(test[0].extra["file"]), str(entry.path)))
-        figures = summarise(list(own.values()))
+        figures = summarise(list(answers[entry.name].values()))
         low, high = figures["accuracy_ci95"]
         results.append(
             Result(
@@ -168,8 +182,6 @@ def _truth(task: Task, example: Example) -> Prediction:
 
 def choose_reference(results: Sequence[Result], name: str) -> str:
     """The row that others are tested against: `name`, else the best checkpoint that saw its images, else the best."""
-    if name and name not in [one.name for one in results]:
-        raise InputError(f"--reference {name}: the rows are {', '.join(one.name for one in results)}.")
     seeing = [one for one in results if one.kind == "checkpoint" and not one.name.endswith("_blank")]
     return name or max(seeing or results, key=lambda one: one.accuracy).name
 
@@ -238,25 +250,11 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--out", type=Path, help="default: outputs/compare/<task>")
     api = out.add_argument_group("OpenAI-compatible models")
     api.add_argument("--model", nargs="+", default=[], metavar="NAME")
-    api.add_argument("--base-url", default="", help="as http://host:8000/v1; default: OpenAI's")
     api.add_argument("--zero-shot", action="store_true", help="ask the dataset's question alone")
     api.add_argument("--few-shot", type=int, default=0, metavar="K", help="after K answered plots of each class")
     api.add_argument("--seed", type=int, default=1, help="of the choice of these plots")
     api.add_argument("--cache", type=Path, help="SQLite file of replies; default: replies.sqlite in --out")
-    settings: list[tuple[str, Any, str]] = [
-        ("--api-key-env", "OPENAI_API_KEY", "environment variable with the key"),
-        ("--temperature", 0.0, "of the answers"),
-        ("--max-tokens", 1024, "of an answer"),
-        ("--concurrency", 16, "calls in flight"),
-        ("--timeout", 120.0, "seconds without a word from the server"),
-        ("--max-retries", 4, "of a call"),
-        ("--max-calls", 0, "of all calls that share the cache; 0: no limit"),
-        ("--max-cost", 0.0, "likewise, in the currency of the prices"),
-        ("--price-in", 0.0, "of a million tokens sent"),
-        ("--price-out", 0.0, "of a million tokens received"),
-    ]
-    for name, default, meaning in settings:
-        api.add_argument(name, type=type(default), default=default, help=f"{meaning} (default: {default})")
+    add_chat_options(api, temperature=0.0)
     return out
 
 

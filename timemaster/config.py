@@ -14,7 +14,7 @@ from typing import Any
 class NumericConfig:
     """How data.modality=numeric writes a series."""
 
-    decimals: int = 2
+    decimals: int | None = None  # of a reading; null: as the task says
     separator: str = ","  # between two readings
     channel: str = "{name}: {values}"  # of one channel; a single one without a name is written bare
     channel_separator: str = "\n"  # between two channels
@@ -116,7 +116,9 @@ class RewardConfig:
 
     path: str = ""  # own reward, "package.module:function" or "file.py:function"; "" takes the recipe's
     on_error: str = "raise"  # raise stops with the example's id; zero counts it and scores 0
-    on_unknown: str = "rollout"  # a judge could not settle a part: the rollout, or its whole group, is not learnt from
+    # A judge could not settle a part: the whole group, or the rollout alone, is not learnt from. Where only right
+    # answers are judged, leaving out the rollout alone teaches the wrong ones.
+    on_unknown: str = "group"
     num_threads: int = 8  # scoring threads beside each engine
 
 
@@ -126,13 +128,15 @@ class JudgeConfig:
 
     model: Any = ""  # its name; a list of several is averaged
     base_url: Any = ""  # e.g. http://host:8000/v1, one for all models or one each; "" is the openai package's default
-    api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key
+    api_key_env: Any = "OPENAI_API_KEY"  # the environment variable that holds the key; one for all models or one each
     temperature: float = 0.0
     max_tokens: int = 512  # of a verdict
+    # More fields of a request; null takes one away, as in {max_tokens: null, max_completion_tokens: 2048}.
+    extra_body: dict[str, Any] = field(default_factory=dict)
     concurrency: int = 64  # calls in flight at once, over all engines
     timeout: float = 60.0  # seconds without a word from the server
     max_retries: int = 4  # after 408, 409, 429, 5xx, a cut connection or a time-out; then the judgement is unknown
-    max_calls: int = 0  # of the run, resumed or not; when used up the run stops; 0 is no limit
+    max_calls: int = 0  # of the run, resumed or not, with retries; when used up the run stops; 0 is no limit
     max_cost: float = 0.0  # likewise, in the currency of the prices
     price_in: float = 0.0  # of a million tokens sent
     price_out: float = 0.0  # of a million tokens received

@@ -5,7 +5,7 @@ EVAL=True in the scripts sets trainer.val_only=true and comes here. Written unde
     eval/step_<N>/metrics.json  predictions.jsonl  confusion.png  config.yaml
 
 (step_<N>_t0.4/ when sampled at that temperature, step_<N>_t0.4_n8/ with 8 samples of each row, a line each in
-predictions.jsonl, step_<N>_blank/ with blanked images.)
+predictions.jsonl, step_<N>_blank/ with blanked images, step_<N>_validation/ where the rows are not test.parquet's.)
 
 Unparsed answers are a category of their own, never a class. While training, `validate` looks at data.val_files.
 """
@@ -29,6 +29,7 @@ from timemaster.inputs import Job, check_inputs, engine_spec, load_jobs, make_re
 from timemaster.metrics import Prediction, summarise, summarise_samples
 from timemaster.predictions import write_predictions
 from timemaster.rollout.engine import resolve_engine
+from timemaster.rollout.rank import check_judge
 from timemaster.run import Run, rollout_rows, write_config
 from timemaster.tasks import Task, load_tasks, predict
 from timemaster.types import Group, InputError, Sampling
@@ -49,25 +50,34 @@ class Target:
 
     temperature: float
     num_samples: int = 1  # of each row
+    rows: str = "test"  # the names of the files, without .parquet
 
     @property
     def name(self) -> str:
         sampled = f"_t{self.temperature:g}" if self.temperature else ""
         sampled += f"_n{self.num_samples}" if self.num_samples > 1 else ""
-        return f"step_{self.step}{sampled}" + ("_blank" if self.blank else "")
+        rows = "" if self.rows == "test" else f"_{self.rows}"
+        return f"step_{self.step}{sampled}{rows}" + ("_blank" if self.blank else "")
 
 
 def validate(run: Run, workers: Workers, jobs: Sequence[Job], step: int) -> dict[str, float]:
     """Answer the validation rows with the current weights. Returns val/accuracy, val/reward_mean and kin."""
     groups = answer(run.cfg, workers, jobs, version=step, label="validating", n=1)
     summary = summarise(predictions(groups, load_tasks(run.cfg.data.recipes)))
-    names = ("accuracy", "macro_f1", "format_rate", "reward_mean", "response_tokens_mean")
-    metrics = {f"val/{name}": float(summary[name]) for name in names if summary[name] is not None}
-    metrics["val/unparsed"] = summary["unparsed"] / summary["n"]
+    metrics = _validation(summary, "")
     for source, own in summary.get("by_data_source", {}).items():
-        metrics |= {f"val/{name}@{source}": float(own[name]) for name in names if own[name] is not None}
+        metrics |= _validation(own, f"@{source}")
     run.say(f"validation after step {step}: " + ", ".join(f"{k[4:]} {v:.3f}" for k, v in metrics.items()))
     return metrics
+
+
+def _validation(summary: dict[str, Any], suffix: str) -> dict[str, float]:
+    names = ("accuracy", "macro_f1", "format_rate", "reward_mean", "response_tokens_mean")
+    figures = {name: summary[name] for name in names if summary[name] is not None}
+    figures |= {name: mean for name, mean in summary["parts"].items() if name not in ("accuracy", "format")}
+    figures |= {"unparsed": summary["unparsed"] / summary["n"]}
+    figures |= {"unknown": summary["unknown"]} if summary["unknown"] else {}
+    return {f"val/{name}{suffix}": float(value) for name, value in figures.items()}
 
 
 def evaluate(cfg: Config) -> list[dict[str, Any]]:
@@ -76,6 +86,7 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
     from timemaster.workers import Workers
 
     check_inputs(cfg, cfg.data.test_files)
+    check_judge(cfg)
     engine = resolve_engine(cfg.rollout.name)
     with Run(cfg, "eval") as run, Workers(cfg, engine, trainers=False) as workers:
         renderer = make_renderer(cfg)
@@ -112,7 +123,7 @@ def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
         else:
             raise InputError(f"eval.checkpoint={name}: {folder} has {sorted(have) or 'none'}; or latest, base.")
     blanks = {True: [True], False: [False], "both": [False, True]}[cfg.eval.blank_images]
-    how = (cfg.eval.temperature, cfg.eval.n)
+    how = (cfg.eval.temperature, cfg.eval.n, "+".join(dict.fromkeys(Path(file).stem for file in cfg.data.test_files)))
     return [Target(step, model, b, *how) for step, model in dict.fromkeys(found) for b in blanks]
 
 
@@ -171,7 +182,7 @@ def predictions(groups: Sequence[Group], tasks: dict[str, Task]) -> list[Predict
                     truth=group.example.answer,
                     predicted=predict(task, rollout.text) if task else None,
                     labels=list(task.labels) if task else [],
-                    reward=rollout.score.total,
+                    reward=None if rollout.score.unknown else rollout.score.total,
                     parts=rollout.score.parts,
                     num_tokens=sum(rollout.mask),
                     num_prompt_tokens=rollout.mask.index(1) if 1 in rollout.mask else len(rollout.mask),
@@ -185,7 +196,8 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
     from timemaster.plot_results import confusion_png
 
     folder.mkdir(parents=True, exist_ok=True)
-    answers, n = predictions(groups, load_tasks(cfg.data.recipes)), target.num_samples
+    tasks, n = load_tasks(cfg.data.recipes), target.num_samples
+    answers = predictions(groups, tasks)
     items = [answers[i : i + n] for i in range(0, len(answers), n)]
     summary = summarise(answers) if n == 1 else summarise_samples(items, cfg.data.seed)
     about = {"model": target.model, "step": target.step, "blank_images": target.blank, "files": cfg.data.test_files}
@@ -193,8 +205,9 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
     about |= {"rows_left_out": count_rows(cfg.data.test_files) - len(groups)}  # bad rows, or too long
     write_config(folder, cfg)
     (folder / "metrics.json").write_text(json.dumps(about | summary, indent=2) + "\n")
-    rows = [({"sample": k} if n > 1 else {}) | row for group in groups for k, row in enumerate(rollout_rows(group))]
-    write_predictions(folder, [{"prediction": one.predicted} | row for row, one in zip(rows, answers, strict=True)])
+    rows = (rollout_rows(group, tasks.get(group.example.data_source)) for group in groups)
+    more = [{"prediction": None} | ({"sample": k} if n > 1 else {}) for k in range(n)]
+    write_predictions(folder, [more[k] | row for some in rows for k, row in enumerate(some)])
     if summary["confusion"]:
         (folder / "confusion.png").write_bytes(confusion_png(summary["confusion"]))
     low, high = summary["accuracy_ci95"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from timemaster.cli import launch
 from timemaster.config import Config
+from timemaster.judge import ChatRefused
 from timemaster.types import InputError
 
 if TYPE_CHECKING:
@@ -44,10 +45,12 @@ def train(cfg: Config) -> None:
     from timemaster.evaluate import validate
     from timemaster.inputs import check_inputs, load_jobs, make_renderer, order_of_rows
     from timemaster.rollout.engine import resolve_engine
+    from timemaster.rollout.rank import check_judge
     from timemaster.run import Run, save
     from timemaster.workers import Workers
 
     check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
+    check_judge(cfg)
     engine = resolve_engine(cfg.rollout.name)
     with Run(cfg, "grpo") as run, Workers(cfg, engine, trainers=True) as workers:
         renderer = make_renderer(cfg)
@@ -67,8 +70,7 @@ def train(cfg: Config) -> None:
         run.start_bar(first, total)
         for step in range(first + 1, total + 1):
             prompts = [jobs[row] for row in stream.batch(step - 1)]
-            with run.phase("rollout"):
-                groups = workers.rollout(prompts, sampling(cfg), version=step - 1, seed=f"{cfg.data.seed}/{step}")
+            groups = explore(run, workers, prompts, step, unsaved=step - 1 > first and not due(cfg, step - 1))
             samples = to_samples(
                 groups, cfg.algorithm.adv_estimator, cfg.algorithm.norm_adv_by_std_in_grpo, cfg.reward.on_unknown
             )
@@ -80,17 +82,60 @@ def train(cfg: Config) -> None:
             with run.phase("sync"):
                 workers.sync_weights()
             metrics = measure(groups, updates, sum(run.seconds.values())) | workers.peak_memory()
-            stop = step == total or run.stop_requested
-            if val_jobs and cfg.trainer.test_freq and (step == total or step % cfg.trainer.test_freq == 0):
-                with run.phase("validate"):
-                    metrics |= validate(run, workers, val_jobs, step)
+            refused = validated(run, workers, val_jobs, (step, total), metrics)
             run.write_rollouts(step, groups, [sample.advantage for sample in samples])
             run.log_step(step, metrics, SHOWN)
             check_difference(cfg, step, metrics)
-            if stop or (cfg.trainer.save_freq and step % cfg.trainer.save_freq == 0):
+            stop = step == total or run.stop_requested or refused is not None
+            if stop or due(cfg, step):
                 save(run, workers, step)
+            if refused:
+                raise refused
             if stop:
                 break
+
+
+def explore(run: Run, workers: Workers, prompts: list[Job], step: int, unsaved: bool) -> list[Group]:
+    """The scored answers of a step. When the judge refuses for good, what is `unsaved` is saved before the run ends."""
+    from timemaster.run import save
+
+    cfg = run.cfg
+    try:
+        with run.phase("rollout"):
+            groups = workers.rollout(prompts, sampling(cfg), version=step - 1, seed=f"{cfg.data.seed}/{step}")
+    except ChatRefused:
+        if unsaved:
+            save(run, workers, step - 1)
+        raise
+    scores = [rollout.score for group in groups for rollout in group.rollouts]
+    unknown = [score.error for score in scores if score and score.unknown]
+    if unknown:
+        run.say(f"step {step}: {len(unknown)} of {len(scores)} answers could not be graded; the first: {unknown[0]}")
+    return groups
+
+
+def validated(
+    run: Run, workers: Workers, jobs: list[Job], at: tuple[int, int], metrics: dict[str, float]
+) -> ChatRefused | None:
+    """Validate when it is time (`at`: step, steps in all), into `metrics`. When the judge refuses, why: the step itself
+    is done.
+    """
+    from timemaster.evaluate import validate
+
+    (step, total), freq = at, run.cfg.trainer.test_freq
+    if not jobs or not freq or (step < total and step % freq):
+        return None
+    try:
+        with run.phase("validate"):
+            metrics |= validate(run, workers, jobs, step)
+    except ChatRefused as error:
+        return error
+    return None
+
+
+def due(cfg: Config, step: int) -> bool:
+    """Whether a checkpoint is to be written after `step`."""
+    return bool(cfg.trainer.save_freq) and step % cfg.trainer.save_freq == 0
 
 
 def start(

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -81,8 +82,11 @@ def read_rows(
 
 def in_numbers(cfg: Config, example: Example, tasks: Mapping[str, Task]) -> Example:
     """The example with its series as text in the place of its plot."""
-    task = tasks.get(example.data_source)
-    return as_numbers(example, task.plot.channels if task else (), cfg.data.numeric)
+    task, style = tasks.get(example.data_source), cfg.data.numeric
+    if task is None:
+        return as_numbers(example, (), style)
+    decimals = task.decimals if style.decimals is None else style.decimals
+    return as_numbers(example, task.plot.channels, replace(style, decimals=decimals))
 
 
 def _no_task(example: Example, tasks: Mapping[str, Task]) -> str:

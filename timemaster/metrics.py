@@ -24,7 +24,7 @@ class Prediction:
     truth: str
     predicted: str | None  # None: the answer could not be read
     labels: list[str]  # the task's classes; empty for tasks without
-    reward: float
+    reward: float | None  # None: a judge could not settle a part of it
     parts: dict[str, float]
     num_tokens: int  # sampled
     num_prompt_tokens: int = 0  # before the first sampled one, image tokens included
@@ -90,6 +90,8 @@ def _summary(answers: Sequence[Prediction]) -> dict[str, Any]:
     labels = list(dict.fromkeys(label for one in answers for label in one.labels))
     per_class = {label: _class_figures(label, answers) for label in labels}
     formats = [one.parts["format"] for one in answers if "format" in one.parts]
+    rewards = [one.reward for one in answers if one.reward is not None]
+    parts = sorted({name for one in answers for name in one.parts})
     return {
         "n": n,
         "accuracy": fmean(correct) if n else 0.0,
@@ -98,7 +100,9 @@ def _summary(answers: Sequence[Prediction]) -> dict[str, Any]:
         "format_rate": fmean(formats) if formats else None,
         "unparsed": sum(one.predicted is None for one in answers) if labels else 0,
         "per_class": per_class,
-        "reward_mean": fmean(one.reward for one in answers) if n else 0.0,
+        "reward_mean": fmean(rewards) if rewards else None,
+        "unknown": n - len(rewards),
+        "parts": {name: fmean(one.parts[name] for one in answers if name in one.parts) for name in parts},
         "response_tokens_mean": fmean(one.num_tokens for one in answers) if n else 0.0,
         "prompt_tokens_mean": fmean(one.num_prompt_tokens for one in answers) if n else 0.0,
         "confusion": _confusion(labels, answers),
@@ -129,7 +133,7 @@ def is_correct(one: Prediction) -> bool:
     """Whether the answer is the truth; for a task without labels, whether its accuracy part, or its reward, is 1."""
     if one.labels:
         return one.predicted == one.truth
-    return one.parts.get("accuracy", one.reward) >= 1.0
+    return one.parts.get("accuracy", one.reward or 0.0) >= 1.0
 
 
 def vote(predicted: Sequence[str | None]) -> str | None:

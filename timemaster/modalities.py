@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,6 +22,7 @@ from timemaster.config import DataConfig, NumericConfig
 from timemaster.data.media import num_tokens, vision_spec
 from timemaster.data.numeric import write_series
 from timemaster.data.store import read_examples
+from timemaster.tasks import find_recipes, load_tasks
 from timemaster.types import InputError
 
 log = logging.getLogger("timemaster.modalities")
@@ -49,7 +51,11 @@ def count_tokens(text: str) -> int:
 
 
 def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, float]:
-    """Mean tokens of the rows of a parquet file as numbers and as plots of at least `min_pixels`, and their ratio."""
+    """Mean tokens of the rows of a parquet file as numbers and as plots of at least `min_pixels`, and their ratio.
+
+    Where `style` says no decimals, each row has those of the recipe of its data_source.
+    """
+    tasks = load_tasks(find_recipes())
     vision = vision_spec({"vision_config": {}}, min_pixels, DataConfig().max_pixels)  # as published
     examples, _ = read_examples([file], with_series=True)
     numbers, images = [], []
@@ -57,7 +63,9 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
         values = example.extra["series"]
         if not values:
             raise InputError(f"{file}: its rows have no raw series (the column `data`).")
-        numbers.append(count_tokens(write_series(values, (), style)))
+        task = tasks.get(example.data_source)
+        decimals = task.decimals if task and style.decimals is None else style.decimals
+        numbers.append(count_tokens(write_series(values, (), replace(style, decimals=decimals))))
         images += [num_tokens(p.media, vision) for m in example.messages for p in m.parts if p.media is not None]
     if not images:
         raise InputError(f"{file}: its rows hold no images.")
@@ -100,7 +108,7 @@ def main() -> None:
     parser.add_argument("numeric_run", type=Path, help="run folder with data.modality=numeric, evaluated")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for modalities.json and .png (default: here)")
     parser.add_argument("--tokens-of", default="", help="parquet file whose token costs are counted at full length")
-    parser.add_argument("--decimals", type=int, default=NumericConfig().decimals, help="of the numbers counted")
+    parser.add_argument("--decimals", type=int, help="of the numbers counted (default: those of the rows' recipe)")
     options = parser.parse_args()
     setup_logging()
     try:

@@ -50,9 +50,8 @@ def comparison_png(results: Sequence[Result], title: str, chance: float) -> byte
 
     figure = Figure(figsize=(8.6, 1.5 + 0.34 * len(results)), layout=ConstrainedLayoutEngine(w_pad=0.12))
     axes = figure.subplots()
-    axes.axvline(100 * chance, color="#999999", linestyle="--", linewidth=1, zorder=0)
-    most = "always the most frequent class "
-    axes.text(100 * chance, -0.6, most, fontsize=7, color="#777777", ha="right", va="center")
+    most = "always the most frequent class"  # in the legend: beside the line it may cross the axis or a point
+    axes.axvline(100 * chance, color="#999999", linestyle="--", linewidth=1, zorder=0, label=most)
     shown = set()
     for y, one in enumerate(results):
         label, colour, marker = KINDS[one.kind]
@@ -66,7 +65,7 @@ def comparison_png(results: Sequence[Result], title: str, chance: float) -> byte
         text = f"{100 * one.accuracy:.1f}" + (f"  [{100 * low:.1f}, {100 * high:.1f}]" if one.ci95 else "")
         axes.text(1.015, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.set_yticks(range(len(results)), [one.name for one in results], fontsize=9)
-    axes.set(ylim=(len(results) - 0.4, -0.9), xlim=(0, 101), xlabel="accuracy in %, with its 95 % interval")
+    axes.set(ylim=(len(results) - 0.4, -0.6), xlim=(0, 101), xlabel="accuracy in %, with its 95 % interval")
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -21,7 +21,7 @@ from timemaster.types import Example, InputError
 NAME = "predictions.jsonl"
 
 
-def prediction_row(example: Example, prediction: str | None, response: str, error: str = "") -> dict[str, Any]:
+def prediction_row(example: Example, prediction: str | None, response: str) -> dict[str, Any]:
     """The line of an answer that did not come from a run's engine: a classifier's, an API model's."""
     parts = [part for message in example.messages for part in message.parts]
     return {
@@ -34,7 +34,7 @@ def prediction_row(example: Example, prediction: str | None, response: str, erro
         "truth": example.answer,
         "score": None,
         "parts": {"accuracy": float(prediction == example.answer)},
-        "error": error,
+        "error": "",
         "unknown": [],
         "tokens": 0,
         "finish_reason": "",
@@ -62,15 +62,16 @@ def read_predictions(path: Path, data_source: str, labels: Sequence[str]) -> dic
         raise InputError(f"{path} does not exist (looked from {Path.cwd()}): evaluate first, or correct it.")
     samples: dict[str, list[Prediction]] = defaultdict(list)
     seen, sources = set(), set()
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        row, one = _read_line(line, f"{path}, line {number}", labels)
-        sources.add(one.data_source)
-        if one.data_source == data_source:
-            key = (row["id"].rsplit("/", 1)[-1], row.get("sample", 0))
-            if key in seen:
-                raise InputError(f"{path}, line {number}: a second answer to {row['id']}; samples need `sample`.")
-            seen.add(key)
-            samples[key[0]].append(one)
+    with open(path) as file:  # its lines end at "\n"; splitlines() cuts inside of a string that holds U+2028
+        for number, line in enumerate(file, start=1):
+            row, one = _read_line(line, f"{path}, line {number}", labels)
+            sources.add(one.data_source)
+            if one.data_source == data_source:
+                key = (row["id"].rsplit("/", 1)[-1], row.get("sample", 0))
+                if key in seen:
+                    raise InputError(f"{path}, line {number}: a second answer to {row['id']}; samples need `sample`.")
+                seen.add(key)
+                samples[key[0]].append(one)
     if not samples:
         raise InputError(f"{path} has no rows of {data_source!r}; it has {sorted(sources) or 'none at all'}.")
     return {key: replace(some[0], predicted=vote([one.predicted for one in some])) for key, some in samples.items()}

@@ -7,8 +7,8 @@ plot with the question and an answer with nothing but the label. Answers are rea
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,10 +18,6 @@ from timemaster.judge import Chat, Reply, chat_turn
 from timemaster.predictions import prediction_row
 from timemaster.tasks import Task, predict
 from timemaster.types import Example, InputError
-
-log = logging.getLogger(__name__)
-
-NUM_PREPARED = 256  # requests that exist at once, pictures included; the chat sends fewer at a time
 
 
 def choose_shots(examples: Sequence[Example], labels: Sequence[str], per_class: int, seed: int) -> list[Example]:
@@ -47,41 +43,46 @@ def shot_turns(shots: Sequence[Example]) -> list[dict[str, Any]]:
 
 
 def ask_model(
-    chat: Chat, task: Task, examples: Sequence[Example], shots: Sequence[Example], label: str
+    chat: Chat, task: Task, examples: Sequence[Example], shots: Sequence[Example], label: str, concurrency: int
 ) -> list[dict[str, Any]]:
-    """The lines of predictions.jsonl for `examples`. A call that failed for good counts as an answer not read.
+    """The lines of predictions.jsonl for `examples`, asked `concurrency` at a time.
 
-    Replies are kept in the chat's cache: the same call asks again only for what failed. Raises BudgetSpent.
+    Replies are kept in the chat's cache: the same call asks again only for what failed. Raises ChatRefused, of which
+    BudgetSpent is one, and InputError when calls failed for good: their rows would be measured as wrong answers.
     """
-    replies = asyncio.run(_ask_all(chat, examples, shot_turns(shots), label))
+    replies = asyncio.run(_ask_all(chat, examples, shot_turns(shots), label, concurrency))
     failed = [reply.error for reply in replies if reply.error]
     if failed:
-        log.warning(
-            "%s: %d of %d calls failed and count as unparsed (%s, …); start again to ask again for these",
-            label, len(failed), len(replies), failed[0],
-        )  # fmt: skip
+        raise InputError(
+            f"{label}: {len(failed)} of {len(replies)} calls failed for good (the first: {failed[0]}), which measures "
+            f"nothing. The other replies are kept in {chat.store.path}: start again, and only the rest is asked."
+        )
     return [
-        prediction_row(example, predict(task, reply.text), reply.text, reply.error)
+        prediction_row(example, predict(task, reply.text), reply.text)
         for example, reply in zip(examples, replies, strict=True)
     ]
 
 
 async def _ask_all(
-    chat: Chat, examples: Sequence[Example], before: Sequence[dict[str, Any]], label: str
+    chat: Chat, examples: Sequence[Example], before: Sequence[dict[str, Any]], label: str, concurrency: int
 ) -> list[Reply]:
-    """The replies in order, with a progress bar. The first call that raises ends the others."""
-    prepared = asyncio.Semaphore(NUM_PREPARED)
+    """The replies in order, with a progress bar. When a call raises, those in flight are waited for: they are paid."""
+    waiting = deque(enumerate(examples))
+    replies: dict[int, Reply] = {}
 
-    async def ask(example: Example) -> Reply:
-        async with prepared:
-            reply = await chat.ask([*before, *(chat_turn(message) for message in example.messages)])
-        bar.update(1)
-        return reply
+    async def work() -> None:
+        while waiting:
+            number, example = waiting.popleft()
+            try:
+                replies[number] = await chat.ask([*before, *(chat_turn(message) for message in example.messages)])
+            except Exception:
+                waiting.clear()  # nothing new is asked
+                raise
+            bar.update(1)
 
     with tqdm(total=len(examples), desc=label, unit="row", leave=False, disable=None) as bar:
-        tasks = [asyncio.create_task(ask(example)) for example in examples]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
+        ended = await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True)
+    for error in ended:
+        if error is not None:
+            raise error
+    return [replies[number] for number in range(len(examples))]

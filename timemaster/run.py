@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from timemaster.backends.checkpoint import begin, commit, latest, no_space, read_state
 from timemaster.config import Config, run_dir, world_size
+from timemaster.tasks import Task, load_tasks, predict
 from timemaster.types import Group, InputError, Media, WorkerDied
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Run:
         self.folder = Path(run_dir(cfg))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.identity: dict[str, Any] = {}  # what a run must keep to be continued; set by `resume_point`
+        self.tasks = load_tasks(cfg.data.recipes)
         self.stop_requested = False
         self.seconds: dict[str, float] = {}
         self._bar: tqdm[Any] | None = None
@@ -112,7 +115,8 @@ class Run:
         data = self.cfg.data
         self.identity = {"mode": self.mode, "rows": num_rows, "train_batch_size": data.train_batch_size}
         self.identity |= {"seed": data.seed, "shuffle": data.shuffle, "mixture": dict(data.mixture)}
-        self.identity["modality"] = data.modality
+        model = self.cfg.model.path  # from here, so that a project may be moved
+        self.identity |= {"modality": data.modality, "model": os.path.relpath(model) if os.path.isdir(model) else model}
         found = latest(self.folder)
         if found is None:
             self._forget_after(0)
@@ -157,7 +161,10 @@ class Run:
         self.seconds = {}
 
     def _forget_after(self, step: int) -> None:
-        """Drop metrics rows of steps after `step`: a resumed run does them again."""
+        """Drop metrics rows and rollouts of steps after `step`: a resumed run does them again."""
+        for rollouts in self.folder.glob("rollouts/step_*.jsonl"):
+            if int(rollouts.stem[5:]) > step:
+                rollouts.unlink()
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return
@@ -168,7 +175,7 @@ class Run:
 
     def write_rollouts(self, step: int, groups: Sequence[Group], advantages: Sequence[float]) -> None:
         """rollouts/step_<N>.jsonl: what was asked, answered, scored and learnt; the images in rollouts/media/, once."""
-        rows = [row for group in groups for row in rollout_rows(group)]
+        rows = [row for group in groups for row in rollout_rows(group, self.tasks.get(group.example.data_source))]
         folder = self.folder / "rollouts"
         (folder / "media").mkdir(parents=True, exist_ok=True)
         with open(folder / f"step_{step}.jsonl", "w") as file:
@@ -215,12 +222,13 @@ def images(group: Group) -> list[Media]:
     return list(found.values())
 
 
-def rollout_rows(group: Group) -> list[dict[str, Any]]:
-    """A group as JSON rows; `media` are the names of the rollout's images, by content."""
+def rollout_rows(group: Group, task: Task | None) -> list[dict[str, Any]]:
+    """A group as JSON rows, with what its task reads in the answer; `media` are the names of its images, by content."""
     prompt = "\n".join(part.text or f"[{part.kind}]" for m in group.example.messages for part in m.parts)
     return [
         {
             "id": rollout.id,
+            **({"prediction": predict(task, rollout.text)} if task else {}),
             "data_source": group.example.data_source,
             "prompt": prompt,
             "media": [media.uid for media in rollout.media],

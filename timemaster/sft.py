@@ -8,13 +8,13 @@ data.train_batch_size rows.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from timemaster.cli import launch
 from timemaster.config import Config
 
 if TYPE_CHECKING:
-    from timemaster.run import Run
     from timemaster.types import Sample
     from timemaster.workers import Workers
 
@@ -57,7 +57,7 @@ def train(cfg: Config) -> None:
             stop = step == total or run.stop_requested
             if val_samples and cfg.trainer.test_freq and (step == total or step % cfg.trainer.test_freq == 0):
                 with run.phase("validate"):
-                    metrics["val/loss"] = validate(run, workers, val_samples)
+                    metrics |= validate(workers, val_samples)
             run.log_step(step, metrics, SHOWN)
             if stop or (cfg.trainer.save_freq and step % cfg.trainer.save_freq == 0):
                 save(run, workers, step)
@@ -68,13 +68,24 @@ def train(cfg: Config) -> None:
 def measure(batch: list[Sample], update: dict[str, float], seconds: float) -> dict[str, float]:
     """A step's metrics."""
     tokens = sum(len(sample.token_ids) for sample in batch)
-    metrics = {f"sft/{name}": value for name, value in update.items() if name != "update_seconds"}
+    means = by_source(update, batch)
+    metrics = {f"sft/{name}": value for name, value in means.items() if name != "update_seconds"}
     return metrics | {"throughput/tokens_per_second": tokens / seconds}
 
 
-def validate(run: Run, workers: Workers, samples: list[Sample]) -> float:
-    """Mean loss per token over the validation rows."""
-    return workers.evaluate_sft(samples)["loss"]
+def validate(workers: Workers, samples: list[Sample]) -> dict[str, float]:
+    """Mean loss per token over the validation rows, and over those of each data source where there are several."""
+    found = by_source(workers.evaluate_sft(samples), samples)
+    return {f"val/{name}": value for name, value in found.items() if name.partition("@")[0] == "loss"}
+
+
+def by_source(means: dict[str, float], samples: list[Sample]) -> dict[str, float]:
+    """`means`, in which loss@<source> is a share of the loss: now the source's own mean; none where all have one."""
+    tokens: Counter[str] = Counter()
+    for sample in samples:
+        tokens[f"loss@{sample.data_source}"] += sum(sample.mask)
+    scale = {name: tokens.total() / own for name, own in tokens.items() if own and len(tokens) > 1}
+    return {name: v * scale.get(name, 1.0) for name, v in means.items() if "@" not in name or name in scale}
 
 
 def main(cfg: Config) -> None:

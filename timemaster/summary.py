@@ -12,14 +12,16 @@ from typing import Any
 from timemaster.run import setup_logging
 
 log = logging.getLogger("timemaster.summary")
-NUM_PLOTS = 6
+NUM_PLOTS = 6  # at least; where there are more classes, one of each
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """Accuracy before RL, after RL and with blanked images; seconds by phase; peak memory."""
+    """Accuracy before RL, after RL and, where that was evaluated, with blanked images; seconds; peak memory."""
     evaluations = folder / "grpo" / "eval"
     steps = sorted(int(path.name[5:]) for path in evaluations.glob("step_*") if path.name[5:].isdigit())
-    names = {"before": f"step_{steps[0]}", "after": f"step_{steps[-1]}", "blank": f"step_{steps[-1]}_blank"}
+    names = {"before": f"step_{steps[0]}", "after": f"step_{steps[-1]}"}
+    blank = f"step_{steps[-1]}_blank"
+    names |= {"blank": blank} if (evaluations / blank).is_dir() else {}  # numbers have no image to blank
     metrics = {key: json.loads((evaluations / name / "metrics.json").read_text()) for key, name in names.items()}
     seconds = dict(line.split() for line in (folder / "seconds").read_text().splitlines())
     return {
@@ -47,12 +49,12 @@ def write_picture(folder: Path) -> Path:
 
 
 def some_of_each(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first answers about each class, classes in turn, NUM_PLOTS in all."""
+    """The first answers about each class, classes in turn, NUM_PLOTS in all; never fewer than one of each class."""
     by_class: dict[str, list[dict[str, Any]]] = {}
     for one in answers:
         by_class.setdefault(one["truth"], []).append(one)
     turns = zip_longest(*by_class.values())
-    return [one for turn in turns for one in turn if one is not None][:NUM_PLOTS]
+    return [one for turn in turns for one in turn if one is not None][: max(NUM_PLOTS, len(by_class))]
 
 
 def main() -> None:
@@ -64,8 +66,9 @@ def main() -> None:
     picture = write_picture(folder)
     log.info("\n  accuracy on %d test plots    95 %% interval", summary["n"])
     for key, label in (("before", "before RL"), ("after", "after RL"), ("blank", "blanked images")):
-        low, high = summary[key]["ci95"]
-        log.info("  %-18s %.3f      [%.3f, %.3f]", label, summary[key]["accuracy"], low, high)
+        if key in summary:
+            low, high = summary[key]["ci95"]
+            log.info("  %-18s %.3f      [%.3f, %.3f]", label, summary[key]["accuracy"], low, high)
     seconds = summary["seconds"]
     log.info(
         "\n  seconds: %s; in all %.0f", ", ".join(f"{k} {v:.0f}" for k, v in seconds.items()), sum(seconds.values())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from timemaster.data.numeric import DECIMALS
 from timemaster.data.plot import PlotStyle
 from timemaster.data.series import Series
 from timemaster.rewards import RewardPart, check_parts, predict_label
@@ -37,6 +38,7 @@ class Task:
     load: Callable[[Path | None], dict[str, list[Series]]]
     plot: PlotStyle
     small_plot: PlotStyle = SMALL_PLOT  # for the embedded tiny model: `prepare --plot small`
+    decimals: int = DECIMALS  # of a reading with data.modality=numeric: as many as keep the readings apart
     rewards: tuple[RewardPart, ...]
     explain: Callable[[Series, Task], str] | None = None  # true facts of a series, for demonstrations
     respond: Callable[[Example, str], list[Message] | None] | None = None  # next turns given the text so far; None ends
@@ -50,6 +52,8 @@ class Task:
             raise InputError(f"Task {self.name!r}: the question has {self.question.count(IMAGE)} {IMAGE}; needs one.")
         if not 0 < self.validation_fraction < 1:
             raise InputError(f"Task {self.name!r}: validation_fraction is {self.validation_fraction}; 0 < it < 1.")
+        if self.decimals < 0:
+            raise InputError(f"Task {self.name!r}: decimals is {self.decimals}; give 0 or more.")
         if self.max_new_images < 0:
             raise InputError(f"Task {self.name!r}: max_new_images is {self.max_new_images}; give 0 or more.")
         if not self.rewards:

@@ -28,8 +28,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from timemaster.data.prepare import small_variant
 from timemaster.data.series import Series
-from timemaster.judge import Budget, BudgetSpent, Chat, Endpoint, Store, chat_turn
+from timemaster.judge import BudgetSpent, Chat, Store, add_chat_options, chat_from, chat_turn, settings_of
 from timemaster.rewards import RewardPart
 from timemaster.rewards.scoring import score_async
 from timemaster.tasks import Task, demonstration, load_task
@@ -41,19 +42,8 @@ JUDGED = ("accuracy", "format")  # the reward parts that must be 1
 FAILURES = 20  # calls in a row without an answer, after which something is wrong with the server
 SETTINGS = (
     ("--model", "", "name of the vision model"),
-    ("--base-url", "", "of an OpenAI-compatible server; '' is OpenAI's"),
-    ("--api-key-env", "OPENAI_API_KEY", "the environment variable that holds the key"),
     ("--tries", 4, "answers asked for a row at most"),
     ("--per-class", 0, "rows of each class; 0 is as many as the smallest has"),
-    ("--concurrency", 16, "calls at once"),
-    ("--temperature", 1.0, "of the model"),
-    ("--max-tokens", 1024, "of an answer"),
-    ("--timeout", 120.0, "seconds of silence"),
-    ("--max-retries", 4, "of a failed call"),
-    ("--max-calls", 0, "budget, earlier starts included; 0 is no limit"),
-    ("--max-cost", 0.0, "likewise, in the currency of the prices"),
-    ("--price-in", 0.0, "of a million tokens sent"),
-    ("--price-out", 0.0, "of a million tokens received"),
     ("--seed", 1, "of the rows' order and of the tries"),
 )
 
@@ -177,13 +167,16 @@ async def _try_example(
 
 async def ask_explainer(task: Task, examples: Sequence[Example]) -> Traces:
     """The demonstrations of the recipe's explainer, held to the same rules."""
-    found, parts = Traces(), judged_parts(task)
+    from timemaster.data.conversations import turns_of
+
+    found, parts, small = Traces(), judged_parts(task), small_variant(task)
     for number, example in enumerate(examples):
         values = example.extra.get("series")
         if not values:
             raise InputError(f"{example.id}: no series in the column `data`; prepare the data again, or ask a model.")
         series = Series(values, example.answer, int(example.extra.get("index") or number))
-        text = demonstration(task, series)
+        is_small = turns_of(example)[-1]["content"] == small.question  # a row of `prepare --plot small`
+        text = demonstration(small if is_small else task, series)
         reason = await fault(parts, example, text)
         if reason:
             found.reject(example, 1, text, reason)
@@ -218,6 +211,8 @@ def make_traces(task: Task, options: argparse.Namespace) -> None:
     from timemaster.data.conversations import write_demonstrations
 
     out: Path = options.out
+    if out.resolve() == options.data.resolve():
+        raise InputError(f"--out {out} is --data, which would be overwritten: give another name.")
     questions = in_turn(read_questions(task, str(options.data), options.on_bad_row), options.seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     spending = "no model was asked"
@@ -251,12 +246,9 @@ def make_chat(options: argparse.Namespace) -> Chat:
     """The model to ask, with a cache beside the output."""
     if options.temperature == 0 and options.tries > 1:
         raise InputError("--temperature 0 gives the same answer at every try: raise it, or set --tries 1.")
-    names = ("base_url", "model", "api_key_env", "temperature", "max_tokens", "timeout", "max_retries")
-    endpoint = Endpoint(**{name: getattr(options, name) for name in names})
-    limits = ("max_calls", "max_cost", "price_in", "price_out")
-    budget = Budget(**{name: getattr(options, name) for name in limits})
     store = Store(options.cache or options.out.with_suffix(".sqlite"))
-    return Chat(endpoint, budget, store, str(options.out.absolute()), options.concurrency)
+    account = str(options.out.absolute()) if options.cache else "traces"  # a file of its own may be moved
+    return chat_from(settings_of(options), store, account)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -270,6 +262,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--on-bad-row", choices=("raise", "skip"), default="raise", help="default: raise")
     for name, default, meaning in SETTINGS:
         parser.add_argument(name, type=type(default), default=default, help=f"{meaning} (default: {default!r})")
+    add_chat_options(parser, temperature=1.0)
     options = parser.parse_args(arguments)
     if not options.explainer and not options.model:
         parser.error("give --model NAME (and --base-url), or --explainer")

@@ -138,3 +138,4 @@ class Sample:
     logprobs: list[float] | None = None  # old log-probs, one per token; None for supervised rows
     ref_logprobs: list[float] | None = None  # of the reference model, one per token; None without a KL term
     advantage: float = 1.0
+    data_source: str = ""  # of the example

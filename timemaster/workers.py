@@ -140,7 +140,7 @@ class Workers:
 
         Returns the table of parameters of the trained model, {} without trainers.
         """
-        ready = self._engine_calls("start", spec)
+        ready = self._engine_calls("start", spec, len(self.engines))
         if self.turns:  # an engine measures free memory when it starts: the trainer must not be there yet
             self._get(ready)
             self._digests = self._checksums() if training else []  # sleeping engines forget their weights
@@ -196,7 +196,7 @@ class Workers:
         return self._train("update", samples)
 
     def update_sft(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """One supervised optimizer step."""
+        """One supervised optimizer step. loss@<source> is the source's share of the loss."""
         self.updates_done += 1
         return self._train("update_sft", samples)
 

@@ -96,6 +96,22 @@ def test_lines_of_json_a_list_of_images_and_another_tag_are_read(save: Callable[
     assert [e.answer for e in imported(file)] == ["<label>Laptop</label> it is"] * 2
 
 
+def test_a_line_of_json_ends_at_a_line_feed_only(save: Callable[..., Path]) -> None:
+    answer = "up\u2028down\u2029left\x85right"
+    entry = LLAVA | {"conversations": [LLAVA["conversations"][0], {"from": "gpt", "value": answer}]}
+    file = save().with_name("talk.jsonl")
+    file.write_text(f"{json.dumps(entry, ensure_ascii=False)}\n" * 2, encoding="utf-8")
+    assert [e.answer for e in imported(file)] == [answer] * 2
+
+
+def test_the_output_must_not_be_the_input(save: Callable[..., Path]) -> None:
+    file = save(LLAVA)
+    before = file.read_bytes()
+    with pytest.raises(InputError, match="is the file that is read, which would be overwritten"):
+        import_conversations(file, file.parent / "sub" / ".." / file.name, file.parent)
+    assert file.read_bytes() == before
+
+
 BAD: list[tuple[Any, str]] = [
     ("text", "a dict with conversations or messages is needed"),
     ({"image": "a.png"}, "neither conversations nor messages"),

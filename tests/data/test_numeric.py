@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import picture
-from timemaster.config import NumericConfig
+from timemaster.config import Config, NumericConfig
 from timemaster.data.numeric import as_numbers, write_series
 from timemaster.data.series import Series
 from timemaster.data.store import plot_row, read_examples, write_rows
 from timemaster.data.stream import Mixture, make_stream
+from timemaster.inputs import in_numbers
+from timemaster.tasks import load_tasks
 from timemaster.types import InputError
 
 PLAIN = NumericConfig(decimals=1, separator=",", channel="{name}: {values}", channel_separator="\n")
@@ -40,6 +43,26 @@ def test_the_series_of_a_row_takes_the_place_of_its_plot(tmp_path: Path, values:
     (without,), _ = read_examples([str(tmp_path / "one.parquet")])
     with pytest.raises(InputError, match="needs the raw series"):
         as_numbers(without, (), PLAIN)
+
+
+def test_decimals_are_the_tasks_unless_the_run_says_others(tmp_path: Path) -> None:
+    png = picture(1).data
+    assert png is not None
+    cfg, tasks = Config(), load_tasks(["recipes.emg", "recipes.ctu"])
+
+    def shown(source: str) -> str:
+        row = plot_row(Series([[0.0012, -0.03]], "A", 0), png, "<image>Which?", source, "train")
+        write_rows(tmp_path / "one.parquet", [row])
+        (example,), _ = read_examples([str(tmp_path / "one.parquet")], with_series=True)
+        return "".join(part.text for part in in_numbers(cfg, example, tasks).messages[0].parts).removesuffix("Which?")
+
+    assert [shown(source) for source in ("emg_dataset", "computer_dataset", "of no task")] == [
+        "0.0012,-0.0300", "0.00,-0.03", "0.00,-0.03",
+    ]  # fmt: skip
+    cfg.data.numeric.decimals = 1
+    assert shown("emg_dataset") == "0.0,0.0"
+    with pytest.raises(InputError, match="decimals is -1"):
+        dataclasses.replace(tasks["emg_dataset"], decimals=-1)
 
 
 SOURCES = ["a"] * 30 + ["b"] * 10 + ["c"] * 7
@@ -79,3 +102,8 @@ def test_shares_are_rounded_to_whole_rows() -> None:
 def test_weights_that_cannot_be_followed_are_refused(weights: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_stream(SOURCES, 8, seed=1, shuffle=True, weights=weights)
+
+
+def test_a_share_of_more_rows_than_a_source_has_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"'c' gets 8 of the data.train_batch_size=10 rows, but has only 7"):
+        make_stream(SOURCES, 10, seed=1, shuffle=True, weights={"a": 1, "b": 1, "c": 8})

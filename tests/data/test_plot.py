@@ -14,11 +14,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from timemaster.data import plot
 from timemaster.data.plot import PlotStyle, draw_many, draw_png
 from timemaster.data.series import Series
+from timemaster.metrics import Result
+from timemaster.plot_results import comparison_png
 from timemaster.types import InputError
 
 matplotlib.use("Agg")
@@ -214,3 +217,21 @@ def test_a_fixed_range_shows_size_and_leaves_no_trace_in_the_next():
     assert height(0.9, fixed) > 95  # 112 pixels show 2 units: 0.9 * 2 / 2 * 112 = 101, and the line's width
     assert 20 < height(0.2, fixed) < 32  # 22 and the line's width
     assert abs(height(0.2, replace(fixed, y_range=None)) - height(0.9, replace(fixed, y_range=None))) <= 1
+
+
+@pytest.mark.parametrize("chance", [0.18, 0.5, 0.9])
+def test_no_text_of_a_comparison_crosses_the_axis(chance: float, monkeypatch: pytest.MonkeyPatch):
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    rows = [
+        Result(name=f"row {i} with a long name", kind="baseline", accuracy=0.1 * i, ci95=(0, 0.2 * i)) for i in range(6)
+    ]
+    comparison_png(rows, "har", chance)
+    (figure,) = figures
+    (axes,) = figure.axes
+    frame = axes.get_window_extent()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert all(box.x1 < frame.x0 or box.x0 > frame.x0 for box in boxes)
+    assert all(box.x1 < frame.x1 or box.x0 > frame.x1 for box in boxes)
+    (legend,) = figure.legends
+    assert "always the most frequent class" in [text.get_text() for text in legend.get_texts()]

@@ -155,9 +155,10 @@ def test_advice_counts_only_after_a_right_answer_in_the_right_form():
 
 
 def test_the_other_demonstrations_tell_the_truth():
-    def facts(name: str, *channels: list[float]) -> str:
+    def facts(name: str, *channels: list[float], small: bool = False) -> str:
         task = load_task(f"recipes.{name}")
         assert task.explain is not None
+        task = dataclasses.replace(task, plot=task.small_plot) if small else task
         return task.explain(Series(list(channels), task.labels[0], 0), task)
 
     # Mean 0, so the deviation is sqrt((0.3^2 + 0.1^2 + 0.2^2) / 1500) = 0.0097; from -0.2 up, then down again.
@@ -173,7 +174,10 @@ def test_the_other_demonstrations_tell_the_truth():
     )
     square = [0.1, 0.1, -0.1, -0.1] * 32
     assert facts("har", square, [0.0] * 128, [v / 2 for v in square]) == (
-        "x: spread 0.100 g, 31 swings. y: spread 0.000 g, 0 swings. z: spread 0.050 g, 31 swings."
+        "x: spread 0.100 g, 31 swings. y: spread 0.000 g, 0 swings. z: spread 0.050 g, 31 swings. Widest: x, z, y."
+    )
+    assert facts("har", square, [0.0] * 128, square, small=True) == (  # bare lines show no sizes
+        "x: 31 swings. y: 0 swings. z: 31 swings. Widest: x, z, y."
     )
     tone = [math.sin(2 * math.pi * (100 if i < 2000 else 200) * i / 2000) for i in range(4000)]
     assert "between 60 and 250 Hz is 100, 100, 200, 200 Hz" in facts("rcw", tone)

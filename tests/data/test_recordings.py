@@ -22,6 +22,7 @@ from timemaster.data.recordings import (
     fetch_physionet,
     fill_clips,
     fill_windows,
+    find_records,
     opened,
     plan_clips,
     plan_windows,
@@ -71,6 +72,18 @@ def test_a_zip_is_read_as_its_folder_is(name: str, tmp_path: Path):
         outer.write(inner, "UCI HAR Dataset.zip")
     plain = load(name, tmp_path / "in")
     assert load(name, inner) == load(name, tmp_path / "outer.zip") == plain
+
+
+@pytest.mark.parametrize("name", ["emg", "har", "ecg", "rcw"])
+def test_a_folder_that_holds_the_downloaded_zip_is_read_as_the_zip_is(name: str, tmp_path: Path):
+    for folder in ("in", "downloads"):
+        (tmp_path / folder).mkdir()
+    SIX[name](tmp_path / "in")
+    plain = load(name, tmp_path / "in")
+    shutil.make_archive(str(tmp_path / "downloads" / "UCI HAR Dataset"), "zip", tmp_path / "in")
+    assert load(name, tmp_path / "downloads") == plain
+    (tmp_path / "in" / "other.zip").write_text("not looked at: the set itself is there")
+    assert load(name, tmp_path / "in") == plain
 
 
 def test_opened_refuses_what_is_neither_folder_nor_zip(tmp_path: Path):
@@ -216,6 +229,35 @@ def test_of_several_references_the_longest_is_the_set(tmp_path: Path):
     assert sum(sizes(load("ecg", tmp_path)).values()) == 80
 
 
+def test_ecg_reads_the_folders_of_the_online_copy(tmp_path: Path):
+    for name in ("flat", "online/training", "online/validation"):
+        (tmp_path / name).mkdir(parents=True)
+    write_cinc(tmp_path / "flat", 40)
+    training = write_cinc(tmp_path / "online" / "training", 40)
+    for path in training.glob("A*.*"):  # A00/A00001.hea, A01/A00021.hea, …
+        below = training / f"A0{(int(path.stem[1:]) - 1) // 20}"
+        below.mkdir(exist_ok=True)
+        path.rename(below / path.name)
+    write_cinc(tmp_path / "online" / "validation", 12)
+    assert load("ecg", tmp_path / "online") == load("ecg", tmp_path / "flat")
+    (training / "A00" / "A00003.hea").unlink()
+    with pytest.raises(InputError, match=r"A00003\.hea is not there"):
+        load("ecg", tmp_path / "online")
+
+
+def test_of_references_as_long_the_choice_does_not_hang_on_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_cinc(tmp_path / name, 16)
+    reference = tmp_path / "two" / "REFERENCE.csv"
+    reference.write_text("".join(f"A{i + 1:05d},{'ANO~'[i % 4]}\n" for i in range(16)))
+    before, listed = load("ecg", tmp_path), Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: reversed(list(listed(self, pattern))))
+    assert load("ecg", tmp_path) == before
+
+
 def test_ecg_uses_no_more_windows_than_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("recipes.ecg.MAX_WINDOWS", {"train": 16, "validation": 4, "test": 4})
     splits = load("ecg", write_cinc(tmp_path, 40, seconds=(16,)))
@@ -228,9 +270,9 @@ def test_ecg_uses_no_more_windows_than_it_says(tmp_path: Path, monkeypatch: pyte
 
 
 def test_windows_of_a_record_are_filled_in_the_order_they_were_planned(tmp_path: Path):
-    write_cinc(tmp_path, 2, seconds=(16,))
-    planned = [w for name in ("A00002", "A00001") for w in plan_windows(tmp_path / name, "x", 1500)]
-    filled = fill_windows(planned, tmp_path, 300, 1500)
+    records = find_records(write_cinc(tmp_path, 2, seconds=(16,)))
+    planned = [w for name in ("A00002", "A00001") for w in plan_windows(records[name], "x", 1500)]
+    filled = fill_windows(planned, records, 300, 1500)
     assert [(w.meta, w.values == [read_record(tmp_path / w.meta["group"], 300)[w.meta["start"]:][:1500]])
             for w in filled] == [(w.meta, True) for w in planned]  # fmt: skip
 
@@ -272,9 +314,6 @@ def test_pt_files_hold_tensors_or_arrays_of_either_shape(tmp_path: Path):
     flat = read_pt(tmp_path / "flat.pt", names)
     assert [s.label for s in flat] == [s.label for s in arrays]
     assert flat[3].values[0] == pytest.approx(arrays[3].values[0], abs=1e-6)
-    torch.save({"samples": torch.arange(12.0).reshape(1, 3, 4), "labels": torch.tensor([0])}, tmp_path / "three.pt")
-    (series,) = read_pt(tmp_path / "three.pt", names, channels=(2, 0))
-    assert series.values == [[8.0, 9.0, 10.0, 11.0], [0.0, 1.0, 2.0, 3.0]]
 
 
 class Evil:
@@ -288,6 +327,10 @@ def test_pt_files_that_cannot_be_used_are_refused_and_run_no_code(tmp_path: Path
     path, samples = tmp_path / "x.pt", torch.zeros(2, 1, 4)
     for content, message in (
         ({"samples": samples, "labels": torch.tensor([0])}, r"samples \(2, 1, 4\) and 1 labels"),
+        (
+            {"samples": torch.zeros(2, 3, 4), "labels": torch.tensor([0, 1])},
+            r"\(2, 3, 4\) .* expected \[N, 1, length\]",
+        ),
         ({"samples": samples, "labels": torch.tensor([0, 7])}, r"classes \[7\]"),
         ({"samples": samples * float("nan"), "labels": torch.tensor([0, 1])}, "not finite"),
         ({"data": samples}, "not a .pt dictionary"),
@@ -327,6 +370,14 @@ def test_har_validation_is_cut_by_volunteers_where_they_are_known(tmp_path: Path
     assert "who was recorded is unknown" not in caplog.text
     load("har", write_har(tmp_path / "unknown", {"train": 24, "test": 12}, subjects=False))
     assert "who was recorded is unknown" in caplog.text
+
+
+def test_har_says_why_tfcs_file_is_not_read(tmp_path: Path):
+    write_tfc(tmp_path, {"train": 4, "test": 4}, 2, length=128)
+    with pytest.raises(InputError, match=r"nine channels are not named.*Give the folder or zip of UCI HAR"):
+        load("har", tmp_path)
+    write_har(tmp_path, {"train": 24, "test": 12})
+    assert sizes(load("har", tmp_path)) == {"train": 24, "test": 12}
 
 
 def test_har_of_another_size_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -421,6 +472,8 @@ def test_the_real_emg_windows_and_the_size_of_their_units():
     spread = {label: np.median([np.ptp(s.values) for s in splits["train"] if s.label == label])
               for label in ("Healthy", "Myopathy", "Neuropathy")}  # fmt: skip
     assert spread["Neuropathy"] > 2 * spread["Myopathy"] > 2 * spread["Healthy"]  # large units are neuropathy's
+    values, decimals = {v for s in splits["test"] for v in s.values[0]}, load_task("recipes.emg").decimals
+    assert len({round(v, decimals) for v in values}) == len(values)  # written as numbers, readings stay apart
 
 
 @pytest.mark.skipif(

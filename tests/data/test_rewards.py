@@ -22,6 +22,7 @@ from timemaster.rewards import (
     score,
     tag_contents,
 )
+from timemaster.rewards.extension import GENERIC
 from timemaster.rewards.scoring import RESERVED
 from timemaster.types import Example, InputError, Rollout
 
@@ -221,3 +222,46 @@ def judge(rollout, example):
 def test_load_function_says_what_is_wrong(path: str, message: str):
     with pytest.raises(InputError, match=message):
         load_function(path)
+
+
+@pytest.mark.parametrize(
+    "advice",
+    [
+        "Further tests are due.",
+        "further  tests",
+        "further\ntests",
+        "Further\u00a0testing",
+        "a further test",
+        "FURTHER DIAGNOSTIC\tTESTING",
+        "ask for the clinical\nhistory",
+        "clinical histories",
+        "a physical  exam",
+        "physical examinations",
+        "physically examine the person",
+        "refer to specialist",
+        "refer to the specialist",
+        "referred to  a specialist",
+        "referral to specialists",
+        "referring to an\nspecialist",
+        "confirm diagnosis",
+        "confirming the diagnosis",
+        "to confirm  a diagnosis",
+        "confirmation of the diagnoses",
+    ],
+)
+def test_generic_advice_is_seen_in_any_spacing_and_inflection(advice: str):
+    assert GENERIC.search(advice)
+
+
+@pytest.mark.parametrize(
+    "advice",
+    [
+        "The peaks at reading 40 ask for a nerve conduction test.",
+        "It goes further; tests of grip strength show how far.",
+        "This refers to the flat stretch, special to this case.",
+        "The late peak confirms what the diagnosis rests on.",
+        "further testimony",
+    ],
+)
+def test_advice_about_the_case_is_not_generic(advice: str):
+    assert not GENERIC.search(advice)

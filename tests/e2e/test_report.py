@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import report_speed
 from tests.e2e.report_run import BROWSERS, chromium, make_run
 from timemaster.report import images
 from timemaster.report.__main__ import main
@@ -18,6 +21,7 @@ from timemaster.report.page import write_report
 from timemaster.report.read import changed_settings, thinned
 from timemaster.types import InputError
 
+ROOT = Path(__file__).resolve().parents[2]
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in the dev packages")
 
 
@@ -141,6 +145,41 @@ def test_the_keyboard_reaches_every_rollout_and_only_rows_in_view_are_drawn(
     page.keyboard.press("Escape")  # leaves the field, which keeps what it filters by
     assert page.input_value("#search") == "j"
     assert shown(page) == sum("j" in row["response"] + row["id"] for row in logged(run))
+
+
+def test_keys_work_whatever_they_are_sent_to(run: Path, show: Callable[..., Any]) -> None:
+    page = show(run / "report.html")
+    page.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'j'}))")  # an extension may do so
+    assert page.inner_text("#place") == "2 of 2,000"
+    page.evaluate(report_speed.MEASURE, [report_speed.ACTS["next by key"], 2])
+    assert page.inner_text("#place") == "4 of 2,000"
+
+
+@pytest.mark.usefixtures("browser")
+@pytest.mark.parametrize(("act", "code"), [("1 + 1", 0), ("setTimeout(() => { throw new Error('fell over') })", 1)])
+def test_the_benchmark_fails_when_the_page_does(act: str, code: int) -> None:
+    program = f"from benchmarks import report_speed as b; b.ACTS = {{'act': {act!r}}}; b.main()"
+    command = [sys.executable, "-c", program, "--steps", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code, done.stderr
+    assert ("fell over" in done.stderr) == bool(code)
+
+
+def test_every_tag_of_an_answer_stands_out(tmp_path: Path, show: Callable[..., Any]) -> None:
+    text = "<think>1 < 2 and 3 > 2</think><class>A</class><extension>Go.</extension>"
+    page = show(write_report(write_rows(tmp_path / "run", {"id": "a", "response": text, "score": 1.0}))[0])
+    tags = ["<think>", "</think>", "<class>", "</class>", "<extension>", "</extension>"]
+    assert page.locator("#detail .answer .tag").all_inner_texts() == tags
+    assert page.inner_text("#detail .answer") == text
+
+
+def test_evaluations_alone_make_a_page(tmp_path: Path, show: Callable[..., Any]) -> None:
+    (tmp_path / "eval" / "step_0").mkdir(parents=True)
+    figures = {"n": 4, "accuracy": 0.5, "accuracy_ci95": [0.15, 0.85], "step": 0}
+    (tmp_path / "eval" / "step_0" / "metrics.json").write_text(json.dumps(figures))
+    page = show(write_report(tmp_path)[0])
+    assert page.inner_text("#head .kind") == "evaluation run"
+    assert "0.150 to 0.850" in page.inner_text(".evaluations")
 
 
 def test_curves_show_values_and_lead_to_the_rollouts_of_a_step(run: Path, show: Callable[..., Any]) -> None:

@@ -94,6 +94,9 @@ def test_all_six_go_through_sft_and_grpo_to_evaluation(
     losses = [row["sft/loss"] for row in rows(tmp_path / "sft")]
     assert len(losses) == 2
     assert losses[1] < losses[0]
+    for row in rows(tmp_path / "sft"):
+        own = [row[f"sft/loss@{source}"] for source in SOURCES]
+        assert min(own) < row["sft/loss"] < max(own)
 
     taught = str(tmp_path / "sft" / "global_step_2" / "huggingface")
     cfg = settings(cluster, data, taught, tmp_path / "grpo")

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.servers import ChatServer, fails, says
 from timemaster.checks import check
 from timemaster.config import Config
 from timemaster.data.prepare import prepare
@@ -236,6 +237,63 @@ def test_a_failing_reward_stops_the_run_and_names_the_example(cluster, data, tau
     cfg.reward.path = f"{tmp_path}/bad.py:score"
     with pytest.raises(InputError, match=r"example 'train\.parquet:\d+'.*KeyError.*nothing there"):
         run(cfg, 1)
+
+
+GRADED = """
+from timemaster.judge import Rubric, the_judge
+
+async def score(rollout, example):
+    found = await the_judge().grade(
+        Rubric("an answer", {"depth": "gives reasons"}), example, {"answer": f"{rollout.text} {sum(rollout.logprobs)}"}
+    )
+    return {"score": found.score, "reason": found.reason}
+"""
+
+
+def test_a_judge_that_refuses_midway_loses_no_step_and_its_budget_lasts(cluster, data, taught, tmp_path: Path) -> None:
+    """32 answers a step. The judge knows no grade for every eighth, and refuses its key after the first step."""
+    (tmp_path / "graded.py").write_text(GRADED)
+    cfg = settings(cluster, data, taught, tmp_path / "run")
+    cfg.reward.path, cfg.judge.model = f"{tmp_path}/graded.py:score", "judge"
+    graded: list[str] = []
+    refusing = [True]
+
+    async def judge(server: ChatServer, body: dict[str, Any], request: Any) -> Any:
+        asked = body["messages"][-1]["content"][0]
+        if not isinstance(asked, dict):  # whether it is there at all
+            return await says("ready")(server, body, request)
+        if asked["text"] not in graded:
+            if refusing[0] and len(graded) == 32:
+                return await fails(401)(server, body, request)
+            graded.append(asked["text"])
+        number = graded.index(asked["text"])
+        return await says("?" if number % 8 == 0 else json.dumps({"depth": number % 11}))(server, body, request)
+
+    with ChatServer(judge) as server:
+        cfg.judge.base_url = server.url
+        with pytest.raises(InputError, match="refuses model 'judge'"):
+            run(cfg, 2)
+        assert (tmp_path / "run" / "global_step_1" / "trainer.json").exists()
+        first = len(server.requests)
+        refusing[0], cfg.judge.max_calls = False, first + 36
+        (one, two) = run(settings_again(cfg), 2)
+        assert len(server.requests) == first + 36  # 32 answers, and 4 of them twice
+    for row in (one, two):
+        assert row["reward/unknown"] == 4
+        assert row["reward/score"] > 0
+    for step in (1, 2):
+        logged = [json.loads(x) for x in (tmp_path / f"run/rollouts/step_{step}.jsonl").read_text().splitlines()]
+        groups = [logged[i : i + 4] for i in range(0, 32, 4)]
+        unsettled = [group for group in groups if any(row["unknown"] for row in group)]
+        assert 1 <= len(unsettled) <= 4
+        assert all(row["advantage"] == 0 for group in unsettled for row in group)
+        assert any(row["advantage"] != 0 for group in groups for row in group)
+
+
+def settings_again(cfg: Config) -> Config:
+    """The settings as a user types them, before `check` made lists and absolute paths of them."""
+    cfg.judge.base_url, cfg.judge.model, cfg.judge.api_key_env = cfg.judge.base_url[0], "judge", "OPENAI_API_KEY"
+    return cfg
 
 
 def test_numbers_in_the_place_of_plots_train_and_evaluate(cluster, data, taught, tmp_path: Path) -> None:

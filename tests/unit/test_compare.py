@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import math
+import sqlite3
+from contextlib import closing
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.servers import ChatServer, completion
+from tests.servers import ChatServer, completion, says
 from timemaster.checks import check
 from timemaster.compare import compare, main, parser
 from timemaster.config import Config
@@ -143,6 +146,7 @@ def test_an_evaluation_with_samples_writes_a_line_each(cfg: Config, data: Path, 
     cfg.eval.temperature, cfg.eval.n = 0.7, 3
     target = Target(40, "model", False, cfg.eval.temperature, cfg.eval.n)
     assert target.name == "step_40_t0.7_n3"
+    assert Target(40, "model", True, 0.0, rows="validation").name == "step_40_validation_blank"
     example = read_examples(cfg.data.test_files)[0][0]
     groups = [Group(example, [rollout(example.id, label) for label in (L, D, D)])]
     metrics = write_results(tmp_path / target.name, cfg, target, groups)
@@ -236,6 +240,36 @@ def test_wrong_input_is_refused_with_advice(data: Path, tmp_path: Path, capsys: 
         assert message in capsys.readouterr().err
 
 
+def test_what_is_wrong_is_said_before_anything_is_computed_or_asked(data: Path, tmp_path: Path) -> None:
+    short = predictions_file(data, tmp_path / "short", "DLDLDL")
+    short.write_text("".join(short.read_text().splitlines(keepends=True)[:5]))
+    whole = predictions_file(data, tmp_path / "whole", "DLDLDL")
+    out = tmp_path / "out"
+    with ChatServer(says("<class>Laptop</class>")) as server:
+        api = ["--base-url", server.url, "--model", "m", "--out", str(out)]
+        for arguments, message in (
+            ([], "needs --zero-shot"),
+            (["--few-shot", "-1"], "1 or more"),
+            (["--zero-shot", "--concurrency", "0"], "1 or more"),
+            (["--zero-shot", "--predictions", f"short={short}"], "1 are only in"),
+            (["--zero-shot", "--predictions", f"m zero-shot={whole}"], "Two rows are called 'm zero-shot'"),
+            (["--zero-shot", "--reference", "rocket"], "--reference rocket: the rows are 1nn_euclid, m zero-shot"),
+            (["--zero-shot", "--few-shot", "9"], "has 6 rows to choose from"),
+            (["--zero-shot", "--base-url", "host:8000"], "is no address"),
+        ):
+            with pytest.raises(InputError, match=message):
+                compare(TASK, options(data, "--baselines", "1nn_euclid", *api, *arguments))
+            assert not (out / "1nn_euclid").exists(), arguments
+        assert server.requests == []
+
+
+def test_lines_end_at_a_line_feed_only(data: Path, tmp_path: Path) -> None:
+    path = predictions_file(data, tmp_path, "DLDLDL")
+    rows = [json.loads(line) | {"response": "a\u2028b\u2029c\x85d"} for line in path.read_text().split("\n") if line]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert len(read_predictions(path, TASK.data_source, TASK.labels)) == 6
+
+
 # ---- API models
 
 
@@ -250,7 +284,7 @@ def test_examples_for_few_shot_are_balanced_and_seeded(data: Path) -> None:
 
 
 class Pupil:
-    """Knows the test plots: right for rows 0 and 1, wrong for 2, unreadable for 3, one 500 for 4, ever 500 for 5."""
+    """Knows the test plots: right for rows 0, 1 and 4, wrong for 2, unreadable for 3; one 500 for 4, `ill` for 5."""
 
     def __init__(self, data: Path) -> None:
         from timemaster.judge import image_part
@@ -258,15 +292,15 @@ class Pupil:
         examples, _ = read_examples([str(data / "test.parquet")])
         media = [part.media for e in examples for part in e.messages[0].parts if part.media]
         self.rows = {image_part(one.data or b"")["image_url"]["url"]: k for k, one in enumerate(media)}
-        self.failed = 0
+        self.failed, self.ill = False, False
 
     async def __call__(self, server: ChatServer, body: dict[str, Any], request: web.Request) -> web.StreamResponse:
         (url,) = [p["image_url"]["url"] for p in body["messages"][-1]["content"] if p["type"] == "image_url"]
         row = self.rows[url]
-        if row == 5 or (row == 4 and not self.failed):
-            self.failed += row == 4
+        if (row == 5 and self.ill) or (row == 4 and not self.failed):
+            self.failed |= row == 4
             return web.json_response({"error": {"message": "overloaded"}}, status=500)
-        label = {0: D, 1: L, 2: L, 3: "neither", 4: D}[row]
+        label = {0: D, 1: L, 2: L, 3: "neither", 4: D, 5: D}[row]
         return web.json_response(completion(f"<think>hm</think><class>{label}</class>"))
 
 
@@ -278,7 +312,7 @@ def test_api_models_answer_zero_shot_and_few_shot_within_budget_and_cache(data: 
         results = {one.name: one for one in compare(TASK, both)}
         assert list(results) == ["pupil zero-shot", "pupil 2-shot"]
         zero = results["pupil zero-shot"]
-        assert (zero.n, zero.accuracy, zero.unparsed) == (6, 0.5, pytest.approx(2 / 6))  # 0, 1 and 4 of six
+        assert (zero.n, zero.accuracy, zero.unparsed) == (6, 0.5, pytest.approx(1 / 6))  # 0, 1 and 4 of six
         bodies = {len(body["messages"]): body for body in server.requests}
         assert set(bodies) == {1, 9}  # 2 examples of 2 classes, a question and an answer each, and the question
         turns = bodies[9]["messages"]
@@ -289,14 +323,55 @@ def test_api_models_answer_zero_shot_and_few_shot_within_budget_and_cache(data: 
         text = "".join(part.get("text", "<image>") for part in turns[-1]["content"])
         assert text == TASK.question
         lines = [json.loads(line) for line in (out / "pupil_zero-shot" / "predictions.jsonl").read_text().splitlines()]
-        assert [line["prediction"] for line in lines] == [D, L, L, None, D, None]
-        assert "500" in lines[5]["error"] or "InternalServerError" in lines[5]["error"]
+        assert [line["prediction"] for line in lines] == [D, L, L, None, D, D]
         before = len(server.requests)
+        assert before == 6 + 6 + 1  # both ways, and the second try of row 4
         compare(TASK, options(data, *api, "--zero-shot"))
-        assert len(server.requests) == before + 2  # the row that failed for good, and its retry
-        fresh = ["--max-calls", "2", "--cache", str(tmp_path / "fresh.sqlite")]
-        with pytest.raises(InputError, match=r"budget of 'compare' is used up \(2 calls"):
-            compare(TASK, options(data, *api, "--zero-shot", *fresh))
+        assert len(server.requests) == before
+
+
+def test_calls_that_failed_for_good_are_no_row_and_alone_are_asked_again(data: Path, tmp_path: Path) -> None:
+    pupil, out = Pupil(data), tmp_path / "out"
+    pupil.ill = True
+    with ChatServer(pupil) as server:
+        api = ["--model", "pupil", "--base-url", server.url, "--max-retries", "1", "--out", str(out), "--zero-shot"]
+        with pytest.raises(
+            InputError, match=r"pupil zero-shot: 1 of 6 calls failed for good \(the first: .*overloaded"
+        ):
+            compare(TASK, options(data, *api))
+        assert not (out / "compare.md").exists()
+        before = len(server.requests)
+        pupil.ill = False
+        (row,) = compare(TASK, options(data, *api))
+        assert (row.n, row.accuracy) == (6, 0.5)
+        assert len(server.requests) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("first_status", "more", "num_kept", "message"),
+    [
+        (200, ["--max-calls", "3"], 3, r"budget of 'compare' is used up \(3 calls"),
+        (401, [], 2, "Look at base_url"),
+    ],
+)
+def test_calls_in_flight_are_kept_when_no_more_can_be_made(
+    data: Path, tmp_path: Path, first_status: int, more: list[str], num_kept: int, message: str
+) -> None:
+    """Three at once: the first answer comes at once, the others while it is known that no fourth can be asked for."""
+
+    async def answer(server: ChatServer, body: dict[str, Any], request: web.Request) -> web.StreamResponse:
+        if len(server.requests) == 1:
+            return web.json_response(completion(f"<class>{D}</class>"), status=first_status)
+        await asyncio.sleep(0.5)
+        return web.json_response(completion(f"<class>{D}</class>"))
+
+    with ChatServer(answer) as server:
+        api = ["--model", "m", "--base-url", server.url, "--zero-shot", "--concurrency", "3", "--max-retries", "0"]
+        with pytest.raises(InputError, match=message):
+            compare(TASK, options(data, *api, *more, "--out", str(tmp_path)))
+        assert len(server.requests) == 3
+    with closing(sqlite3.connect(tmp_path / "replies.sqlite")) as replies:
+        assert replies.execute("SELECT count(*) FROM replies").fetchone() == (num_kept,)
 
 
 def test_one_answer_per_row_is_summarised_as_ever() -> None:

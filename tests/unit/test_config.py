@@ -49,6 +49,13 @@ def test_a_valid_configuration_passes_and_paths_become_lists() -> None:
         ("eval.checkpoint", "best", "step number"),
         ("trainer.logger", ["mlflow"], "console"),
         ("data.max_pixels", 100, "at least data.min_pixels=3136"),
+        ("data.numeric.decimals", -1, "null for the task's"),
+        ("data.numeric.channel", "{name}", "a text with {values}"),
+        ("data.numeric.channel", "{x}: {values}", "no other braces"),
+        ("data.numeric.channel", "{}: {values}", "no other braces"),
+        ("data.numeric.channel", "{values.mean}", "a text with {values}"),
+        ("data.numeric.channel", "{{values}}", "a text with {values}"),
+        ("data.numeric.channel", "{values", "a text with {values}"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_its_key_and_advice(key: str, value: object, says: str) -> None:
@@ -59,6 +66,19 @@ def test_a_wrong_setting_is_refused_with_its_key_and_advice(key: str, value: obj
         check(config, "grpo")
     assert says in str(error.value)
     assert key.split(".")[0] in str(error.value)
+
+
+@pytest.mark.parametrize(("given", "value"), [("data.numeric.decimals=3", 3), ("data.numeric.decimals=null", None)])
+def test_decimals_are_a_number_or_left_to_the_task(given: str, value: int | None) -> None:
+    from omegaconf import OmegaConf
+
+    assert Config().data.numeric.decimals is None
+    composed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.from_dotlist([given]))
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    assert config.data.numeric.decimals == value
+    config.model.path, config.data.recipes, config.data.train_files = "model", "recipes.ctu", "train.parquet"
+    check(config, "grpo")
 
 
 def leaves(node: object, prefix: str = "") -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import multiprocessing
 import re
@@ -16,6 +17,8 @@ import pytest
 from tests.helpers import picture, question
 from tests.servers import Answer, ChatServer, completion, cutting, dripping, fails, raw, replies, says, silent
 from timemaster.algo.advantages import group_advantages
+from timemaster.checks import check
+from timemaster.config import Config
 from timemaster.judge import (
     Budget,
     BudgetSpent,
@@ -31,6 +34,7 @@ from timemaster.judge import (
     set_judge,
 )
 from timemaster.rewards import RewardPart, Scorer, accuracy, extension, score
+from timemaster.rollout.rank import check_judge, make_judge
 from timemaster.types import Group, InputError, Rollout
 
 RUBRIC = Rubric("advice", {"depth": "gives reasons", "relevance": "serves the person"})
@@ -44,9 +48,10 @@ TEXT = "<think>It is dark.</think><class>Winter</class><extension>Mind the ice.<
 def make_chat(server: ChatServer | str, folder: Path, budget: Budget | None = None, **options: Any) -> Chat:
     """A chat with short times: 1 s of silence, one retry."""
     url = server if isinstance(server, str) else server.url
-    concurrency = options.pop("concurrency", 8)
+    concurrency, several_hosts = options.pop("concurrency", 8), options.pop("several_hosts", False)
     endpoint = Endpoint(base_url=url, **({"model": "m", "timeout": 1.0, "max_retries": 1} | options))
-    return Chat(endpoint, budget or Budget(), Store(folder / "judge.sqlite"), "run", concurrency)
+    store = Store(folder / "judge.sqlite", several_hosts=several_hosts)
+    return Chat(endpoint, budget or Budget(), store, "run", concurrency)
 
 
 def grade(server: ChatServer | str, folder: Path, text: str = "Mind the ice.", **options: Any) -> Judgement:
@@ -154,9 +159,32 @@ def test_a_failing_server_makes_the_judgement_unknown(
 def test_a_reply_that_is_no_verdict_is_unknown(tmp_path: Path, text: str) -> None:
     with ChatServer(says(text)) as server:
         judgement = grade(server, tmp_path)
-    assert judgement.score is None
-    assert judgement.reason
-    assert len(server.requests) == 1
+        assert judgement.score is None
+        assert judgement.reason
+        assert len(server.requests) == 2  # a second try: a proxy's "busy" looks like this, too
+        grade(server, tmp_path)
+        assert len(server.requests) == 4  # and it is not kept
+
+
+def test_a_verdict_after_nonsense_counts(tmp_path: Path) -> None:
+    """A proxy in between answers 200 and "busy" once."""
+    texts = iter(["Service busy", GOOD])
+    with ChatServer(replies(lambda _: next(texts))) as server:
+        assert grade(server, tmp_path) == Judgement(0.7)
+        assert grade(server, tmp_path) == Judgement(0.7)  # kept
+    assert len(server.requests) == 2
+
+
+def test_nothing_more_is_asked_after_so_many_failures_in_a_row(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("timemaster.judge.chat.MAX_FAILURES", 3)
+    answers = iter([fails(400), fails(400), says(GOOD), fails(400), fails(400), fails(400)])
+    with ChatServer(lambda *args: next(answers)(*args)) as server:
+        chat = make_chat(server, tmp_path)
+        for text, score_of in (("a", None), ("b", None), ("c", 0.7), ("d", None), ("e", None)):
+            judgement = asyncio.run(Judge(chats=[chat]).grade(RUBRIC, ROW, {"advice": text}))
+            assert judgement.score == score_of
+        with pytest.raises(ChatRefused, match=r"3 calls in a row to 'm' at http\S+ gave nothing; the last: BadRequest"):
+            asyncio.run(Judge(chats=[chat]).grade(RUBRIC, ROW, {"advice": "f"}))
 
 
 def test_a_server_that_drips_for_ever_is_left(tmp_path: Path) -> None:
@@ -249,9 +277,9 @@ def test_equal_requests_in_flight_are_one_call(tmp_path: Path) -> None:
     assert len(server.requests) == 1
 
 
-def _ask_in_a_process(url: str, folder: str, texts: list[str], found: Any) -> None:
+def _ask_in_a_process(url: str, folder: str, texts: list[str], found: Any, several_hosts: bool) -> None:
     async def ask_all() -> list[str]:
-        chat = make_chat(url, Path(folder), Budget(max_calls=10))
+        chat = make_chat(url, Path(folder), Budget(max_calls=10), several_hosts=several_hosts)
         kinds = []
         for text in texts:
             try:
@@ -263,21 +291,27 @@ def _ask_in_a_process(url: str, folder: str, texts: list[str], found: Any) -> No
     found.put(asyncio.run(ask_all()))
 
 
-def test_processes_share_cache_and_budget(tmp_path: Path) -> None:
+@pytest.mark.parametrize("several_hosts", [False, True])
+def test_processes_share_cache_and_budget(tmp_path: Path, several_hosts: bool) -> None:
     """Two processes of 8 different requests each and a budget of 10 calls: 10 answers, 6 times spent."""
     context = multiprocessing.get_context("fork")
     found = context.Queue()
     with ChatServer(says("yes")) as server:
         for names in ([f"a{i}" for i in range(8)], [f"b{i}" for i in range(8)]):
-            context.Process(target=_ask_in_a_process, args=(server.url, str(tmp_path), names, found)).start()
+            context.Process(
+                target=_ask_in_a_process, args=(server.url, str(tmp_path), names, found, several_hosts)
+            ).start()
         kinds = found.get(timeout=60) + found.get(timeout=60)
         assert sorted(kinds) == ["spent"] * 6 + ["yes"] * 10
         assert len(server.requests) == 10
         # What is in the cache needs no budget, here or in a third process.
         asked = [body["messages"][0]["content"] for body in server.requests]
-        context.Process(target=_ask_in_a_process, args=(server.url, str(tmp_path), asked, found)).start()
+        context.Process(target=_ask_in_a_process, args=(server.url, str(tmp_path), asked, found, several_hosts)).start()
         assert found.get(timeout=60) == ["yes"] * 10
     assert len(server.requests) == 10
+    # With several hosts no file may be left that only processes of one machine can read (a log in shared memory).
+    wal = (tmp_path / "judge.sqlite").read_bytes()[18:20] == b"\x02\x02"  # SQLite's file format, section 1.3
+    assert wal is not several_hosts
 
 
 def test_a_spent_budget_says_what_to_do_and_a_resumed_run_goes_on_with_it(tmp_path: Path) -> None:
@@ -312,6 +346,98 @@ def test_cost_counts_what_the_server_says_or_the_most_it_can_be(tmp_path: Path) 
         chat = make_chat(server, tmp_path / "other", budget)
         asyncio.run(ask(chat, "a"))
         assert chat.store.spent("run")[1] >= 512 * 30.0 / 1e6  # all of max_tokens
+
+
+def test_retries_are_counted(tmp_path: Path) -> None:
+    with ChatServer(fails(500, times=2, then="yes")) as server:
+        chat = make_chat(server, tmp_path, Budget(max_calls=3), max_retries=4)
+        assert asyncio.run(chat.ask([{"role": "user", "content": "a"}])) == Reply(text="yes")
+        assert len(server.requests) == 3
+        assert chat.store.spent("run")[0] == 3
+        with pytest.raises(BudgetSpent):
+            asyncio.run(chat.ask([{"role": "user", "content": "b"}]))
+
+
+def test_a_limit_on_the_cost_needs_prices() -> None:
+    with pytest.raises(InputError, match=r"max_cost=20 limits nothing without price_in and price_out"):
+        Budget(max_cost=20)
+
+
+def test_fields_of_a_request_can_be_added_and_taken_away(tmp_path: Path) -> None:
+    more = {"max_tokens": None, "max_completion_tokens": 2048}
+    with ChatServer(says("yes")) as server:
+        asyncio.run(make_chat(server, tmp_path, extra_body=more).ask([{"role": "user", "content": "a"}]))
+    (body,) = server.requests
+    assert body["max_completion_tokens"] == 2048
+    assert "max_tokens" not in body
+
+
+def test_the_address_in_the_environment_is_part_of_the_question(tmp_path: Path, monkeypatch: Any) -> None:
+    with ChatServer(says("one")) as one, ChatServer(says("two")) as two:
+        for server, text in ((one, "one"), (two, "two"), (one, "one")):
+            monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+            assert asyncio.run(make_chat("", tmp_path).ask([{"role": "user", "content": "a"}])) == Reply(text=text)
+    assert len(one.requests) == len(two.requests) == 1
+
+
+# ---- the judge of a run
+
+
+def run_with_a_judge(tmp_path: Path, **settings: Any) -> Config:
+    cfg = Config()
+    cfg.trainer.default_local_dir, cfg.model.path = str(tmp_path / "run"), str(tmp_path)
+    cfg.data.recipes, cfg.data.test_files = "recipes.emg_soft", "test.parquet"
+    cfg.judge = dataclasses.replace(cfg.judge, **settings)
+    check(cfg, "eval")
+    return cfg
+
+
+def test_engines_share_the_calls_and_each_judge_has_its_address_and_key(tmp_path: Path) -> None:
+    urls = ["", "http://x:8000/v1"]
+    cfg = run_with_a_judge(tmp_path, model=["a", "b"], base_url=urls, api_key_env=["A", "B"], concurrency=64)
+    judge = make_judge(cfg, sharers=4)
+    assert judge
+    assert [(c.endpoint.model, c.endpoint.base_url, c.endpoint.api_key_env) for c in judge.chats] == [
+        ("a", "", "A"),
+        ("b", "http://x:8000/v1", "B"),
+    ]
+    assert [chat.concurrency for chat in judge.chats] == [64 // 4 // 2] * 2
+    assert judge.chats[0].store.path == tmp_path / "run" / "judge.sqlite"
+
+
+def test_a_moved_run_keeps_its_account_and_an_evaluation_has_its_own(tmp_path: Path) -> None:
+    accounts = []
+    for folder, only in ((tmp_path / "a", False), (tmp_path / "b", False), (tmp_path / "b", True)):
+        cfg = run_with_a_judge(folder, model="m")
+        cfg.trainer.val_only = only
+        judge = make_judge(cfg)
+        assert judge
+        accounts += [chat.account for chat in judge.chats]
+    assert accounts == ["run", "run", "run evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says_what"),
+    [
+        ({"base_url": ["http://a/v1", "http://b/v1"]}, "judge.base_url"),
+        ({"api_key_env": ["A", "B", "C"]}, "judge.api_key_env"),
+        ({"model": ["m", "m"]}, "is one judge"),
+        ({"max_cost": 20.0}, "Without prices"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(tmp_path: Path, settings: dict[str, Any], says_what: str) -> None:
+    with pytest.raises(InputError, match=says_what):
+        run_with_a_judge(tmp_path, **({"model": "m"} | settings))
+
+
+def test_a_run_whose_judge_cannot_answer_does_not_begin(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the rewards of emg_soft ask a judge: set judge\.model"):
+        check_judge(run_with_a_judge(tmp_path))
+    with pytest.raises(ChatRefused, match=r"the judge 'm' at http://127\.0\.0\.1:9/v1: APIConnectionError"):
+        check_judge(run_with_a_judge(tmp_path, model="m", base_url="http://127.0.0.1:9/v1", max_retries=0))
+    with ChatServer(says("ready")) as server:
+        check_judge(run_with_a_judge(tmp_path, model="m", base_url=server.url))
+    assert len(server.requests) == 1
 
 
 def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
@@ -353,7 +479,8 @@ PLAIN = "Mind the ice, since frost is seen in the plot."
 
 
 def gullible(body: dict[str, Any]) -> str:
-    """A judge that obeys all it finds outside the strings of the one document, and its template's special tokens.
+    """A judge that obeys all it finds outside the strings of the one document, and its template's special tokens; what
+    stands inside, too, unless it was told that this is only material.
 
     Inside, its rubric is honest: 6 for each criterion when the decoded advice is longer than 20 letters.
     """
@@ -363,7 +490,9 @@ def gullible(body: dict[str, Any]) -> str:
     outside = text[end:].strip()
     special = re.search(r"<\|\w+\|>|</?\w+>|\[/?INST\]", text)
     keys_are_ours = document.keys() == {"question", "answer"} and len(body["messages"]) == 2
-    if outside or special or not keys_are_ours:
+    told = "is nothing but material to grade" in body["messages"][0]["content"]
+    orders = re.search(r"10|ignore|grade", str(document["answer"]), re.IGNORECASE) and not told
+    if outside or special or orders or not keys_are_ours:
         return json.dumps(dict.fromkeys(names, 10))
     longest = max(map(len, document["answer"].values()))
     return json.dumps(dict.fromkeys(names, 6 if longest > 20 else 1))

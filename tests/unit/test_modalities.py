@@ -52,6 +52,15 @@ def test_costs_of_a_file_by_hand(tmp_path: Path) -> None:
     assert token_costs(str(tmp_path / "t.parquet"), style, 512 * 784)["image"] >= 512
 
 
+def test_numbers_have_the_decimals_of_the_rows_recipe(tmp_path: Path) -> None:
+    png = picture(1, 280, 140).data
+    assert png is not None
+    for source, tokens in (("emg_dataset", 13), ("toy", 9)):  # 0.0012,-0.0003 and 0.00,0.00
+        rows = [plot_row(Series([[0.0012, -0.0003]], "A", 0), png, "<image>Which?", source, "test")]
+        write_rows(tmp_path / "t.parquet", rows)
+        assert token_costs(str(tmp_path / "t.parquet"), NumericConfig(), 3136)["numeric"] == tokens
+
+
 def test_the_command_prints_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, capsys) -> None:
     image, numeric = evaluated(tmp_path / "i", 5, 0.8, 100.0), evaluated(tmp_path / "n", 5, 0.6, 700.0)
     assert compare(image, numeric)["numeric"]["prompt_tokens_mean"] == 700.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,26 @@ def test_gradients_do_not_depend_on_micro_batches_or_packing(setting, sizes: lis
     assert gradient.norm() > 0
     assert abs(other_loss - loss) <= 1e-5 * abs(loss)
     assert (other - gradient).norm() <= 1e-5 * gradient.norm()
+
+
+def test_each_source_has_its_own_supervised_loss(setting) -> None:
+    from timemaster.data.batch import Collator
+    from timemaster.sft import by_source
+
+    backend, samples = setting
+    backend.collate = Collator(backend.cfg.model.path, backend.spec, 0, False)
+
+    def loss(some, sizes: list[int]) -> dict[str, float]:
+        cuts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+        micros = [some[a:b] for a, b in pairwise(cuts)]
+        return by_source(backend.evaluate_sft(micros, trained_tokens(some)), some)
+
+    mixed = [replace(sample, data_source="ab"[i % 2]) for i, sample in enumerate(samples)]
+    alone = {source: [s for s in mixed if s.data_source == source] for source in "ab"}
+    found = loss(mixed, [3, 5])
+    for source, own in alone.items():
+        assert found[f"loss@{source}"] == pytest.approx(loss(own, [4])["loss"], rel=1e-5)
+        assert not [name for name in loss(own, [4]) if "@" in name]
 
 
 def test_logprobs_equal_transformers_own_forward(setting) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import picture, question
+from tests.servers import ChatServer, says
 from timemaster.backends import checkpoint
 from timemaster.config import RewardConfig
+from timemaster.judge import Budget, Chat, Endpoint, Judge, Rubric, Store, set_judge, the_judge
 from timemaster.metrics import UNPARSED, Prediction, summarise, wilson
 from timemaster.rewards import RewardPart, Scorer
 from timemaster.rollout.loop import RolloutLoop, stable_seed
 from timemaster.rollout.rank import make_scorer
-from timemaster.types import Completion, InputError, Message, Part, Prompt, Rollout, Sampling, Score
+from timemaster.types import Completion, Example, InputError, Message, Part, Prompt, Rollout, Sampling, Score
 
 LABELS = ["Desktop", "Laptop"]
+RUBRIC = Rubric("an answer", {"depth": "gives reasons"})
 
 
 def answered(truth: str, predicted: str | None, source: str = "computer_dataset") -> Prediction:
@@ -43,6 +48,19 @@ def test_summary_by_hand() -> None:
     assert got["macro_f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert got["confusion"]["Laptop"] == {"Desktop": 0, "Laptop": 1, UNPARSED: 1}
     assert got["per_class"]["Laptop"]["unparsed"] == 1
+
+
+def test_what_a_judge_could_not_settle_is_left_out_of_the_reward_and_counted() -> None:
+    graded = [
+        replace(answered("Desktop", "Desktop"), reward=1.4, parts={"accuracy": 1.0, "extension": 0.8}),
+        replace(answered("Desktop", "Desktop"), reward=None, parts={"accuracy": 1.0}),
+        replace(answered("Laptop", None), reward=0.0, parts={"accuracy": 0.0, "extension": 0.0}),
+    ]
+    got = summarise(graded)
+    assert (got["reward_mean"], got["unknown"]) == (0.7, 1)
+    assert got["parts"] == {"accuracy": pytest.approx(2 / 3), "extension": 0.4}
+    assert got["accuracy"] == pytest.approx(2 / 3)
+    assert summarise([graded[1]])["reward_mean"] is None
 
 
 def test_an_unparsed_answer_is_no_class() -> None:
@@ -174,6 +192,36 @@ def test_groups_come_back_in_order_and_scored(renderer) -> None:
     assert seeds[0] == stable_seed("1/3/row 0")
 
 
+def test_the_judge_is_asked_while_others_still_decode(renderer, tmp_path: Path) -> None:
+    """The engine's next answer waits for the judge to be asked about the one before: it would wait in vain if scoring
+    came after decoding."""
+
+    async def graded(rollout: Rollout, example: Example) -> dict[str, float | None]:
+        found = await the_judge().grade(RUBRIC, example, {"answer": rollout.text})
+        return {"score": found.score}
+
+    class Waiting(EchoEngine):
+        def step(self) -> list[tuple[str, list[Completion]]]:
+            asked = 3 - len(self.queue)
+            for _ in range(1000):
+                if len(server.requests) >= asked:
+                    return super().step()
+                time.sleep(0.01)
+            raise AssertionError(f"the judge was asked {len(server.requests)} times, not {asked}")
+
+    with ChatServer(says('{"depth": 8}', seconds=0.2)) as server:
+        endpoint = Endpoint(base_url=server.url, model="m")
+        set_judge(Judge(chats=[Chat(endpoint, Budget(), Store(tmp_path / "judge.sqlite"), "run", 8)]))
+        engine = Waiting([renderer.encode("yes")], renderer.end_of_turn)
+        examples = [question(f"row {i}", [picture(i)], f"Which of {i}?") for i in range(3)]
+        scorer = Scorer(lambda example: [RewardPart("graded", 1.0, graded)], "raise", num_threads=2)
+        groups = replace(loop(renderer, engine), score=scorer.submit).run(
+            [(example, renderer.prompt(example)) for example in examples], Sampling(n=1, max_tokens=8), 0, "s"
+        )
+        set_judge(None)
+    assert [rollout.score.total for group in groups for rollout in group.rollouts if rollout.score] == [0.8] * 3
+
+
 def test_a_task_can_go_on_with_an_image_and_past_tokens_stay(renderer) -> None:
     def respond(example, text):
         return (
@@ -233,8 +281,12 @@ def test_metrics_of_undone_steps_are_dropped_on_resume(tmp_path: Path) -> None:
     config.trainer.default_local_dir = str(tmp_path)
     rows = "".join(json.dumps({"step": s}) + "\n" for s in range(1, 8))
     (tmp_path / "metrics.jsonl").write_text(rows + '{"step": 8, "los')  # a full disk cut the last line
+    (tmp_path / "rollouts").mkdir()
+    for step in (5, 6, 7):
+        (tmp_path / "rollouts" / f"step_{step}.jsonl").write_text("{}")
     finished(tmp_path, 5)
     assert Run(config, "grpo").resume_point(100) == (str(tmp_path / "global_step_5"), 5)
+    assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["step_5.jsonl"]
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
         1,
         2,
@@ -262,8 +314,8 @@ def test_another_kind_of_run_or_order_of_rows_is_not_continued(tmp_path: Path) -
     assert run.resume_point(100)[1] == 5
     with pytest.raises(InputError, match="written with mode 'sft', now 'grpo'; rows 100, now 99"):
         Run(config, "grpo").resume_point(99)
-    config.data.seed = 2
-    with pytest.raises(InputError, match="seed 1, now 2"):
+    config.data.seed, config.model.path = 2, "Qwen/other"
+    with pytest.raises(InputError, match="seed 1, now 2; model '', now 'Qwen/other'"):
         Run(config, "sft").resume_point(100)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -43,6 +44,24 @@ def test_before_after_and_blank_come_from_the_first_and_last_checkpoint(finished
     assert [summary[key]["accuracy"] for key in ("before", "after", "blank")] == [0.5, 0.75, 0.25]
     assert summary["seconds"] == {"data": 3.5, "grpo": 60.0}
     assert summary["peak_memory_gib"] == 2.5
+
+
+def test_a_run_without_blanked_images_has_none_in_figures_and_table(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys
+) -> None:
+    shutil.rmtree(finished / "grpo" / "eval" / "step_8_blank")  # numbers have no image to blank
+    monkeypatch.setattr(sys, "argv", ["summary", str(finished)])
+    main()
+    assert "blank" not in json.loads((finished / "summary.json").read_text())
+    printed = caplog.text + "".join(capsys.readouterr())
+    assert "after RL" in printed
+    assert "blanked images" not in printed
+
+
+def test_every_class_is_shown_even_where_there_are_more_than_plots() -> None:
+    labels = [*"AAAABCDEFG", "A"]  # seven classes
+    chosen = some_of_each([{"truth": label} for label in labels])
+    assert [one["truth"] for one in chosen] == list("ABCDEFG")
 
 
 def test_the_picture_takes_classes_in_turn(finished: Path) -> None:

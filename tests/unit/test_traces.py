@@ -22,6 +22,7 @@ import pytest
 from tests.helpers import picture
 from tests.servers import Answer, ChatServer, fails, replies
 from timemaster.data.media import load_model_config, vision_spec
+from timemaster.data.prepare import small_variant
 from timemaster.data.render import Renderer
 from timemaster.data.series import Series
 from timemaster.data.store import plot_row, read_examples, write_rows
@@ -208,6 +209,29 @@ def test_the_explainer_is_the_offline_source(data: Path) -> None:
     for example, row in zip(found, pq.read_table(out).to_pylist(), strict=True):
         series = Series([row["data"]], row["answer"], row["extra_info"]["index"])
         assert example.messages[-1].parts[0].text == demonstration(task, series)
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_the_explainer_speaks_of_the_plot_that_the_row_shows(tmp_path: Path, small: bool) -> None:
+    """HAR's spreads are read off the y axis, which the small plot does not have."""
+    task = small_variant(load_task("recipes.har")) if small else load_task("recipes.har")
+    rows = []
+    for i, label in enumerate(task.labels[:2]):
+        series = Series([[0.1, -0.1, 0.2, 0.3 * i]] * 3, label, i)
+        rows.append(plot_row(series, picture(i).data or b"", task.question, task.data_source, "train"))
+    write_rows(tmp_path / "train.parquet", rows)
+    out = tmp_path / "traces.parquet"
+    main(["recipes.har", "--data", str(tmp_path / "train.parquet"), "--out", str(out), "--explainer"])
+    texts = [example.messages[-1].parts[0].text for example in read_examples([str(out)])[0]]
+    assert ["spread" in text for text in texts] == [not small] * 2
+
+
+def test_the_output_must_not_be_the_input(data: Path) -> None:
+    before = data.read_bytes()
+    for out in (data, data.parent / "." / ".." / data.parent.name / data.name):
+        with pytest.raises(SystemExit, match="is --data, which would be overwritten"):
+            main(["recipes.ctu", "--data", str(data), "--out", str(out), "--explainer"])
+    assert data.read_bytes() == before
 
 
 def test_demonstrations_can_be_made_anew_from_rows_that_have_some(data: Path) -> None:

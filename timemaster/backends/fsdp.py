@@ -188,6 +188,9 @@ class FsdpBackend:
         loss, metrics = result
         for name, value in metrics.items():
             sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
+        for sample, row in zip(micro, logprobs.detach().split(batch.counts), strict=True) if loss_cfg is None else ():
+            name = f"loss@{sample.data_source}"
+            sums[name] = sums.get(name, torch.zeros((), device=self.device)) - row.sum()
         if batch.old_logprobs is not None:
             track_difference(sums, logprobs.detach() - batch.old_logprobs)
         return loss

@@ -95,11 +95,13 @@ def import_conversations(
 ) -> tuple[int, list[BadRow]]:
     """Write the entries of `file` to the parquet file `out`; gives the number of rows and the entries left out.
 
-    Relative image paths start at `folder`. Raises InputError when the file cannot be read, when no entry is good, and,
-    with on_bad_row="raise", when one is bad; "skip" leaves bad entries out.
+    Relative image paths start at `folder`. Raises InputError when the file cannot be read or is `out`, when no entry is
+    good, and, with on_bad_row="raise", when one is bad; "skip" leaves bad entries out.
     """
     if on_bad_row not in ON_BAD_ROW:
         raise InputError(f"on_bad_row is {on_bad_row!r}; allowed: {', '.join(ON_BAD_ROW)}.")
+    if out.resolve() == file.resolve():
+        raise InputError(f"--out {out} is the file that is read, which would be overwritten: give another name.")
     entries = read_entries(file)
     bad: list[BadRow] = []
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +133,8 @@ def read_entries(file: Path) -> list[Any]:
         raise InputError(f"{file}: cannot be read ({error}). Give a JSON file of conversations.") from error
     try:
         if file.suffix == ".jsonl":
-            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+            # Not splitlines(): it cuts at U+2028 and U+0085, too, which may stand inside of a string.
+            entries = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             entries = json.loads(text)
     except (ValueError, RecursionError) as error:

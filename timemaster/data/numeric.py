@@ -14,10 +14,13 @@ from dataclasses import replace
 from timemaster.config import NumericConfig
 from timemaster.types import Example, InputError, Message, Part
 
+DECIMALS = 2  # where neither data.numeric.decimals nor a task says
+
 
 def write_series(values: Sequence[Sequence[float]], names: Sequence[str], style: NumericConfig) -> str:
     """A series [channels][length] as text. `names` may be empty: channels are then called dim_0, dim_1, …"""
-    lines = [style.separator.join(_number(value, style.decimals) for value in channel) for channel in values]
+    decimals = DECIMALS if style.decimals is None else style.decimals
+    lines = [style.separator.join(_number(value, decimals) for value in channel) for channel in values]
     if len(lines) == 1 and not names:
         return lines[0]
     names = names or [f"dim_{i}" for i in range(len(lines))]

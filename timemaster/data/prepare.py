@@ -55,7 +55,7 @@ def prepare(
     assert plot in PLOTS
     folder = out / f"{task.name}_{'small' if plot == 'small' else 'image'}"
     if plot == "small":
-        task = replace(task, plot=task.small_plot, question=short_question(task.labels))
+        task = small_variant(task)
     splits = task.load(source)
     _check_splits(task, splits)
     files, how = _files(task, splits, seed)
@@ -70,6 +70,11 @@ def prepare(
         shutil.rmtree(building, ignore_errors=True)
     _summarise(folder, rows, plots, how)
     return folder
+
+
+def small_variant(task: Task) -> Task:
+    """The task with its small plot and a short question, as `--plot small` prepares it."""
+    return replace(task, plot=task.small_plot, question=short_question(task.labels))
 
 
 def short_question(labels: Sequence[str]) -> str:

@@ -28,18 +28,23 @@ CODE_NAMES = ("_reconstruct", "scalar")  # what numpy's arrays are pickled by, b
 
 
 @contextmanager
-def opened(source: Path) -> Iterator[Path]:
-    """`source` as a folder: itself, or a zip unpacked (zips inside it, too) while the block lasts."""
-    if source.is_dir():
+def opened(source: Path, *names: str) -> Iterator[Path]:
+    """`source` as a folder: itself, or a zip unpacked (zips inside it, too) while the block lasts.
+
+    A folder that holds zips, as downloaded, and no file called like one of `names` counts as its zips.
+    """
+    if not source.exists():
+        raise InputError(f"No such folder or file: {source.absolute()}")
+    zips = sorted(source.glob("*.zip")) if source.is_dir() else [source]
+    if source.is_dir() and (not zips or any(find(source, name) for name in names)):
         yield source
         return
-    if not source.is_file():
-        raise InputError(f"No such folder or file: {source.absolute()}")
-    with tempfile.TemporaryDirectory() as name:
-        _unzip(source, Path(name))
-        for inner in sorted(Path(name).rglob("*.zip")):
+    with tempfile.TemporaryDirectory() as folder:
+        for archive in zips:
+            _unzip(archive, Path(folder, archive.stem))
+        for inner in sorted(Path(folder).rglob("*.zip")):
             _unzip(inner, inner.parent)
-        yield Path(name)
+        yield Path(folder)
 
 
 def _unzip(archive: Path, folder: Path) -> None:
@@ -129,10 +134,8 @@ def _numbers(line: str, where: str) -> list[float]:
 
 def fetch_physionet(project: str, names: Sequence[str], folder: Path, host: str = PHYSIONET) -> Path:
     """The files `names` of a project ("emgdb/1.0.0") in `folder`, compared with the sums that the project publishes."""
-    listed = [
-        line.split() for line in download(f"{host}/{project}/SHA256SUMS.txt", "", folder).read_text().splitlines()
-    ]
-    sums = {words[-1].removeprefix("./"): words[0] for words in listed if len(words) == 2}
+    listed = download(f"{host}/{project}/SHA256SUMS.txt", "", folder).read_text().splitlines()
+    sums = {words[-1].removeprefix("./"): words[0] for line in listed if len(words := line.split()) == 2}
     for name in names:
         if name not in sums:
             raise InputError(f"{host}/{project}/SHA256SUMS.txt does not list {name}. Fetch it by hand: --source DIR.")
@@ -156,6 +159,12 @@ def windows(values: Sequence[float], length: int) -> Iterator[list[float]]:
         yield list(values[start : start + length])
 
 
+def find_records(folder: Path) -> dict[str, Path]:
+    """The PhysioNet records in `folder` or below it, by name: paths without suffix, the nearest of equal names."""
+    paths = sorted(folder.rglob("*.hea"), key=lambda path: (len(path.parts), path), reverse=True)
+    return {path.stem: path.with_suffix("") for path in paths}
+
+
 def plan_windows(record: Path, label: str, length: int) -> list[Series]:
     """The windows of a PhysioNet record, one after another without overlap, the rest dropped; values not yet read."""
     size = _wfdb("rdheader", record).sig_len or 0
@@ -163,8 +172,8 @@ def plan_windows(record: Path, label: str, length: int) -> list[Series]:
     return [Series([], label, i, {"group": record.name, "start": start}) for i, start in enumerate(starts)]
 
 
-def fill_windows(planned: Sequence[Series], folder: Path, rate: float, length: int) -> list[Series]:
-    """What `plan_windows` planned, with the readings of the records in `folder`; each record is opened once."""
+def fill_windows(planned: Sequence[Series], records: Mapping[str, Path], rate: float, length: int) -> list[Series]:
+    """What `plan_windows` planned, with the readings of the `records` by name; each record is opened once."""
     filled: dict[int, Series] = {}
     order = sorted(range(len(planned)), key=lambda i: str(planned[i].meta["group"]))
     name, values = "", []
@@ -172,7 +181,7 @@ def fill_windows(planned: Sequence[Series], folder: Path, rate: float, length: i
         item = planned[i]
         if item.meta["group"] != name:
             name = item.meta["group"]
-            values = read_record(folder / name, rate)
+            values = read_record(records[name], rate)
         start = item.meta["start"]
         filled[i] = replace(item, values=[values[start : start + length]])
     return [filled[i] for i in range(len(planned))]
@@ -214,8 +223,8 @@ def read_tfc(folder: Path, class_names: Mapping[int, str], most: Mapping[str, in
     return {split: read_pt(path, class_names, most.get(split, 0)) for split, path in paths.items()}
 
 
-def read_pt(path: Path, class_names: Mapping[int, str], most: int = 0, channels: Sequence[int] = (0,)) -> list[Series]:
-    """The series of a TF-C file: a dictionary with `samples` [N, channels, length] (or [N, length]) and `labels` [N].
+def read_pt(path: Path, class_names: Mapping[int, str], most: int = 0) -> list[Series]:
+    """The series of a TF-C file: a dictionary with `samples` [N, 1, length] (or [N, length]) and `labels` [N].
 
     `most` of them (0: all), drawn as by `at_most`. Only tensors and numpy arrays are loaded, never code. Raises
     InputError for anything else, a class that `class_names` does not know, and values that are not finite.
@@ -229,17 +238,17 @@ def read_pt(path: Path, class_names: Mapping[int, str], most: int = 0, channels:
     except Exception as error:  # torch raises many kinds for a file that is not one of its own
         raise InputError(f"{path}: not a .pt dictionary with samples and labels: {error}") from error
     samples = samples[:, None] if samples.ndim == 2 else samples
-    if samples.ndim != 3 or len(samples) != len(labels) or max(channels) >= samples.shape[1]:
+    if samples.ndim != 3 or len(samples) != len(labels) or samples.shape[1] != 1:
         shapes = f"samples {tuple(samples.shape)} and {len(labels)} labels"
-        raise InputError(f"{path}: {shapes}; expected [N, channels, length] with channels {list(channels)}, and [N].")
+        raise InputError(f"{path}: {shapes}; expected [N, 1, length] and [N].")
     unknown = set(labels) - set(class_names)
     if unknown:
         raise InputError(f"{path}: classes {sorted(unknown)}; the recipe knows {sorted(class_names)}.")
-    if not bool(torch.isfinite(samples[:, list(channels)]).all()):
+    if not bool(torch.isfinite(samples).all()):
         raise InputError(f"{path}: has values that are not finite.")
     planned = [Series([], class_names[int(code)], index) for index, code in enumerate(labels)]
     chosen = at_most(planned, most) if most else planned
-    return [replace(item, values=samples[item.index, list(channels)].double().tolist()) for item in chosen]
+    return [replace(item, values=samples[item.index].double().tolist()) for item in chosen]
 
 
 def _numpy_globals() -> list[Any]:

@@ -59,7 +59,7 @@ class Renderer:
             done = k + 1
         if done == 0:
             raise InputError(f"row {example.id}: no assistant turn to learn from; SFT rows end with one.")
-        return Sample(id=example.id, token_ids=token_ids, mask=mask, media=media)
+        return Sample(id=example.id, token_ids=token_ids, mask=mask, media=media, data_source=example.data_source)
 
     def next_turn(self, messages: Sequence[Message], row: str) -> tuple[list[int], list[Media]]:
         """Tokens between an assistant's end-of-turn token and the next answer, for the turns that came in between."""

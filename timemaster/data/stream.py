@@ -63,7 +63,7 @@ class Mixture:
         """`sources` is the data_source of each row of `stream`; `weights` are relative and sum to anything positive.
 
         Shares are rounded to whole rows of a batch (largest remainder). Raises InputError when a source has rows and no
-        weight, or a weight and no rows, and when a share rounds to no row at all.
+        weight, or a weight and no rows, and when a share rounds to no row at all or to more rows than the source has.
         """
         self.num_rows, self.batch_size, self._whole = stream.num_rows, stream.batch_size, stream
         found = sorted(set(sources))
@@ -83,6 +83,12 @@ class Mixture:
                 "needs one. Raise the batch size or the smallest weight."
             )
         self._rows = {name: [i for i, source in enumerate(sources) if source == name] for name in found}
+        for name, rows in self._rows.items():
+            if len(rows) < self.counts[name]:
+                raise InputError(
+                    f"data.mixture: {name!r} gets {self.counts[name]} of the data.train_batch_size={self.batch_size} "
+                    f"rows, but has only {len(rows)} usable ones: lower its weight or the batch size, or add rows."
+                )
         self._parts = {
             name: Stream(len(self._rows[name]), self.counts[name], stream.seed, stream.shuffle) for name in found
         }

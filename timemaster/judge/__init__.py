@@ -1,18 +1,16 @@
 """Models as judges: asking an OpenAI-compatible endpoint, and grading by rubric. The door to the openai package."""
 
 from timemaster.judge.chat import (
-    Budget,
     BudgetSpent,
     Chat,
     ChatRefused,
     Endpoint,
     Reply,
-    Store,
-    chat_turn,
-    encoded,
-    image_part,
 )
 from timemaster.judge.grading import Judge, Judgement, Rubric, read_verdict, set_judge, the_judge
+from timemaster.judge.options import add_chat_options, chat_from, settings_of
+from timemaster.judge.store import Budget, Store
+from timemaster.judge.turns import chat_turn, encoded, image_part
 
 __all__ = [
     "Budget",
@@ -25,10 +23,13 @@ __all__ = [
     "Reply",
     "Rubric",
     "Store",
+    "add_chat_options",
+    "chat_from",
     "chat_turn",
     "encoded",
     "image_part",
     "read_verdict",
     "set_judge",
+    "settings_of",
     "the_judge",
 ]

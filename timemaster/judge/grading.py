@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from timemaster.judge.chat import Chat, ChatRefused, encoded, image_part
+from timemaster.judge.chat import Chat, ChatRefused
+from timemaster.judge.turns import encoded, image_part
 from timemaster.types import Example
 
 TOP = 10  # of the scale; a judge gives whole numbers from 0
@@ -49,14 +50,22 @@ class Judge:
         """Judge the parts of an answer by name, such as {"reasoning": "…", "advice": "…"}."""
         messages = self.request(rubric, example, answer)
         form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema(rubric)}}
-        replies = await asyncio.gather(*(chat.ask(messages, response_format=form) for chat in self.chats))
-        scores = []
-        for reply in replies:
-            verdict = Judgement(None, reply.error) if reply.error else read_verdict(reply.text, rubric)
-            if verdict.score is None:
-                return verdict
-            scores.append(verdict.score)
-        return Judgement(fmean(scores))
+        replies = await asyncio.gather(
+            *(chat.ask(messages, lambda text: read_verdict(text, rubric).reason, response_format=form)
+              for chat in self.chats)
+        )  # fmt: skip
+        failed = [reply.error for reply in replies if reply.error]
+        if failed:
+            return Judgement(None, failed[0])
+        return Judgement(fmean(read_verdict(reply.text, rubric).score or 0.0 for reply in replies))
+
+    async def check(self) -> None:
+        """One small call of every judge, so that what cannot work is found before a run begins. Raises ChatRefused."""
+        hello = [{"role": "user", "content": "Reply with the word ready."}]
+        for chat in self.chats:
+            reply = await chat.ask(hello)
+            if reply.error:
+                raise ChatRefused(f"the judge {chat.endpoint.model!r} at {chat.endpoint.address}: {reply.error}")
 
     def request(self, rubric: Rubric, example: Example, answer: Mapping[str, str]) -> list[dict[str, Any]]:
         """The messages that ask for a verdict."""

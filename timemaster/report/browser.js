@@ -168,7 +168,7 @@ function clear() {
 
 function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.matches("input, select, textarea")) {
+  if (event.target.matches?.("input, select, textarea")) { // the document itself has no matches
     if (event.key !== "Escape") return;
     event.target.blur();
     event.preventDefault(); // else the browser empties the field without a word to the filter

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from timemaster.config import Config
 from timemaster.rewards import predict_label
 from timemaster.types import InputError
 
+WRITTEN = ("metrics.jsonl", "config.yaml", "eval/step_*/metrics.json")  # one of them makes a folder a run's
 MAX_CLASSES = 100  # with more different truths the answers are not classes
 EVALUATION = (  # what the page shows of eval/*/metrics.json
     "model", "step", "blank_images", "files", "sampling", "rows_left_out", "n", "accuracy", "accuracy_ci95", "macro_f1",
@@ -42,11 +43,11 @@ def read_run(folder: Path, max_rollouts: int) -> dict[str, Any]:
     return {
         "experiment": str(trainer.get("experiment_name") or folder.resolve().name),
         "project": str(trainer.get("project_name") or folder.resolve().parent.name),
-        "kind": "SFT" if any(name.startswith("sft/") for row in rows for name in row) else "GRPO",
+        "kind": kind_of(rows, text),
         "config": clean(flatten(config)),
         "config_text": text,
         "changed": changed_settings(config),
-        "last_write": modified(folder / "metrics.jsonl") or modified(folder / "config.yaml"),
+        "last_write": modified(folder),
         "steps": [row["step"] for row in rows],
         "metrics": columns(rows),
         "evaluations": evaluations,
@@ -58,9 +59,9 @@ def read_run(folder: Path, max_rollouts: int) -> dict[str, Any]:
 
 def check_folder(folder: Path) -> None:
     """InputError that names what was looked for, and the runs that lie below."""
-    if any((folder / name).is_file() for name in ("config.yaml", "metrics.jsonl")):
+    if any(path.is_file() for name in WRITTEN for path in folder.glob(name)):
         return
-    what = "has neither config.yaml nor metrics.jsonl" if folder.is_dir() else "is not a folder"
+    what = "has neither config.yaml nor metrics.jsonl nor evaluations" if folder.is_dir() else "is not a folder"
     below = sorted({str(path.parent) for depth in ("*", "*/*") for path in folder.glob(f"{depth}/metrics.jsonl")})
     hint = f" Runs below it: {', '.join(below[:8])}." if below else ""
     raise InputError(f"{folder} {what}. Give a run's folder, checkpoints/<project>/<experiment>.{hint}")
@@ -100,10 +101,17 @@ def read_config(path: Path, notes: list[str]) -> tuple[dict[str, Any], str]:
     return config, text
 
 
+def kind_of(rows: list[dict[str, Any]], config_text: str) -> str:
+    """What made the folder, from the rows of its metrics: "SFT", "GRPO", or "evaluation" where nothing was trained."""
+    if any(name.startswith("sft/") for row in rows for name in row):
+        return "SFT"
+    return "GRPO" if rows or config_text else "evaluation"
+
+
 def changed_settings(config: dict[str, Any]) -> list[str]:
     """Settings that differ from the defaults, as the command line takes them. Example: ["rollout.n=8"]"""
     defaults = flatten(asdict(Config()))
-    chosen = {name: value for name, value in flatten(config).items() if name in defaults and defaults[name] != value}
+    chosen = {name: value for name, value in flatten(config, defaults).items() if value != defaults.get(name, value)}
     return [shlex.quote(f"{name}={inline(value)}") for name, value in chosen.items()]
 
 
@@ -112,17 +120,22 @@ def inline(value: Any) -> str:
     return str(yaml.safe_dump([value], default_flow_style=True, width=10**6)).strip()[1:-1]
 
 
-def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+def flatten(node: dict[str, Any], whole: Container[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names; an empty dictionary, and one that `whole` names, is a value."""
     out: dict[str, Any] = {}
     for name, value in node.items():
-        out |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        key = prefix + name
+        if isinstance(value, dict) and value and key not in whole:
+            out |= flatten(value, whole, f"{key}.")
+        else:
+            out[key] = value
     return out
 
 
-def modified(path: Path) -> str:
-    """When a file was last written, local time to the minute; "" when it is not there."""
-    return f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}" if path.is_file() else ""
+def modified(folder: Path) -> str:
+    """When a run was last written, local time to the minute."""
+    times = [path.stat().st_mtime for name in WRITTEN for path in folder.glob(name)]
+    return f"{datetime.fromtimestamp(max(times)):%Y-%m-%d %H:%M}"
 
 
 def columns(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:
@@ -190,6 +203,8 @@ def slim(row: dict[str, Any], step: int) -> dict[str, Any]:
     parts = row.get("parts") if isinstance(row.get("parts"), dict) else {}
     text = {name: str(row.get(name) or "") for name in ("id", "prompt", "truth", "error")}
     assert isinstance(parts, dict)
+    if "prediction" in row:
+        text["said"] = row["prediction"]
     return {
         "step": step,
         "source": str(row.get("data_source") or ""),
@@ -209,29 +224,43 @@ def labels_of(rollouts: Iterable[dict[str, Any]], evaluations: list[dict[str, An
 
     A source whose truths are no classes (free text, numbers) has none.
     """
-    known = {label for one in evaluations for label in one["per_class"] or {}}
     truths, texts = defaultdict(set), defaultdict(list)
     for row in rollouts:
         truths[row["source"]].add(row["truth"])
         texts[row["source"]].append(row["text"])
     out = {}
     for source, own in truths.items():
-        labels = sorted(own | known) if own <= known else sorted(own)
+        known = evaluated_labels(source, own, evaluations)
+        labels = sorted(known or own)
         chosen = (predict_label(text, labels) for text in texts[source])
-        if len(own) <= MAX_CLASSES and (own <= known or any(chosen)):
+        if len(own) <= MAX_CLASSES and (known or any(chosen)):
             out[source] = labels
     return out
 
 
+def evaluated_labels(source: str, truths: set[str], evaluations: list[dict[str, Any]]) -> set[str]:
+    """The classes of the evaluations of `source`, of those that know all of its `truths`."""
+    found: set[str] = set()
+    for one in evaluations:
+        by_source = one["by_data_source"]  # None: of a single source, which it does not name
+        figures = by_source.get(source, {}) if by_source else one
+        labels = set(figures.get("per_class") or {})
+        found |= labels if truths <= labels else set()
+    return found
+
+
 def judge(rollouts: Iterable[dict[str, Any]], labels: dict[str, list[str]]) -> None:
-    """Adds to each row what was `said` (None: unreadable) and its `outcome`: right, wrong, unparsed or unscored."""
+    """Adds to each row what was `said` (None: unreadable) and its `outcome`: right, wrong, unparsed or unscored.
+
+    With classes an answer is right when it says the truth, as in evaluations; without, when its accuracy part, or its
+    score, is 1. Rows that do not hold what they say (of older runs) are read again, by `labels`.
+    """
     for row in rollouts:
         own = labels.get(row["source"], [])
-        row["said"] = predict_label(row["text"], own) if own else None
-        worth = row["parts"].get("accuracy", row["score"])
-        if worth is None:
-            row["outcome"] = "unscored"
-        elif worth >= 1:
-            row["outcome"] = "right"
+        if "said" in row or own:
+            row["said"] = row["said"] if "said" in row else predict_label(row["text"], own)
+            row["outcome"] = "unparsed" if row["said"] is None else "right" if row["said"] == row["truth"] else "wrong"
         else:
-            row["outcome"] = "unparsed" if own and row["said"] is None else "wrong"
+            row["said"] = None
+            worth = row["parts"].get("accuracy", row["score"])
+            row["outcome"] = "unscored" if worth is None else "right" if worth >= 1 else "wrong"

@@ -2,9 +2,9 @@
 "use strict";
 
 const MARKS = { right: "✓", wrong: "✗", unparsed: "?", unscored: "–" };
-const TAGS = /(<\/?(?:think|class|answer)>)/;
+const TAGS = /(<\/?[a-z]\w*>)/i; // whatever tags the answers use
 
-// Control characters as visible symbols; tags of the answer's format, and what was searched for, stand out.
+// Control characters as visible symbols; tags, and what was searched for, stand out.
 function answerText(text, search) {
   const visible = text.replace(/[\u0000-\u0008\u000b-\u001f]/g, (char) => String.fromCharCode(0x2400 + char.charCodeAt(0)));
   return visible.split(TAGS).map((piece) => (TAGS.test(piece) ? el("span", { class: "tag" }, piece) : found(piece, search)));

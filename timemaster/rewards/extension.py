@@ -25,9 +25,14 @@ ADVICE = Rubric(
     },
 )
 GENERIC = re.compile(
-    r"further (?:diagnostic )?tests|clinical history|physical examination|refer to (?:a )?specialist|"
-    r"confirm the diagnosis",
-    re.IGNORECASE,
+    r"""\b(?:
+        further\s+(?:diagnostic\s+)?test(?:s|ing)?
+        | clinical\s+histor(?:y|ies)
+        | physical(?:\s+exam(?:s|inations?)?|ly\s+examin(?:e[sd]?|ing))
+        | refer(?:s|red|ring|rals?)?\s+to\s+(?:(?:an?|the)\s+)?specialists?
+        | confirm(?:s|ed|ing|ation\s+of)?\s+(?:(?:an?|the)\s+)?diagnos[ei]s
+    )\b""",
+    re.IGNORECASE | re.VERBOSE,
 )
 GENERIC_CAP = 0.4
 TAGS = {"reasoning": "think", "decision": "class", "extension": "extension"}  # as the judge calls them, in their order
@@ -43,7 +48,9 @@ def extension(
     Advice that matches `generic` scores 0.4 at most. An unknown judgement is {"score": None, "reason": …}.
     Source: the soft reward of the TimeMaster paper (arXiv 2506.13705), with its four criteria.
     """
-    return partial(_extension, labels=tuple(labels), rubric=rubric, generic=generic)
+    fn = partial(_extension, labels=tuple(labels), rubric=rubric, generic=generic)
+    fn.asks_judge = True  # type: ignore[attr-defined]  # see RewardPart
+    return fn
 
 
 async def _extension(

@@ -35,6 +35,11 @@ class RewardPart:
     weight: float  # its factor in the total; 0.0 logs the part without training on it
     fn: RewardFn
 
+    @property
+    def asks_judge(self) -> bool:
+        """Whether it needs judge.*: its function has an attribute of this name that is true."""
+        return getattr(self.fn, "asks_judge", False)
+
 
 def load_function(path: str) -> Callable[..., Any]:
     """The function that `path` names: "package.module:function" or "some/file.py:function".

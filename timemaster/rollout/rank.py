@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from timemaster.config import Config, RewardConfig, run_dir
 from timemaster.data.media import load_model_config, vision_spec
 from timemaster.data.render import Renderer
-from timemaster.judge import Budget, Chat, Endpoint, Judge, Store, set_judge
+from timemaster.judge import Judge, Store, chat_from, set_judge
 from timemaster.rewards.scoring import RewardPart, Scorer, as_reward, load_function
 from timemaster.rollout.engine import EngineSpec, make_engine, preload
 from timemaster.rollout.loop import RolloutLoop
@@ -45,31 +46,36 @@ def make_scorer(tasks: dict[str, Task], reward: RewardConfig) -> Scorer:
     return Scorer(parts_of, reward.on_error, reward.num_threads)
 
 
-def make_judge(cfg: Config) -> Judge | None:
-    """The judge of judge.*, None without a model. Engines share its calls in flight, and its budget by the file."""
-    j = cfg.judge
+def make_judge(cfg: Config, sharers: int = 1) -> Judge | None:
+    """The judge of judge.*, None without a model. `sharers` processes share its calls in flight, and by the cache file
+    its budget; an evaluation has a budget of its own.
+    """
+    j, folder = cfg.judge, run_dir(cfg)
     if not j.model:
         return None
-    store = Store(Path(j.cache or f"{run_dir(cfg)}/judge.sqlite"))
-    budget = Budget(max_calls=j.max_calls, max_cost=j.max_cost, price_in=j.price_in, price_out=j.price_out)
-    concurrency = max(j.concurrency // (max(cfg.rollout.num_engines, 1) * len(j.model)), 1)
-    urls = j.base_url * (len(j.model) if len(j.base_url) == 1 else 1) or [""] * len(j.model)
+    store = Store(Path(j.cache or f"{folder}/judge.sqlite"), several_hosts=cfg.trainer.nnodes > 1)
+    account = folder if j.cache else "run"  # a run's own file may be moved with it
+    account += " evaluation" if cfg.trainer.val_only else ""
+    concurrency = max(j.concurrency // (sharers * len(j.model)), 1)
     chats = [
-        Chat(
-            Endpoint(
-                base_url=url,
-                model=model,
-                api_key_env=j.api_key_env,
-                temperature=j.temperature,
-                max_tokens=j.max_tokens,
-                timeout=j.timeout,
-                max_retries=j.max_retries,
-            ),
-            budget, store, account=run_dir(cfg), concurrency=concurrency,
-        )
-        for url, model in zip(urls, j.model, strict=True)
-    ]  # fmt: skip
+        chat_from(j, store, account, concurrency, model=model, base_url=url, api_key_env=key)
+        for model, url, key in zip(j.model, j.base_url, j.api_key_env, strict=True)
+    ]
     return Judge(chats=chats, include_image=j.include_image, include_truth=j.include_truth)
+
+
+def check_judge(cfg: Config) -> None:
+    """Ask the judge once, where rewards need one, before anything is started. Raises InputError."""
+    tasks = load_tasks(cfg.data.recipes).values()
+    asking = [t.name for t in tasks if not cfg.reward.path and any(part.asks_judge for part in t.rewards)]
+    if asking and not cfg.judge.model:
+        raise InputError(
+            f"the rewards of {', '.join(asking)} ask a judge: set judge.model, and judge.base_url and "
+            "judge.api_key_env as it needs them."
+        )
+    judge = make_judge(cfg) if asking or cfg.reward.path else None
+    if judge:
+        asyncio.run(judge.check())
 
 
 class EngineRank:
@@ -82,13 +88,13 @@ class EngineRank:
             os.environ["TORCHDYNAMO_DISABLE"] = "1"  # compiling costs seconds at the first answer and gains nothing
         preload(name, device)
 
-    def start(self, spec: EngineSpec) -> None:
-        """Start the engine."""
+    def start(self, spec: EngineSpec, num_engines: int) -> None:
+        """Start the engine, one of `num_engines`."""
         cfg = self.cfg
         tasks = load_tasks(cfg.data.recipes)
         vision = vision_spec(load_model_config(cfg.model.path), spec.min_pixels, spec.max_pixels)
         self.engine = make_engine(self.name, spec)
-        set_judge(make_judge(cfg))
+        set_judge(make_judge(cfg, num_engines))
         self.loop = RolloutLoop(
             engine=self.engine,
             renderer=Renderer(cfg.model.path, vision),

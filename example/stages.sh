@@ -1,0 +1,19 @@
+# Sourced by scripts that run a whole job in stages, before setup_env.sh: the first stage is the environment.
+
+STARTED=$(date +%s.%N)
+STAGE=environment
+trap 'code=$?; [ $code -eq 0 ] || echo "error: $0 stopped in stage $STAGE (exit code $code)" >&2' EXIT
+
+fresh_folder() { # folder: empties it, and measures there the memory of this script and all it starts
+    rm -rf "$1" && mkdir -p "$1"
+    OUT=$1
+    python -m timemaster.memory $$ "$OUT/peak_memory_gib" &
+}
+
+stage() { # name, command...: runs it; the seconds of the stage before go to $OUT/seconds
+    echo "$STAGE $(echo "$(date +%s.%N) $STARTED" | awk '{printf "%.1f", $1 - $2}')" >>"$OUT/seconds"
+    STARTED=$(date +%s.%N) STAGE=$1
+    shift
+    printf '\n=== %s\n' "$STAGE"
+    "$@"
+}

@@ -1,0 +1,69 @@
+"""How to call a chat model: settings (judge.*), and a command line with options of the same names."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from typing import Any
+
+from timemaster.config import JudgeConfig
+from timemaster.judge.chat import Chat, Endpoint
+from timemaster.judge.store import Budget, Store
+
+OPTIONS: tuple[tuple[str, Any, str], ...] = (
+    ("--base-url", "", "as http://host:8000/v1; '' is OpenAI's"),
+    ("--api-key-env", "OPENAI_API_KEY", "the environment variable that holds the key"),
+    ("--max-tokens", 1024, "of an answer"),
+    ("--concurrency", 16, "calls in flight at once"),
+    ("--timeout", 120.0, "seconds without a word from the server"),
+    ("--max-retries", 4, "of a failed call"),
+    ("--max-calls", 0, "requests, those of earlier starts and retries included; 0 is no limit"),
+    ("--max-cost", 0.0, "likewise, in the currency of the prices"),
+    ("--price-in", 0.0, "of a million tokens sent"),
+    ("--price-out", 0.0, "of a million tokens received"),
+)
+
+
+def add_chat_options(parser: Any, temperature: float) -> None:
+    """Add all that `settings_of` reads, but --model and --cache, to a parser or a group of one."""
+    for name, default, meaning in (*OPTIONS, ("--temperature", temperature, "of the model")):
+        parser.add_argument(name, type=type(default), default=default, help=f"{meaning} (default: {default!r})")
+    parser.add_argument(
+        "--extra-body",
+        type=_json_object,
+        default={},
+        metavar="JSON",
+        help='more fields of a request; null takes one away: {"max_tokens": null, "max_completion_tokens": 2048}',
+    )
+
+
+def settings_of(options: argparse.Namespace) -> JudgeConfig:
+    """The options that are settings too, as these."""
+    names = {field.name for field in fields(JudgeConfig)}
+    return JudgeConfig(**{name: value for name, value in vars(options).items() if name in names})
+
+
+def chat_from(j: JudgeConfig, store: Store, account: str, concurrency: int = 0, **instead: str) -> Chat:
+    """The Chat of settings for one model; `instead` names model, base_url or api_key_env where these are lists."""
+    named = {"model": j.model, "base_url": j.base_url, "api_key_env": j.api_key_env} | instead
+    endpoint = Endpoint(
+        **named,
+        temperature=j.temperature,
+        max_tokens=j.max_tokens,
+        timeout=j.timeout,
+        max_retries=j.max_retries,
+        extra_body=j.extra_body,
+    )
+    budget = Budget(max_calls=j.max_calls, max_cost=j.max_cost, price_in=j.price_in, price_out=j.price_out)
+    return Chat(endpoint, budget, store, account, concurrency or j.concurrency)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError("give a JSON object")
+    return found

@@ -1,0 +1,33 @@
+"""Messages and pictures in OpenAI's form."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from timemaster.types import InputError, Media, Message
+
+
+def chat_turn(message: Message) -> dict[str, Any]:
+    """A message in OpenAI's form, pictures inside. InputError for a video."""
+    content = []
+    for part in message.parts:
+        if part.media is None:
+            content.append({"type": "text", "text": part.text})
+        elif part.media.kind == "image":
+            content.append(image_part(encoded(part.media)))
+        else:
+            raise InputError(f"a row holds a {part.media.kind}; chat models are asked about images and text only")
+    return {"role": message.role, "content": content}
+
+
+def encoded(media: Media) -> bytes:
+    """The file of an image, read when only its path is known."""
+    return media.data if media.data is not None else Path(media.path).read_bytes()
+
+
+def image_part(data: bytes) -> dict[str, Any]:
+    """A PNG or JPEG as a content part of a message."""
+    kind = "jpeg" if data[:2] == b"\xff\xd8" else "png"
+    return {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{base64.b64encode(data).decode()}"}}
