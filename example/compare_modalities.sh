@@ -7,7 +7,7 @@
 # settings of data and model are its own, too. SMALL=True runs example/small.sh both ways instead: tiny model, no GPU,
 # arguments as there.
 #
-#   SFT=True NUM_GPUS=4 bash example/compare_modalities.sh ctu data.max_prompt_length=8192
+#   SFT=True NUM_GPUS=4 bash example/compare_modalities.sh ctu data.max_prompt_length=4096
 #   SMALL=True bash example/compare_modalities.sh italy_power
 set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: bash $0 DATASET [KEY=VALUE ...]" >&2; exit 2; }
@@ -28,11 +28,11 @@ else
     RUNS=("$OUT/image" "$OUT/numeric")
     SHARED=()
     for setting; do case "$setting" in data.* | model.*) SHARED+=("$setting") ;; esac; done
-    for modality in image numeric; do
+    for modality in numeric image; do # whose prompts may be too long: better now than after the other run
         folder="$OUT/$modality" warm=
         if [ "${SFT:-False}" = True ]; then
             printf '\n=== %s: warm start\n' "$modality"
-            bash "example/sft_trainer/run_$DATASET.sh" "${SHARED[@]}" data.modality=$modality \
+            bash "example/sft_trainer/run_$DATASET.sh" ${SHARED[@]+"${SHARED[@]}"} data.modality=$modality \
                 trainer.default_local_dir="$folder/sft"
             warm="$(ls -d "$folder"/sft/global_step_*/huggingface | sort -V | tail -n 1)"
         fi

@@ -12,6 +12,8 @@ source "$(dirname "$0")/stages.sh"
 DATASET="$1"
 shift
 source "$(dirname "$0")/setup_env.sh"
+[ -f "example/sft_trainer/run_$DATASET.sh" ] ||
+    stop "$DATASET has no example/sft_trainer/run_$DATASET.sh; without a warm start the tiny model learns nothing"
 SFT_STEPS="${SFT_STEPS:-900}"
 GRPO_STEPS="${GRPO_STEPS:-60}"
 MODALITY="${MODALITY:-image}"
@@ -32,7 +34,7 @@ TINY=(
 )
 case "$MODALITY" in
     image) NAME="$DATASET" BLANK=both ;;
-    numeric) NAME="${DATASET}_numeric" BLANK=false TINY+=(data.max_prompt_length=8192) ;;
+    numeric) NAME="${DATASET}_numeric" BLANK=false TINY+=(data.max_prompt_length=12288) ;;
     *) stop "MODALITY=$MODALITY; image and numeric are known" ;;
 esac
 fresh_folder "$ROOT/checkpoints/small_$NAME"

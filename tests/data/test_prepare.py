@@ -17,7 +17,7 @@ from tests.conftest import SHARED_DATA
 from timemaster.data import plot
 from timemaster.data import prepare as prepare_module
 from timemaster.data.plot import PlotStyle, draw_many, draw_png
-from timemaster.data.prepare import main, prepare
+from timemaster.data.prepare import main, prepare, small_variant
 from timemaster.data.series import Series
 from timemaster.data.store import read_examples
 from timemaster.rewards import RewardPart, format_strict
@@ -71,8 +71,25 @@ def test_the_tree_is_complete_and_nothing_else_is_left(folder: Path):
     assert json.loads((folder / "dataset_dict.json").read_text()) == {"splits": ["train", "test"]}
 
 
+TAGS = "Give <think>why</think>, then <class>one</class>."
+
+
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        ("", "Up or Down?"),
+        ("Answer in <class></class>.", "Up or Down? Use <class>."),
+        (f"{TAGS} <extension>more</extension>", "Up or Down? Use <think>, <class> and <extension>."),
+    ],
+)
+def test_the_short_question_asks_for_the_questions_own_tags(tags: str, says: str):
+    assert small_variant(replace(TASK, question=f"<image>{tags}")).question == f"<image>{says}"
+
+
 def test_the_small_variant_has_its_own_plot_and_a_short_question(tmp_path: Path):
-    task = replace(TASK, small_plot=PlotStyle(width=84, height=28, axes=False), question="<image>" + "Look! " * 50)
+    task = replace(
+        TASK, small_plot=PlotStyle(width=84, height=28, axes=False), question="<image>" + "Look! " * 50 + TAGS
+    )
     small = prepare(task, None, tmp_path, num_workers=1, plot="small")
     assert small.name == "toy_small"
     (message,) = examples(small, "train")[0].messages

@@ -24,6 +24,7 @@ import argparse
 import io
 import logging
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -73,16 +74,20 @@ def prepare(
 
 
 def small_variant(task: Task) -> Task:
-    """The task with its small plot and a short question, as `--plot small` prepares it."""
-    return replace(task, plot=task.small_plot, question=short_question(task.labels))
+    """The task as `--plot small` prepares it: its small plot, and a short question with the labels and the tags.
 
-
-def short_question(labels: Sequence[str]) -> str:
-    """For a model of a million parameters on a small machine, which learns from the answers and pays for every token.
-
-    Example: short_question(["Desktop", "Laptop"]) == "<image>Desktop or Laptop? Use <think> and <class>."
+    For a model of a million parameters on a small machine, which learns from the answers and pays for every token.
+    Example: "<image>Desktop or Laptop? Use <think> and <class>."
     """
-    return f"<image>{', '.join(labels[:-1])} or {labels[-1]}? Use <think> and <class>."
+    from timemaster.tasks import IMAGE
+
+    tags = [tag for tag in dict.fromkeys(re.findall(r"<\w+>", task.question)) if tag != IMAGE]
+    question = f"{IMAGE}{_listed(task.labels, 'or')}?" + (f" Use {_listed(tags, 'and')}." if tags else "")
+    return replace(task, plot=task.small_plot, question=question)
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    return f" {last} ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def _check_splits(task: Task, splits: Splits) -> None:
