@@ -39,7 +39,8 @@ case "$MODALITY" in
 esac
 fresh_folder "$ROOT/checkpoints/small_$NAME"
 GRPO=(
-    actor.optim.lr=3e-4
+    actor.optim.lr=2e-4
+    actor.optim.lr_warmup_steps=5
     actor.use_kl_loss=False
     actor.entropy_coeff=0
     rollout.n=4

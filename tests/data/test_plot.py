@@ -183,6 +183,22 @@ def test_each_channel_is_a_line():
     assert len(np.unique(one.reshape(-1, 3), axis=0)) < len(np.unique(two.reshape(-1, 3), axis=0))
 
 
+def test_rows_keep_channels_apart_on_one_scale():
+    style = PlotStyle(width=112, height=112, line_width=2.0, axes=False, rows=True)
+    wave = [math.sin(i / 5) for i in range(100)]
+    shown = pixels(draw_png(Series([wave, [v / 4 for v in wave], [0.0] * 100], "", 0), style)) < 250
+    inked = np.flatnonzero(shown.any(axis=(1, 2)))
+    heights = [int(((inked >= top) & (inked < top + 112 / 3)).sum()) for top in (0, 112 / 3, 224 / 3)]
+    assert heights[0] > 34  # a whole row
+    assert 34 / 4 - 2 <= heights[1] <= 34 / 4 + 4  # a quarter of it, and the line's own width
+    assert heights[2] <= 4
+    assert abs(np.median(inked[inked >= 75]) - 112 * 5 / 6) <= 2  # zero is in the middle
+    assert pixels(draw_png(Series([[0.0] * 9] * 2, "", 0), style)).shape == (112, 112, 3)
+    for wrong in ({"axes": True}, {"y_range": (-1.0, 1.0)}):
+        with pytest.raises(InputError, match="rows=True is for bare lines"):
+            replace(style, **wrong)
+
+
 def test_constant_series_can_be_drawn():
     assert pixels(draw_png(Series([[1.0] * 50], "", 0), STYLE)).shape[0] == 230
 

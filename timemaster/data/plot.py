@@ -38,6 +38,7 @@ class PlotStyle:
     channels: tuple[str, ...] = ()  # names of the lines, for a legend in the upper right corner; () draws none
     axes: bool = True  # False draws the bare lines, without frame, ticks and text about them, and crops nothing
     y_range: tuple[float, float] | None = None  # of the y axis, the same for every series; None fits it to each
+    rows: bool = False  # of bare lines: every channel in a row of its own, zero in its middle, one scale for all rows
     width: int = 600  # pixels, before the crop to what is drawn
     height: int = 250  # pixels, before the crop to what is drawn
     line_width: float = 2.0  # points (1/72 inch, at 100 pixels per inch)
@@ -45,6 +46,10 @@ class PlotStyle:
     label_size: float = 8.0  # points
     tick_size: float = 7.0  # points; also of the legend
     margin: int = 5  # pixels left around what is drawn after the crop
+
+    def __post_init__(self) -> None:
+        if self.rows and (self.axes or self.y_range):
+            raise InputError("PlotStyle: rows=True is for bare lines: set axes=False, and leave y_range None.")
 
 
 def draw_png(series: Series, style: PlotStyle) -> bytes:
@@ -108,6 +113,14 @@ class _Layout:
     top: float
 
 
+def _in_rows(values: list[list[float]]) -> list[list[float]]:
+    """The channels one under another, the first on top, 2 apart, each between -1 and 1 about its row's middle."""
+    largest = max(abs(value) for channel in values for value in channel) or 1.0
+    return [
+        [v / largest + 2 * row for v in channel] for row, channel in zip(range(len(values))[::-1], values, strict=True)
+    ]
+
+
 class _Canvas:
     """One figure, drawn again and again for series of one shape."""
 
@@ -141,12 +154,14 @@ class _Canvas:
         self.start = self._sides()
 
     def draw(self, values: list[list[float]]) -> bytes:
-        for line, channel in zip(self.lines, values, strict=True):
+        for line, channel in zip(self.lines, _in_rows(values) if self.style.rows else values, strict=True):
             line.set_ydata(channel)
         self.axes.relim()
         self.axes.autoscale_view()
         if self.style.y_range:
             self.axes.set_ylim(*self.style.y_range)
+        elif self.style.rows:
+            self.axes.set_ylim(-1, 2 * len(values) - 1)
         layout = self._layout()
         tick_width = self._place_y_label() if self.style.axes else 0.0
         self.canvas.restore_region(layout.background)
