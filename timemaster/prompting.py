@@ -75,9 +75,9 @@ async def _ask_all(
             number, example = waiting.popleft()
             try:
                 replies[number] = await chat.ask([*before, *(chat_turn(message) for message in example.messages)])
-            except Exception:
-                waiting.clear()  # nothing new is asked
-                raise
+            finally:
+                if number not in replies:
+                    waiting.clear()  # nothing new is asked
             bar.update(1)
 
     with tqdm(total=len(examples), desc=label, unit="row", leave=False, disable=None) as bar:

@@ -1,28 +1,11 @@
 #!/usr/bin/env bash
-# Supervised warm start on ECG: demonstrations of the deterministic explainer (data/ecg_image/sft.parquet).
+# Supervised warm start on ECG: demonstrations of the deterministic explainer (data/ecg_image/sft.parquet). Settings, and
+# the variables that change them, stand in published.sh beside this file.
 #
 #   bash example/sft_trainer/run_ecg.sh
-#   MODEL_PATH=... NUM_GPUS=4 bash example/sft_trainer/run_ecg.sh data.train_batch_size=64   # further overrides last
+#   MODEL_PATH=... NUM_GPUS=4 bash example/sft_trainer/run_ecg.sh data.train_batch_size=64   # further settings at the end
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
+source example/sft_trainer/published.sh
 
-MODEL_PATH="${MODEL_PATH:-Qwen/Qwen2.5-VL-3B-Instruct}"
-DATA="${DATA:-data/ecg_image}"
-NUM_GPUS="${NUM_GPUS:-1}"
-NUM_NODES="${NUM_NODES:-1}"
-
-python -m timemaster.sft \
-    data.recipes=recipes.ecg \
-    data.train_files="$DATA/sft.parquet" \
-    data.train_batch_size=32 \
-    data.max_prompt_length=1024 \
-    data.max_response_length=1024 \
-    model.path="$MODEL_PATH" \
-    actor.optim.lr=1e-5 \
-    actor.optim.lr_scheduler_type=cosine \
-    trainer.project_name=TimeMaster_ECG \
-    trainer.experiment_name=qwen2.5_vl_3b_sft \
-    trainer.n_gpus_per_node="$NUM_GPUS" \
-    trainer.nnodes="$NUM_NODES" \
-    trainer.total_epochs=3 \
-    "$@"
+sft ecg "$@"

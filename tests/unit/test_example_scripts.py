@@ -171,7 +171,8 @@ def test_a_script_that_limits_the_difference_of_logprobs_pins_float32() -> None:
 
 
 def test_scripts_run_where_vllm_does_not_install() -> None:
-    assert all("rollout.name=auto" in text for text in texts("grpo_trainer").values())
+    for text in texts("grpo_trainer").values():
+        assert "rollout.name=auto" in text or "\nsource example/grpo_trainer/published.sh\n" in text
     for line in (ROOT / "requirements-cpu.txt").read_text().splitlines():
         if line.startswith(("vllm", "intel-", "xgrammar", "llguidance")):
             assert "sys_platform == 'linux'" in line
