@@ -14,7 +14,7 @@ shift
 source "$(dirname "$0")/setup_env.sh"
 [ -f "example/sft_trainer/run_$DATASET.sh" ] ||
     stop "$DATASET has no example/sft_trainer/run_$DATASET.sh; without a warm start the tiny model learns nothing"
-SFT_STEPS="${SFT_STEPS:-900}"
+SFT_STEPS="${SFT_STEPS:-600}"
 GRPO_STEPS="${GRPO_STEPS:-60}"
 MODALITY="${MODALITY:-image}"
 export DATA="$ROOT/data/${DATASET}_small"
