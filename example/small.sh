@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The whole of one dataset on a small machine, without a GPU: data (bare 112 x 112 plots), a tiny Qwen2.5-VL, supervised
 # warm start, GRPO, evaluation before and after, and with blanked images. What follows the name goes to its data script.
-# Writes checkpoints/small_<dataset>/ (made afresh) with summary.json. Minutes on two cores; the steps can be changed:
+# Writes checkpoints/small_<dataset>/ (made afresh) with summary.json. Minutes on two cores. SFT_STEPS is 20 epochs, but
+# 200 to 600 steps, and GRPO_STEPS 60, unless you say otherwise:
 #
 #   bash example/small.sh ctu
 #   SFT_STEPS=300 GRPO_STEPS=40 bash example/small.sh har --source DIR
@@ -14,7 +15,6 @@ shift
 source "$(dirname "$0")/setup_env.sh"
 [ -f "example/sft_trainer/run_$DATASET.sh" ] ||
     stop "$DATASET has no example/sft_trainer/run_$DATASET.sh; without a warm start the tiny model learns nothing"
-SFT_STEPS="${SFT_STEPS:-600}"
 GRPO_STEPS="${GRPO_STEPS:-60}"
 MODALITY="${MODALITY:-image}"
 export DATA="$ROOT/data/${DATASET}_small"
@@ -52,6 +52,9 @@ GRPO=(
 )
 
 stage data bash "example/data_preprocess/$DATASET.sh" --plot small "$@"
+ROWS=$(python -c "import pyarrow.parquet as p; print(p.read_metadata('$DATA/sft.parquet').num_rows)")
+EPOCHS=$((ROWS * 20 / 32)) # of the warm start's batch size
+SFT_STEPS="${SFT_STEPS:-$((EPOCHS < 200 ? 200 : EPOCHS > 600 ? 600 : EPOCHS))}"
 stage model python -m timemaster.models.tiny "$OUT/tiny" --text-from "$DATA/sft.parquet"
 export MODEL_PATH="$OUT/tiny"
 stage sft bash "example/sft_trainer/run_$DATASET.sh" "${TINY[@]}" actor.optim.lr=7e-4 \
