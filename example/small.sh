@@ -2,7 +2,7 @@
 # The whole of one dataset on a small machine, without a GPU: data (bare 112 x 112 plots), a tiny Qwen2.5-VL, supervised
 # warm start, GRPO, evaluation before and after, and with blanked images. What follows the name goes to its data script.
 # Writes checkpoints/small_<dataset>/ (made afresh) with summary.json. Minutes on two cores. SFT_STEPS is 20 epochs, but
-# 200 to 600 steps, and GRPO_STEPS 60, unless you say otherwise:
+# 200 to 600 steps, and GRPO_STEPS 40, unless you say otherwise:
 #
 #   bash example/small.sh ctu
 #   SFT_STEPS=300 GRPO_STEPS=40 bash example/small.sh har --source DIR
@@ -15,7 +15,7 @@ shift
 source "$(dirname "$0")/setup_env.sh"
 [ -f "example/sft_trainer/run_$DATASET.sh" ] ||
     stop "$DATASET has no example/sft_trainer/run_$DATASET.sh; without a warm start the tiny model learns nothing"
-GRPO_STEPS="${GRPO_STEPS:-60}"
+GRPO_STEPS="${GRPO_STEPS:-40}"
 MODALITY="${MODALITY:-image}"
 export DATA="$ROOT/data/${DATASET}_small"
 
