@@ -5,7 +5,7 @@
 # 200 to 600 steps, and GRPO_STEPS 40, unless you say otherwise:
 #
 #   bash example/small.sh ctu
-#   SFT_STEPS=300 GRPO_STEPS=40 bash example/small.sh har --source DIR
+#   SFT_STEPS=300 GRPO_STEPS=80 bash example/small.sh har --source DIR
 #   MODALITY=numeric bash example/small.sh italy_power           # the series as text; checkpoints/small_<dataset>_numeric/
 set -euo pipefail
 source "$(dirname "$0")/stages.sh"

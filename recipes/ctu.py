@@ -47,11 +47,13 @@ def load(source: Path | None) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: Task) -> str:
-    """Facts of the day: resting level, highest reading and when, how often and how long it is high."""
+    """Facts of the day: how often and how long it is high and, with axes, resting level, highest reading and when."""
     values = series.values[0]
     rest, top = statistics.median(values), max(values)
     is_high = [value > (rest + top) / 2 for value in values]
     num_rises = sum(now and not before for before, now in pairwise([False, *is_high]))
+    if not task.plot.axes:
+        return f"It rises {num_rises} {'time' if num_rises == 1 else 'times'}, for {sum(is_high)} readings in all."
     return (
         f"The series rests at {rest:.1f} and reaches its highest value {top:.1f} at reading {values.index(top)}. "
         f"It rises above the middle between the two {num_rises} {'time' if num_rises == 1 else 'times'} and stays "

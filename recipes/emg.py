@@ -97,10 +97,12 @@ def _cut_by_time(folder: Path) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: Task) -> str:
-    """Facts of the window: standard deviation, largest peak and where, zero crossings."""
+    """Facts of the window: standard deviation, largest peak and, with axes, where it is, zero crossings."""
     values = series.values[0]
     mean, peak = fmean(values), max(values, key=abs)
     spread = math.sqrt(fmean([(value - mean) ** 2 for value in values]))
+    if not task.plot.axes:
+        return f"The standard deviation is {spread:.3f} mV. The largest peak is {abs(peak):.2f} mV."
     crossings = sum((before < mean) != (now < mean) for before, now in pairwise(values))
     return (
         f"The standard deviation is {spread:.4f} mV. The largest peak is {peak:.3f} mV, at reading "

@@ -40,7 +40,7 @@ class Task:
     small_plot: PlotStyle = SMALL_PLOT  # for the embedded tiny model: `prepare --plot small`
     decimals: int = DECIMALS  # of a reading with data.modality=numeric: as many as keep the readings apart
     rewards: tuple[RewardPart, ...]
-    explain: Callable[[Series, Task], str] | None = None  # true facts of a series, for demonstrations
+    explain: Callable[[Series, Task], str] | None = None  # true facts of a series that its plot shows
     respond: Callable[[Example, str], list[Message] | None] | None = None  # next turns given the text so far; None ends
     max_new_images: int = 0  # images that `respond` may add to one sequence
     validation_fraction: float = 0.1  # of the train split, cut where `load` gives no "validation"

@@ -166,6 +166,12 @@ def test_the_other_demonstrations_tell_the_truth():
         "The standard deviation is 0.0097 mV. The largest peak is 0.300 mV, at reading 700. "
         "The signal crosses its mean 2 times."
     )
+    assert facts("emg", [0.0] * 700 + [0.1, 0.1, -0.26] + [0.0] * 797, small=True) == (
+        "The standard deviation is 0.008 mV. The largest peak is 0.26 mV."
+    )
+    assert facts("ctu", [0.0] * 300 + [4.0] * 20 + [0.0] * 300 + [3.0] * 5 + [0.0] * 95, small=True) == (
+        "It rises 2 times, for 25 readings in all."
+    )
     beats = [0.0] * 1500
     for i in (100, 400, 650):
         beats[i], beats[i + 5] = 1.0, -0.8  # the second peak is the same beat
