@@ -39,6 +39,8 @@ case "$MODALITY" in
 esac
 fresh_folder "$ROOT/checkpoints/small_$NAME"
 GRPO=(
+    data.train_batch_size=32
+    actor.ppo_mini_batch_size=32
     actor.optim.lr=2e-4
     actor.optim.lr_warmup_steps=5
     actor.use_kl_loss=False
