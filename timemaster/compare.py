@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 HEADINGS = ("answers by", "n", "accuracy", "95 % interval", "macro F1", "unparsed", "p")
 
 
+OF_TEST = re.compile(r"step_\d+(_t[\d.e-]+)?(_n\d+)?(_blank)?")  # else the name says of which rows it is
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A predictions file with the name of its row. Example: Entry("rocket", "baseline", Path("…/predictions.jsonl"))"""
@@ -108,9 +111,14 @@ def model_rows(options: argparse.Namespace) -> list[tuple[str, str, int]]:
 
 def run_entries(run: Path) -> list[Entry]:
     """The evaluations of a run, by step. Raises InputError when there are none."""
-    paths = [path.parent for path in run.glob(f"eval/step_*/{NAME}")]
+    found = [path.parent for path in run.glob(f"eval/step_*/{NAME}")]
+    paths = [path for path in found if OF_TEST.fullmatch(path.name)]
     if not paths:
-        raise InputError(f"{run} has no eval/step_*/{NAME}: evaluate the run first (EVAL=True), or correct --runs.")
+        others = f" (only of other rows: {', '.join(sorted(path.name for path in found))})" if found else ""
+        raise InputError(
+            f"{run} has no eval/step_*/{NAME}{others}: evaluate the run first, on test.parquet (EVAL=True), or "
+            "correct --runs."
+        )
     steps = {path: int(re.sub(r"^step_(\d+).*$", r"\1", path.name)) for path in paths}
     ordered = sorted(paths, key=lambda path: (steps[path], path.name))
     return [Entry(f"{run.resolve().name}/{path.name}", "checkpoint", path / NAME) for path in ordered]

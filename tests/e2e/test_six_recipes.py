@@ -114,7 +114,7 @@ def test_all_six_go_through_sft_and_grpo_to_evaluation(
     cfg.trainer.val_only, cfg.rollout.name = True, "hf"  # which starts sooner
     check(cfg, "eval")
     (result,) = evaluate.evaluate(cfg)
-    answers = (tmp_path / "grpo" / "eval" / "step_2" / "predictions.jsonl").read_text().splitlines()
+    answers = (tmp_path / "grpo" / "eval" / "step_2_short" / "predictions.jsonl").read_text().splitlines()
     tested = {name: pq.read_metadata(folder / "short.parquet").num_rows for name, folder in data.items()}
     assert result["n"] == len(answers) == sum(tested.values())
     assert {s: own["n"] for s, own in result["by_data_source"].items()} == {

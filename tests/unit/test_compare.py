@@ -17,7 +17,7 @@ from aiohttp import web
 
 from tests.servers import ChatServer, completion, says
 from timemaster.checks import check
-from timemaster.compare import compare, main, parser
+from timemaster.compare import compare, main, parser, run_entries
 from timemaster.config import Config
 from timemaster.data.plot import draw_png
 from timemaster.data.series import Series
@@ -162,6 +162,18 @@ def test_an_evaluation_with_samples_writes_a_line_each(cfg: Config, data: Path, 
     )
     assert not {"majority", "pass_at_k", "num_samples"} & set(one)
     assert "sample" not in json.loads((tmp_path / "one" / "predictions.jsonl").read_text())
+
+
+def test_evaluations_of_other_rows_are_no_rows_of_the_table(tmp_path: Path) -> None:
+    names = ("step_4", "step_4_blank", "step_40_t0.7_n8", "step_4_validation", "step_4_t0.7_short_blank")
+    for name in names:
+        (tmp_path / "eval" / name).mkdir(parents=True)
+        (tmp_path / "eval" / name / "predictions.jsonl").write_text("")
+    assert [entry.name for entry in run_entries(tmp_path)] == [f"{tmp_path.name}/{name}" for name in names[:3]]
+    for name in names[:3]:
+        (tmp_path / "eval" / name / "predictions.jsonl").unlink()
+    with pytest.raises(InputError, match=r"only of other rows: step_4_t0\.7_short_blank, step_4_validation\)"):
+        run_entries(tmp_path)
 
 
 # ---- McNemar

@@ -25,17 +25,20 @@ function drawHead() {
 const path = (name) => (name ? el("span", { title: name }, tail(name)) : null);
 
 function tiles() {
-  const seeing = DATA.evaluations.filter((one) => !one.blank_images);
+  const rows = (one) => one.rows || "test";
+  const ofTest = DATA.evaluations.filter((one) => rows(one) === "test");
+  const seeing = (ofTest.length ? ofTest : DATA.evaluations).filter((one) => !one.blank_images);
   const greedy = seeing.filter((one) => !(one.sampling && one.sampling.temperature));
   const trained = greedy.length ? greedy : seeing;
   const test = trained[trained.length - 1];
-  const blank = test && DATA.evaluations.find((one) => one.blank_images && one.model === test.model);
+  const isControl = (one) => one.blank_images && one.model === test.model && rows(one) === rows(test);
+  const blank = test && DATA.evaluations.find(isControl);
   const known = (name) => (DATA.metrics[name] || []).filter(isNumber);
   const reward = known("reward/mean");
   const difference = known("rollout/logprob_diff_mean");
   const loss = known("sft/loss");
   const found = [
-    test && [`test accuracy, ${moment(test)}`, fixed(test.accuracy), interval(test)],
+    test && [`${rows(test)} accuracy, ${moment(test)}`, fixed(test.accuracy), interval(test)],
     test && trained.length > 1 && [moment(trained[0]), fixed(trained[0].accuracy), interval(trained[0])],
     blank && ["blanked images", fixed(blank.accuracy), interval(blank)],
     reward.length && ["reward", fixed(reward[reward.length - 1]), `from ${fixed(reward[0])}`],

@@ -21,9 +21,9 @@ from timemaster.types import InputError
 WRITTEN = ("metrics.jsonl", "config.yaml", "eval/step_*/metrics.json")  # one of them makes a folder a run's
 MAX_CLASSES = 100  # with more different truths the answers are not classes
 EVALUATION = (  # what the page shows of eval/*/metrics.json
-    "model", "step", "blank_images", "files", "sampling", "rows_left_out", "n", "accuracy", "accuracy_ci95", "macro_f1",
-    "format_rate", "unparsed", "per_class", "reward_mean", "response_tokens_mean", "confusion", "by_data_source",
-    "num_samples", "majority", "pass_at_k",
+    "model", "step", "blank_images", "rows", "files", "sampling", "rows_left_out", "n", "accuracy", "accuracy_ci95",
+    "macro_f1", "format_rate", "unparsed", "per_class", "reward_mean", "response_tokens_mean", "confusion",
+    "by_data_source", "num_samples", "majority", "pass_at_k",
 )  # fmt: skip
 
 
