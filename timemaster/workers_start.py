@@ -118,7 +118,7 @@ def gather(calls: dict[str, Any], actors: dict[str, str]) -> list[Any]:
             results[done[0]] = ray.get(done[0])
         except ray.exceptions.RayTaskError as error:  # also what Ray raises when the call itself met a dead process
             if isinstance(error.cause, InputError):
-                raise InputError(str(error.cause)) from None
+                raise type(error.cause)(str(error.cause)) from None
             if isinstance(error.cause, ray.exceptions.RayActorError):
                 raise _died(error.cause, actors, names[done[0]]) from None
             raise WorkerDied(f"{names[done[0]]} failed: {error}") from None
