@@ -240,12 +240,15 @@ def test_a_failing_reward_stops_the_run_and_names_the_example(cluster, data, tau
 
 
 GRADED = """
+from itertools import count
+
 from timemaster.judge import Rubric, the_judge
 
+number = count()  # equal answers would be one question
+
 async def score(rollout, example):
-    found = await the_judge().grade(
-        Rubric("an answer", {"depth": "gives reasons"}), example, {"answer": f"{rollout.text} {sum(rollout.logprobs)}"}
-    )
+    answer = f"{rollout.text} {sum(rollout.logprobs)} {next(number)}"
+    found = await the_judge().grade(Rubric("an answer", {"depth": "gives reasons"}), example, {"answer": answer})
     return {"score": found.score, "reason": found.reason}
 """
 
