@@ -55,8 +55,8 @@ GRPO=(
 
 stage data bash "example/data_preprocess/$DATASET.sh" --plot small "$@"
 ROWS=$(python -c "import pyarrow.parquet as p; print(p.read_metadata('$DATA/sft.parquet').num_rows)")
-EPOCHS=$((ROWS * 20 / 32)) # of the warm start's batch size
-SFT_STEPS="${SFT_STEPS:-$((EPOCHS < 200 ? 200 : EPOCHS > 600 ? 600 : EPOCHS))}"
+STEPS=$((ROWS * 20 / 32)) # 20 epochs of the warm start's batches
+SFT_STEPS="${SFT_STEPS:-$((STEPS < 200 ? 200 : STEPS > 600 ? 600 : STEPS))}"
 stage model python -m timemaster.models.tiny "$OUT/tiny" --text-from "$DATA/sft.parquet"
 export MODEL_PATH="$OUT/tiny"
 stage sft bash "example/sft_trainer/run_$DATASET.sh" "${TINY[@]}" actor.optim.lr=7e-4 \

@@ -69,7 +69,7 @@ def compare(task: Task, options: argparse.Namespace) -> list[Result]:
     for name, given in baselines:
         entries.append(Entry(name, "baseline", baseline(given, train, test, out / name, options.dtw_window)))
     for name, model, way in models:
-        lines = ask_model(chats[model], task, test, shots[way], name, options.concurrency)
+        lines = ask_model(chats[model], task, test, shots[way], name)
         entries.append(Entry(name, "model", write_predictions(out / re.sub(r"[^\w.-]+", "_", name), lines)))
     results = measure(task, [*entries, *found], test, options.reference)
     write_table(out, task, [*results, *quoted(task.data_source)], test)

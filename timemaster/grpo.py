@@ -46,7 +46,7 @@ def train(cfg: Config) -> None:
     from timemaster.inputs import check_inputs, load_jobs, make_renderer, order_of_rows
     from timemaster.rollout.engine import resolve_engine
     from timemaster.rollout.rank import check_judge
-    from timemaster.run import Run, save
+    from timemaster.run import Run, due, save
     from timemaster.workers import Workers
 
     check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
@@ -131,11 +131,6 @@ def validated(
     except ChatRefused as error:
         return error
     return None
-
-
-def due(cfg: Config, step: int) -> bool:
-    """Whether a checkpoint is to be written after `step`."""
-    return bool(cfg.trainer.save_freq) and step % cfg.trainer.save_freq == 0
 
 
 def start(

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from timemaster.config import Config, world_size
+from timemaster.config import Config, NumericConfig, world_size
 from timemaster.data.media import load_model_config, vision_spec
 from timemaster.data.numeric import as_numbers
 from timemaster.data.render import Renderer
@@ -82,11 +82,13 @@ def read_rows(
 
 def in_numbers(cfg: Config, example: Example, tasks: Mapping[str, Task]) -> Example:
     """The example with its series as text in the place of its plot."""
-    task, style = tasks.get(example.data_source), cfg.data.numeric
-    if task is None:
-        return as_numbers(example, (), style)
-    decimals = task.decimals if style.decimals is None else style.decimals
-    return as_numbers(example, task.plot.channels, replace(style, decimals=decimals))
+    task = tasks.get(example.data_source)
+    return as_numbers(example, task.plot.channels if task else (), numeric_style(cfg.data.numeric, task))
+
+
+def numeric_style(style: NumericConfig, task: Task | None) -> NumericConfig:
+    """`style`, with the task's decimals where it leaves them open."""
+    return replace(style, decimals=task.decimals) if task and style.decimals is None else style
 
 
 def _no_task(example: Example, tasks: Mapping[str, Task]) -> str:

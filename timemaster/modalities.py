@@ -13,7 +13,6 @@ import json
 import logging
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,6 +21,7 @@ from timemaster.config import DataConfig, NumericConfig
 from timemaster.data.media import num_tokens, vision_spec
 from timemaster.data.numeric import write_series
 from timemaster.data.store import read_examples
+from timemaster.inputs import numeric_style
 from timemaster.tasks import find_recipes, load_tasks
 from timemaster.types import InputError
 
@@ -63,9 +63,8 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
         values = example.extra["series"]
         if not values:
             raise InputError(f"{file}: its rows have no raw series (the column `data`).")
-        task = tasks.get(example.data_source)
-        decimals = task.decimals if task and style.decimals is None else style.decimals
-        numbers.append(count_tokens(write_series(values, (), replace(style, decimals=decimals))))
+        shown = numeric_style(style, tasks.get(example.data_source))
+        numbers.append(count_tokens(write_series(values, (), shown)))
         images += [num_tokens(p.media, vision) for m in example.messages for p in m.parts if p.media is not None]
     if not images:
         raise InputError(f"{file}: its rows hold no images.")

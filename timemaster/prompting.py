@@ -43,14 +43,14 @@ def shot_turns(shots: Sequence[Example]) -> list[dict[str, Any]]:
 
 
 def ask_model(
-    chat: Chat, task: Task, examples: Sequence[Example], shots: Sequence[Example], label: str, concurrency: int
+    chat: Chat, task: Task, examples: Sequence[Example], shots: Sequence[Example], label: str
 ) -> list[dict[str, Any]]:
-    """The lines of predictions.jsonl for `examples`, asked `concurrency` at a time.
+    """The lines of predictions.jsonl for `examples`, asked as many at a time as the chat allows.
 
     Replies are kept in the chat's cache: the same call asks again only for what failed. Raises ChatRefused, of which
     BudgetSpent is one, and InputError when calls failed for good: their rows would be measured as wrong answers.
     """
-    replies = asyncio.run(_ask_all(chat, examples, shot_turns(shots), label, concurrency))
+    replies = asyncio.run(_ask_all(chat, examples, shot_turns(shots), label))
     failed = [reply.error for reply in replies if reply.error]
     if failed:
         raise InputError(
@@ -64,7 +64,7 @@ def ask_model(
 
 
 async def _ask_all(
-    chat: Chat, examples: Sequence[Example], before: Sequence[dict[str, Any]], label: str, concurrency: int
+    chat: Chat, examples: Sequence[Example], before: Sequence[dict[str, Any]], label: str
 ) -> list[Reply]:
     """The replies in order, with a progress bar. When a call raises, those in flight are waited for: they are paid."""
     waiting = deque(enumerate(examples))
@@ -81,7 +81,7 @@ async def _ask_all(
             bar.update(1)
 
     with tqdm(total=len(examples), desc=label, unit="row", leave=False, disable=None) as bar:
-        ended = await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True)
+        ended = await asyncio.gather(*(work() for _ in range(chat.concurrency)), return_exceptions=True)
     for error in ended:
         if error is not None:
             raise error

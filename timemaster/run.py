@@ -188,6 +188,11 @@ class Run:
                 path.write_bytes(media.data if media.data is not None else Path(media.path).read_bytes())
 
 
+def due(cfg: Config, step: int) -> bool:
+    """Whether a checkpoint is to be written after `step`."""
+    return bool(cfg.trainer.save_freq) and step % cfg.trainer.save_freq == 0
+
+
 def save(run: Run, workers: Workers, step: int) -> None:
     """Write the checkpoint of a step: temporary name, sync, rename, then prune. Sharded state needs all ranks."""
     started = time.perf_counter()

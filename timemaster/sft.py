@@ -24,7 +24,7 @@ SHOWN = ("sft/loss", "sft/entropy", "sft/grad_norm", "sft/lr", "val/loss", "thro
 def train(cfg: Config) -> None:
     """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
     from timemaster.inputs import check_inputs, decoded, describe, load_samples, make_renderer, order_of_rows
-    from timemaster.run import Run, save
+    from timemaster.run import Run, due, save
     from timemaster.workers import Workers
 
     check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
@@ -59,7 +59,7 @@ def train(cfg: Config) -> None:
                 with run.phase("validate"):
                     metrics |= validate(workers, val_samples)
             run.log_step(step, metrics, SHOWN)
-            if stop or (cfg.trainer.save_freq and step % cfg.trainer.save_freq == 0):
+            if stop or due(cfg, step):
                 save(run, workers, step)
             if stop:
                 break
