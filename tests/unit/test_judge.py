@@ -9,6 +9,7 @@ import multiprocessing
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -602,6 +603,15 @@ def _with_score(one: Rollout, value: Any) -> Rollout:
     from dataclasses import replace
 
     return replace(one, score=value)
+
+
+def test_threads_that_share_a_store_count_each_call_once(tmp_path: Path) -> None:
+    store = Store(tmp_path / "judge.sqlite")
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(lambda _: store.reserve("run", Budget()), range(2000)))
+        within = list(threads.map(lambda _: store.reserve("limited", Budget(max_calls=500)), range(1000)))
+    assert within.count(True) == 500
+    assert (store.spent("run"), store.spent("limited")) == ((2000, 0.0), (500, 0.0))
 
 
 def test_a_judge_serves_one_event_loop_after_the_other_and_two_at_once(judged: Callable[..., None]) -> None:

@@ -5,8 +5,10 @@ with.
 from __future__ import annotations
 
 import sqlite3
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from timemaster.types import InputError
 
@@ -44,8 +46,9 @@ class Store:
     def __init__(self, path: Path, several_hosts: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        # Threads share the connection, and with it the number of rows that the last statement changed.
+        self._lock = threading.Lock()
         try:
-            # Made in one thread, used in the scoring thread: the sqlite3 module locks each call by itself.
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             # A write-ahead log is read through shared memory, which machines do not have in common.
             self._db.execute(f"PRAGMA journal_mode={'DELETE' if several_hosts else 'WAL'}")
@@ -56,31 +59,38 @@ class Store:
 
     def get(self, request: str) -> str | None:
         """The reply to an equal request, if there was one."""
-        row = self._db.execute("SELECT text FROM replies WHERE request = ?", (request,)).fetchone()
+        row = self._row("SELECT text FROM replies WHERE request = ?", request)
         return row[0] if row else None
 
     def put(self, request: str, text: str) -> None:
         """Keep a reply."""
-        self._db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (request, text))
+        self._change("INSERT OR REPLACE INTO replies VALUES (?, ?)", request, text)
 
     def spent(self, account: str) -> tuple[int, float]:
         """(calls, cost) of an account so far."""
-        row = self._db.execute("SELECT calls, cost FROM spent WHERE account = ?", (account,)).fetchone()
+        row = self._row("SELECT calls, cost FROM spent WHERE account = ?", account)
         return (row[0], row[1]) if row else (0, 0.0)
 
     def reserve(self, account: str, budget: Budget) -> bool:
         """Count one more call, unless the budget has no room for it."""
-        self._db.execute("INSERT OR IGNORE INTO spent VALUES (?, 0, 0)", (account,))
-        counted = self._db.execute(
-            "UPDATE spent SET calls = calls + 1 WHERE account = ? AND (? = 0 OR calls < ?) AND (? = 0 OR cost < ?)",
-            (account, budget.max_calls, budget.max_calls, budget.max_cost, budget.max_cost),
-        )
-        return counted.rowcount == 1
+        self._change("INSERT OR IGNORE INTO spent VALUES (?, 0, 0)", account)
+        limits = (budget.max_calls, budget.max_calls, budget.max_cost, budget.max_cost)
+        within = "(? = 0 OR calls < ?) AND (? = 0 OR cost < ?)"
+        return self._change(f"UPDATE spent SET calls = calls + 1 WHERE account = ? AND {within}", account, *limits) == 1
 
     def count(self, account: str) -> None:
         """Count a call that is made whatever the budget: a retry."""
-        self._db.execute("UPDATE spent SET calls = calls + 1 WHERE account = ?", (account,))
+        self._change("UPDATE spent SET calls = calls + 1 WHERE account = ?", account)
 
     def pay(self, account: str, cost: float) -> None:
         """Add what a call has cost."""
-        self._db.execute("UPDATE spent SET cost = cost + ? WHERE account = ?", (cost, account))
+        self._change("UPDATE spent SET cost = cost + ? WHERE account = ?", cost, account)
+
+    def _row(self, statement: str, *values: Any) -> tuple[Any, ...] | None:
+        with self._lock:
+            return self._db.execute(statement, values).fetchone()
+
+    def _change(self, statement: str, *values: Any) -> int:
+        """The number of rows changed."""
+        with self._lock:
+            return self._db.execute(statement, values).rowcount
