@@ -2,9 +2,10 @@
 
     python benchmarks/judge_overlap.py [--prompts 64] [--answers 5] [--seconds 1.0] [--repeats 3]
 
-The tiny model decodes answers of random length, --at-once at a time, in three ways in turn: alone; with the judge
-asked afterwards; with the judge asked as each prompt's answers are done, as `RolloutLoop` does in a training step. The
-judge is a server on this machine that waits --seconds and then grades; 64 calls at once. Printed are the medians.
+The tiny model decodes answers of random length, the same ones each time, --at-once at a time, in three ways in turn:
+alone; with the judge asked afterwards; with the judge asked as each prompt's answers are done, as `RolloutLoop` does in
+a training step. The judge is a process of its own that waits --seconds and then grades; 64 calls at once, no reply
+cached. Printed are the seconds of each repetition, and the medians.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import sys
 import tempfile
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from multiprocessing.queues import Queue
 from pathlib import Path
 from statistics import median
+from threading import Event
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -49,10 +53,11 @@ async def graded(rollout: Rollout, example: Example) -> dict[str, Any]:
 
 
 class Step:
-    """The rollouts of one training step, again and again with other seeds."""
+    """The rollouts of one training step, again and again."""
 
-    def __init__(self, model: str, options: argparse.Namespace, scorer: Scorer) -> None:
-        self.options, self.scorer, self.number = options, scorer, 0
+    def __init__(self, model: str, options: argparse.Namespace) -> None:
+        self.options = options
+        self.scorer = Scorer(lambda _: [RewardPart("graded", 1.0, graded)], "raise", num_threads=8)
         self.renderer = Renderer(model, vision_spec(load_model_config(model), 784, 50176))
         spec = spec_for(model, self.renderer.end_of_turn)
         self.engine = make_engine("vllm", replace(spec, max_model_len=640, max_num_seqs=options.at_once))
@@ -60,14 +65,13 @@ class Step:
 
     def decode(self, score: Any) -> tuple[float, list[Group]]:
         """Seconds, and what was answered."""
-        self.number += 1
         jobs = [(row, self.renderer.prompt(row)) for row in self.rows]
         loop = RolloutLoop(
             engine=self.engine, renderer=self.renderer, score=score, respond=lambda _: None, max_model_len=640
         )
         sampling = Sampling(n=self.options.answers, temperature=1.0, max_tokens=MAX_TOKENS)
         begin = time.perf_counter()
-        groups = loop.run(jobs, sampling, 0, f"step {self.number}")
+        groups = loop.run(jobs, sampling, 0, "step")
         return time.perf_counter() - begin, groups
 
     def judge(self, groups: list[Group]) -> float:
@@ -81,16 +85,33 @@ class Step:
         return time.perf_counter() - begin
 
 
-def measure(step: Step, repeats: int) -> dict[str, float]:
+def ask_afresh(url: str) -> None:
+    """Make the judge one that has no reply yet."""
+    store = Store(Path(tempfile.mkdtemp()) / "judge.sqlite")
+    set_judge(Judge(chats=[Chat(Endpoint(base_url=url, model="judge"), Budget(), store, "benchmark", CONCURRENCY)]))
+
+
+def measure(step: Step, url: str, repeats: int) -> dict[str, float]:
     """Median seconds of each way."""
-    alone, judging, both = [], [], []
-    step.decode(settled(Score(total=0.0, parts={})))  # the first one warms up
+    unscored = settled(Score(total=0.0, parts={}))
+    seconds: dict[str, list[float]] = {"decode": [], "judge": [], "together": []}
+    step.decode(unscored)  # the first one warms up
     for _ in range(repeats):
-        seconds, groups = step.decode(settled(Score(total=0.0, parts={})))
-        alone.append(seconds)
-        judging.append(step.judge(groups))
-        both.append(step.decode(step.scorer.submit)[0])
-    return {"decode": median(alone), "judge": median(judging), "together": median(both)}
+        took, groups = step.decode(unscored)
+        seconds["decode"].append(took)
+        ask_afresh(url)
+        seconds["judge"].append(step.judge(groups))
+        ask_afresh(url)
+        seconds["together"].append(step.decode(step.scorer.submit)[0])
+        logger.info("  ".join(f"{name} {values[-1]:.1f} s" for name, values in seconds.items()))
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def serve(urls: Queue[str], seconds: float) -> None:
+    """The judge, until it is killed."""
+    with ChatServer(says(json.dumps(dict.fromkeys(ADVICE.criteria, 8)), seconds)) as server:
+        urls.put(server.url)
+        Event().wait()
 
 
 def main() -> None:
@@ -104,16 +125,12 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
     preload("vllm", "cpu")
-    verdict = json.dumps(dict.fromkeys(ADVICE.criteria, 8))
-    with ChatServer(says(verdict, options.seconds)) as server, tempfile.TemporaryDirectory() as folder:
+    spawn = multiprocessing.get_context("spawn")
+    urls = spawn.Queue()
+    spawn.Process(target=serve, args=(urls, options.seconds), daemon=True).start()
+    with tempfile.TemporaryDirectory() as folder:
         write_tiny(Path(folder) / "tiny")
-        chat = Chat(
-            Endpoint(base_url=server.url, model="judge"), Budget(), Store(Path(folder) / "judge.sqlite"), "benchmark",
-            CONCURRENCY,
-        )  # fmt: skip
-        set_judge(Judge(chats=[chat]))
-        scorer = Scorer(lambda _: [RewardPart("graded", 1.0, graded)], "raise", num_threads=8)
-        found = measure(Step(str(Path(folder) / "tiny"), options, scorer), options.repeats)
+        found = measure(Step(str(Path(folder) / "tiny"), options), urls.get(), options.repeats)
     one_after_the_other = found["decode"] + found["judge"]
     hidden = (one_after_the_other - found["together"]) / min(found["decode"], found["judge"])
     logger.info("decoding alone %.1f s, judging alone %.1f s, one after the other %.1f s", found["decode"],

@@ -118,7 +118,7 @@ def _read_records(reference: Path) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: Task) -> str:
-    """Facts of the window: range, number of peaks that stand out, and the distances between them."""
+    """Facts of the window: number of peaks that stand out, the distances between them and, with axes, the range."""
     values = series.values[0]
     rest = median(values)
     half = max(abs(value - rest) for value in values) / 2
@@ -128,7 +128,8 @@ def explain(series: Series, task: Task) -> str:
             peaks.append(i)
     gaps = [later - earlier for earlier, later in pairwise(peaks)]
     distances = f", {min(gaps)} to {max(gaps)} readings apart" if gaps else ""
-    return f"The values run from {min(values):.2f} to {max(values):.2f}. Peaks that stand out: {len(peaks)}{distances}."
+    extent = f"The values run from {min(values):.2f} to {max(values):.2f}. " if task.plot.axes else ""
+    return f"{extent}Peaks that stand out: {len(peaks)}{distances}."
 
 
 TASK = Task(

@@ -57,18 +57,20 @@ def load(source: Path | None) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: Task) -> str:
-    """Facts of the event: the highest peak and where, how often and how long the power is high, the level by thirds."""
+    """Facts of the event: where the highest peak is, how often and how long it is high and, with axes, levels."""
     values = series.values[0]
     rest, top = median(values), max(values)
     is_high = [value > (rest + top) / 2 for value in values]
     num_rises = sum(now and not before for before, now in pairwise([False, *is_high]))
+    shape = (
+        f"The highest value is at reading {values.index(top)}. The series rises above half height {num_rises} "
+        f"{'time' if num_rises == 1 else 'times'}, for {sum(is_high)} readings in all."
+    )
+    if not task.plot.axes:
+        return shape
     third = len(values) // 3
     levels = ", ".join(f"{fmean(part):.1f}" for part in (values[:third], values[third:-third], values[-third:]))
-    return (
-        f"The highest value, {top:.1f}, is at reading {values.index(top)}. The series rises above half height "
-        f"{num_rises} {'time' if num_rises == 1 else 'times'}, for {sum(is_high)} readings in all. The means of its "
-        f"three thirds are {levels}."
-    )
+    return f"{shape} It reaches {top:.1f}; the means of its three thirds are {levels}."
 
 
 TASK = Task(

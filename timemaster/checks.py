@@ -178,8 +178,6 @@ def _check_judge(cfg: Config) -> None:
     pairs = list(zip(j.base_url, j.model, strict=True))
     advice = "Equal requests are sent once: the same model twice at one address is one judge."
     _require(cfg, "judge.model", len(set(pairs)) == len(pairs), "different models, or at different addresses", advice)
-    advice = "Without prices a limit on the cost limits nothing."
-    _require(cfg, "judge.max_cost", not j.max_cost or j.price_in + j.price_out > 0, "0, or set with prices", advice)
     ok = not j.include_image or cfg.data.modality == "image"
     _require(cfg, "judge.include_image", ok, "false with data.modality=numeric", "There is no image to send.")
 

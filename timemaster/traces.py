@@ -39,7 +39,6 @@ from timemaster.types import Example, InputError, Rollout
 log = logging.getLogger(__name__)
 
 JUDGED = ("accuracy", "format")  # the reward parts that must be 1
-FAILURES = 20  # calls in a row without an answer, after which something is wrong with the server
 SETTINGS = (
     ("--model", "", "name of the vision model"),
     ("--tries", 4, "answers asked for a row at most"),
@@ -55,7 +54,6 @@ class Traces:
     kept: dict[str, str] = field(default_factory=dict)  # text by the example's id
     rejected: list[dict[str, Any]] = field(default_factory=list)
     per_class: Counter[str] = field(default_factory=Counter)  # of the kept
-    failures: int = 0  # calls without an answer since the last one with
     stopped: InputError | None = None  # why not all was asked
 
     def keep(self, example: Example, text: str) -> None:
@@ -152,12 +150,6 @@ async def _try_example(
         # The seed tells the tries apart, for the server and for the cache.
         reply = await chat.ask(messages, seed=options.seed * 1000 + number)
         text = reply.text.strip()
-        found.failures = found.failures + 1 if reply.error else 0
-        if found.failures >= FAILURES:
-            raise InputError(
-                f"{found.failures} calls in a row got no answer from {options.base_url or 'api.openai.com'} (the last: "
-                f"{reply.error}). What was answered is kept; look at the server and start again to go on."
-            )
         reason = f"no answer: {reply.error}" if reply.error else await fault(parts, example, text)
         if not reason:
             found.keep(example, text)

@@ -190,8 +190,16 @@ def test_the_other_demonstrations_tell_the_truth():
     assert "holds 100, 100, 100, 100 % of the power" in facts("rcw", tone)
     pulse = [0.0] * 100 + [4.0] * 10 + [0.0] * 40 + [3.0] * 5 + [0.0] * 164
     assert facts("tee", pulse) == (
-        "The highest value, 4.0, is at reading 100. The series rises above half height 2 times, for 15 readings in all. "
-        "The means of its three thirds are 0.2, 0.3, 0.0."  # 6 x 4 / 106; 4 x 4 + 5 x 3 = 31 of 107
+        "The highest value is at reading 100. The series rises above half height 2 times, for 15 readings in all. "
+        "It reaches 4.0; the means of its three thirds are 0.2, 0.3, 0.0."  # 6 x 4 / 106; 4 x 4 + 5 x 3 = 31 of 107
+    )
+    # Bare lines show no sizes.
+    assert facts("ecg", beats, small=True) == "Peaks that stand out: 3, 250 to 300 readings apart."
+    assert facts("rcw", [(4 - i // 1000) * v for i, v in enumerate(tone)], small=True) == (
+        "From quarter to quarter, the line fills 100, 75, 48, 24 % of its whole height."  # sin 72° is 0.951
+    )
+    assert facts("tee", pulse, small=True) == (
+        "The highest value is at reading 100. The series rises above half height 2 times, for 15 readings in all."
     )
 
 

@@ -423,7 +423,6 @@ def test_a_moved_run_keeps_its_account_and_an_evaluation_has_its_own(tmp_path: P
         ({"base_url": ["http://a/v1", "http://b/v1"]}, "judge.base_url"),
         ({"api_key_env": ["A", "B", "C"]}, "judge.api_key_env"),
         ({"model": ["m", "m"]}, "is one judge"),
-        ({"max_cost": 20.0}, "Without prices"),
     ],
 )
 def test_settings_that_would_be_ignored_are_refused(tmp_path: Path, settings: dict[str, Any], says_what: str) -> None:
@@ -436,6 +435,8 @@ def test_a_run_whose_judge_cannot_answer_does_not_begin(tmp_path: Path) -> None:
         check_judge(run_with_a_judge(tmp_path))
     with pytest.raises(ChatRefused, match=r"the judge 'm' at http://127\.0\.0\.1:9/v1: APIConnectionError"):
         check_judge(run_with_a_judge(tmp_path, model="m", base_url="http://127.0.0.1:9/v1", max_retries=0))
+    with pytest.raises(InputError, match="max_cost=20 limits nothing"):
+        check_judge(run_with_a_judge(tmp_path, model="m", max_cost=20.0))
     with ChatServer(says("ready")) as server:
         check_judge(run_with_a_judge(tmp_path, model="m", base_url=server.url))
     assert len(server.requests) == 1
@@ -563,7 +564,11 @@ def test_generic_advice_is_capped(judged: Callable[..., None]) -> None:
     part = [RewardPart("extension", 0.5, extension(("Winter", "Summer")))]
     with ChatServer(says(EIGHT)) as server:
         judged(server)
-        for advice in ("Further diagnostic tests are due.", "Ask for the CLINICAL HISTORY.", "Refer to a specialist."):
+        for advice in (
+            "Further diagnostic tests are due.",
+            "Ask for the CLINICAL HISTORY.",
+            "Refer the patient to a specialist.",
+        ):
             assert score(rollout(TEXT.replace("Mind the ice.", advice)), ROW, part).parts == {"extension": 0.4}
 
 

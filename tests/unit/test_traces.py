@@ -194,7 +194,10 @@ def test_a_killed_start_goes_on_where_it_was(data: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "num_requests", "message"), [(401, 16, "Look at base_url"), (500, 36, "20 calls in a row")]
 )
-def test_a_server_that_cannot_answer_ends_it(data: Path, status: int, num_requests: int, message: str) -> None:
+def test_a_server_that_cannot_answer_ends_it(
+    data: Path, status: int, num_requests: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timemaster.judge.chat.MAX_FAILURES", 20)
     with ChatServer(fails(status)) as server, pytest.raises(SystemExit, match=message):
         run(server, data)
     assert len(server.requests) <= num_requests  # those in flight when it was seen

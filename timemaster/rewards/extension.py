@@ -29,7 +29,8 @@ GENERIC = re.compile(
         further\s+(?:diagnostic\s+)?test(?:s|ing)?
         | clinical\s+histor(?:y|ies)
         | physical(?:\s+exam(?:s|inations?)?|ly\s+examin(?:e[sd]?|ing))
-        | refer(?:s|red|ring|rals?)?\s+to\s+(?:(?:an?|the)\s+)?specialists?
+        | refer(?:s|red|ring|rals?)?\s+(?:(?:(?:of\s+)?(?:the|this|your)\s+(?:patient|person)|him|her|them)\s+)?
+            to\s+(?:(?:an?|the)\s+)?specialists?
         | confirm(?:s|ed|ing|ation\s+of)?\s+(?:(?:an?|the)\s+)?diagnos[ei]s
     )\b""",
     re.IGNORECASE | re.VERBOSE,
