@@ -201,7 +201,7 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
     items = [answers[i : i + n] for i in range(0, len(answers), n)]
     summary = summarise(answers) if n == 1 else summarise_samples(items, cfg.data.seed)
     about = {"model": target.model, "step": target.step, "blank_images": target.blank, "rows": target.rows}
-    about |= {"files": cfg.data.test_files}
+    about |= {"files": cfg.data.test_files, "modality": cfg.data.modality}
     about |= {"sampling": {name: getattr(cfg.eval, name) for name in ("temperature", "top_p", "top_k")}}
     about |= {"rows_left_out": count_rows(cfg.data.test_files) - len(groups)}  # bad rows, or too long
     write_config(folder, cfg)

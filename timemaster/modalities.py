@@ -72,14 +72,23 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
 
 
 def compare(image_run: Path, numeric_run: Path) -> dict[str, Any]:
-    """Accuracy with interval, and mean tokens of prompt and answer, of both runs."""
+    """Accuracy with interval, and mean tokens of prompt and answer, of both runs.
+
+    Raises InputError where a run has no evaluation, or one of the other modality; warns of different tests.
+    """
     out = {}
     for name, run in (("image", image_run), ("numeric", numeric_run)):
         found = latest_evaluation(run)
-        keys = ("n", "accuracy", "accuracy_ci95", "unparsed", "prompt_tokens_mean", "response_tokens_mean")
+        if found["modality"] != name:
+            raise InputError(
+                f"{run} was evaluated with data.modality={found['modality']}; the {name} run belongs here."
+            )
+        keys = ("files", "n", "accuracy", "accuracy_ci95", "unparsed", "prompt_tokens_mean", "response_tokens_mean")
         out[name] = {"run": str(run), **{key: found[key] for key in keys}}
-    if out["image"]["n"] != out["numeric"]["n"]:
-        log.warning("the runs answered %d and %d rows: not the same test", out["image"]["n"], out["numeric"]["n"])
+    image, numeric = out["image"], out["numeric"]
+    if (image["files"], image["n"]) != (numeric["files"], numeric["n"]):
+        tests = [f"{one['n']} rows of {', '.join(one['files'])}" for one in (image, numeric)]
+        log.warning("not the same test: the image run answered %s, the numeric run %s", *tests)
     return out
 
 

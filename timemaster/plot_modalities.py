@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 COLOURS = {"image": "#2a7f4f", "numeric": "#4c72b0"}
@@ -12,7 +13,7 @@ def modalities_png(found: dict[str, dict[str, Any]]) -> bytes:
     """Two panels, a bar per modality: `found` is what `timemaster.modalities.compare` gives."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for x, (name, one) in enumerate(found.items()):
         accuracy, (low, high) = 100 * one["accuracy"], (100 * end for end in one["accuracy_ci95"])
@@ -22,6 +23,9 @@ def modalities_png(found: dict[str, dict[str, Any]]) -> bytes:
         tokens = one["prompt_tokens_mean"]
         right.bar(x, tokens, color=COLOURS[name], width=0.6)
         right.text(x, tokens, f"{tokens:.0f}", ha="center", va="bottom", fontsize=9)
+    test = next(iter(found.values()))
+    names = ", ".join("/".join(Path(file).parts[-2:]) for file in test["files"])
+    figure.suptitle(f"{test['n']} rows of {names}", fontsize=9)
     left.set_ylabel("test accuracy, % (95 % interval)")
     left.set_ylim(0, 112)
     right.set_ylabel("tokens of a prompt")

@@ -81,7 +81,7 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
 
 
-def overview_png(run: str | Path, answers: Sequence[dict[str, Any]], images: Sequence[bytes]) -> bytes:
+def overview_png(run: str | Path, answers: Sequence[dict[str, Any]], images: Sequence[bytes], title: str = "") -> bytes:
     """Plots with their answers above, the curves of reward and log-prob difference of the run below.
 
     `answers` are rows of a predictions.jsonl, `images` the PNGs that they are about.
@@ -91,6 +91,8 @@ def overview_png(run: str | Path, answers: Sequence[dict[str, Any]], images: Seq
 
     rows = read_metrics(run)
     figure = Figure(figsize=(2.3 * len(images), 5.6), layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=10)
     grid = figure.add_gridspec(2, len(images), height_ratios=[1.25, 1])
     for k, (png, answer) in enumerate(zip(images, answers, strict=True)):
         axes = figure.add_subplot(grid[0, k])

@@ -40,11 +40,16 @@ def write_picture(folder: Path) -> Path:
 
     steps = [int(p.name[5:]) for p in (folder / "grpo" / "eval").glob("step_*") if p.name[5:].isdigit()]
     evaluation = folder / "grpo" / "eval" / f"step_{max(steps)}"
-    test = json.loads((evaluation / "metrics.json").read_text())["files"][0]
+    metrics = json.loads((evaluation / "metrics.json").read_text())
     answers = some_of_each([json.loads(line) for line in (evaluation / "predictions.jsonl").read_text().splitlines()])
-    rows = pq.read_table(test, columns=["images"]).take([int(a["id"].rpartition(":")[2]) for a in answers]).to_pylist()
+    rows = (
+        pq.read_table(metrics["files"][0], columns=["images"])
+        .take([int(a["id"].rpartition(":")[2]) for a in answers])
+        .to_pylist()
+    )
     path = folder / "overview.png"
-    path.write_bytes(overview_png(folder / "grpo", answers, [row["images"][0]["bytes"] for row in rows]))
+    title = "the model was given these series as numbers" if metrics["modality"] == "numeric" else ""
+    path.write_bytes(overview_png(folder / "grpo", answers, [row["images"][0]["bytes"] for row in rows], title))
     return path
 
 
@@ -64,7 +69,7 @@ def main() -> None:
     summary = collect(folder)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     picture = write_picture(folder)
-    log.info("\n  accuracy on %d test plots    95 %% interval", summary["n"])
+    log.info("\n  accuracy on %d test rows     95 %% interval", summary["n"])
     for key, label in (("before", "before RL"), ("after", "after RL"), ("blank", "blanked images")):
         if key in summary:
             low, high = summary[key]["ci95"]

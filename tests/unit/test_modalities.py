@@ -16,10 +16,11 @@ from timemaster.modalities import compare, count_tokens, latest_evaluation, main
 from timemaster.types import InputError
 
 
-def evaluated(run: Path, step: int, accuracy: float, prompt_tokens: float) -> Path:
+def evaluated(run: Path, step: int, accuracy: float, prompt_tokens: float, modality: str = "image") -> Path:
     folder = run / "eval" / f"step_{step}"
     folder.mkdir(parents=True)
     figures = {"n": 100, "accuracy": accuracy, "accuracy_ci95": [accuracy - 0.1, accuracy + 0.1], "unparsed": 0}
+    figures |= {"modality": modality, "files": [f"data/toy_{modality}/test.parquet"]}
     tokens = {"prompt_tokens_mean": prompt_tokens, "response_tokens_mean": 20.0}
     (folder / "metrics.json").write_text(json.dumps(figures | tokens))
     return run
@@ -62,10 +63,18 @@ def test_numbers_have_the_decimals_of_the_rows_recipe(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, capsys) -> None:
-    image, numeric = evaluated(tmp_path / "i", 5, 0.8, 100.0), evaluated(tmp_path / "n", 5, 0.6, 700.0)
+    image, numeric = evaluated(tmp_path / "i", 5, 0.8, 100.0), evaluated(tmp_path / "n", 5, 0.6, 700.0, "numeric")
     assert compare(image, numeric)["numeric"]["prompt_tokens_mean"] == 700.0
     monkeypatch.setattr(sys, "argv", ["modalities", str(image), str(numeric), "--out", str(tmp_path / "out")])
     main()
     assert (tmp_path / "out" / "modalities.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "out" / "modalities.json").read_text())["runs"]["image"]["accuracy"] == 0.8
     assert "7.0 times the tokens" in capsys.readouterr().out + capsys.readouterr().err + caplog.text
+
+
+def test_runs_in_the_wrong_order_and_of_other_rows_are_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image, numeric = evaluated(tmp_path / "i", 5, 0.8, 100.0), evaluated(tmp_path / "n", 5, 0.6, 700.0, "numeric")
+    with pytest.raises(InputError, match=r"n was evaluated with data\.modality=numeric; the image run belongs here"):
+        compare(numeric, image)
+    compare(image, numeric)
+    assert "the image run answered 100 rows of data/toy_image/test.parquet, the numeric run 100 rows of" in caplog.text

@@ -27,7 +27,8 @@ def finished(tmp_path: Path) -> Path:
     for name, accuracy in (("step_0", 0.5), ("step_8", 0.75), ("step_8_blank", 0.25)):
         folder = tmp_path / "grpo" / "eval" / name
         folder.mkdir(parents=True)
-        metrics = {"n": 9, "accuracy": accuracy, "accuracy_ci95": [0.1, 0.9], "files": [str(tmp_path / "test.parquet")]}
+        metrics = {"n": 9, "accuracy": accuracy, "accuracy_ci95": [0.1, 0.9], "modality": "image"}
+        metrics |= {"files": [str(tmp_path / "test.parquet")]}
         (folder / "metrics.json").write_text(json.dumps(metrics))
         lines = [
             {"id": f"test.parquet:{i}", "truth": label, "prediction": "A", "response": "<class>A</class>"}
