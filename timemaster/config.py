@@ -177,7 +177,7 @@ class TrainerConfig:
     logger: list[str] = field(default_factory=lambda: ["console", "tensorboard"])  # console, tensorboard, wandb
     device: str = "auto"  # auto: cuda where a GPU is found
     ray_address: str = ""  # "" starts Ray on this machine; "auto" joins the cluster of `ray start`
-    rollouts_to_log: int = 64  # rollouts written per step to rollouts/step_<N>.jsonl
+    rollouts_to_log: int = 64  # written per step to rollouts/step_<N>.jsonl, rounded up to whole groups
 
 
 @dataclass(kw_only=True, slots=True)

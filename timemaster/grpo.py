@@ -41,7 +41,7 @@ SHOWN = (
 
 def train(cfg: Config) -> None:
     """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
-    from timemaster.algo.advantages import to_samples
+    from timemaster.algo.advantages import group_advantages, to_samples
     from timemaster.evaluate import validate
     from timemaster.inputs import check_inputs, load_jobs, make_renderer, order_of_rows
     from timemaster.rollout.engine import resolve_engine
@@ -71,19 +71,19 @@ def train(cfg: Config) -> None:
         for step in range(first + 1, total + 1):
             prompts = [jobs[row] for row in stream.batch(step - 1)]
             groups = explore(run, workers, prompts, step, unsaved=step - 1 > first and not due(cfg, step - 1))
-            samples = to_samples(
-                groups, cfg.algorithm.adv_estimator, cfg.algorithm.norm_adv_by_std_in_grpo, cfg.reward.on_unknown
-            )
+            how = (cfg.algorithm.adv_estimator, cfg.algorithm.norm_adv_by_std_in_grpo, cfg.reward.on_unknown)
+            advantages = [group_advantages(group, *how) for group in groups]
+            learnt = [to_samples(group, own) for group, own in zip(groups, advantages, strict=True)]
             if cfg.actor.use_kl_loss:
                 with run.phase("reference"):
-                    samples = with_reference(samples, workers.logprobs(samples, "reference"))
+                    learnt = with_reference(workers, learnt)
             with run.phase("update"):
-                updates = [workers.update(mini) for mini in mini_batches(cfg, samples)]
+                updates = [workers.update(mini) for mini in mini_batches(cfg, learnt)]
             with run.phase("sync"):
                 workers.sync_weights()
             metrics = measure(groups, updates, sum(run.seconds.values())) | workers.peak_memory()
             refused = validated(run, workers, val_jobs, (step, total), metrics)
-            run.write_rollouts(step, groups, [sample.advantage for sample in samples])
+            run.write_rollouts(step, groups, advantages)
             run.log_step(step, metrics, SHOWN)
             check_difference(cfg, step, metrics)
             stop = step == total or run.stop_requested or refused is not None
@@ -176,19 +176,25 @@ def sampling(cfg: Config) -> Sampling:
     return Sampling(n=r.n, temperature=r.temperature, max_tokens=limit)
 
 
-def with_reference(samples: list[Sample], ref_logprobs: list[list[float]]) -> list[Sample]:
-    """The samples with the reference model's log-probs put at their trained tokens."""
-    out = []
-    for sample, values in zip(samples, ref_logprobs, strict=True):
-        queue = iter(values)
-        out.append(replace(sample, ref_logprobs=[next(queue) if trained else 0.0 for trained in sample.mask]))
-    return out
+def with_reference(workers: Workers, learnt: list[list[Sample]]) -> list[list[Sample]]:
+    """The samples of each group with the reference model's log-probs put at their trained tokens."""
+    values = iter(workers.logprobs([sample for own in learnt for sample in own], "reference"))
+    return [[_with_reference(sample, next(values)) for sample in own] for own in learnt]
 
 
-def mini_batches(cfg: Config, samples: list[Sample]) -> list[list[Sample]]:
-    """The samples of a step in optimizer-step portions, whole groups each, once per epoch over them."""
-    size = cfg.actor.ppo_mini_batch_size * cfg.rollout.n
-    return [samples[i : i + size] for i in range(0, len(samples), size)] * cfg.actor.ppo_epochs
+def _with_reference(sample: Sample, values: list[float]) -> Sample:
+    queue = iter(values)
+    return replace(sample, ref_logprobs=[next(queue) if trained else 0.0 for trained in sample.mask])
+
+
+def mini_batches(cfg: Config, learnt: list[list[Sample]]) -> list[list[Sample]]:
+    """The samples of a step in optimizer-step portions, whole groups each, once per epoch over them.
+
+    A portion of which nothing is learnt is left out.
+    """
+    size = cfg.actor.ppo_mini_batch_size
+    portions = [[sample for own in learnt[i : i + size] for sample in own] for i in range(0, len(learnt), size)]
+    return [portion for portion in portions if portion] * cfg.actor.ppo_epochs
 
 
 def measure(groups: list[Group], updates: list[dict[str, float]], seconds: float) -> dict[str, float]:
@@ -200,29 +206,34 @@ def measure(groups: list[Group], updates: list[dict[str, float]], seconds: float
     for source in sources if len(sources) > 1 else []:
         own = answers([group for group in groups if group.example.data_source == source])
         metrics |= {f"{name}@{source}": value for name, value in own.items()}
-    for name in updates[0]:
-        if name.startswith("logprob_diff"):
-            metrics[f"rollout/{name}" + ("_mean" if name == "logprob_diff" else "")] = updates[0][name]
-        elif name != "update_seconds":
-            metrics[f"actor/{name}"] = fmean(update[name] for update in updates)
+    for key in sorted({key for update in updates for key in update} - {"update_seconds"}):
+        name, at, source = key.partition("@")
+        if at and len(sources) < 2:
+            continue
+        if not name.startswith("logprob_diff"):
+            metrics[f"actor/{key}"] = fmean(update[key] for update in updates if key in update)
+        elif key in updates[0]:  # of several sources, the first update may have seen one
+            metrics[f"rollout/{name}" + ("_mean" if name == "logprob_diff" else "") + at + source] = updates[0][key]
     return metrics
 
 
 def answers(groups: list[Group]) -> dict[str, float]:
-    """What the answers were worth and how long they were. Unknown parts are counted, and left out of means."""
+    """What the answers were worth and how long they were. Unknown scores are counted, and left out of the rest."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     scores = [rollout.score for rollout in rollouts if rollout.score is not None]
+    known = [score for score in scores if not score.unknown]
     tokens = [sum(rollout.mask) for rollout in rollouts]
-    flat = [len({rollout.score.total for rollout in group.rollouts if rollout.score}) == 1 for group in groups]
+    spreads = [{r.score.total for r in group.rollouts if r.score and not r.score.unknown} for group in groups]
     metrics = {
-        "reward/mean": fmean([score.total for score in scores if not score.unknown] or [0.0]),
-        "reward/errors": float(sum(bool(score.error) and not score.unknown for score in scores)),
-        "reward/unknown": float(sum(bool(score.unknown) for score in scores)),
-        "reward/zero_spread_groups": fmean(flat),
+        "reward/errors": float(sum(bool(score.error) for score in known)),
+        "reward/unknown": float(len(scores) - len(known)),
         "response/tokens_mean": fmean(tokens),
         "response/tokens_max": float(max(tokens)),
         "response/cut_off": fmean(rollout.finish_reason == "length" for rollout in rollouts),
     }
+    if known:
+        metrics["reward/mean"] = fmean(score.total for score in known)
+        metrics["reward/zero_spread_groups"] = fmean(len(spread) == 1 for spread in spreads if spread)
     for name in sorted({name for score in scores for name in score.parts}):
         metrics[f"reward/{name}"] = fmean(score.parts[name] for score in scores if name in score.parts)
     return metrics
@@ -230,7 +241,7 @@ def answers(groups: list[Group]) -> dict[str, float]:
 
 def check_difference(cfg: Config, step: int, metrics: dict[str, float]) -> None:
     """Stop when engine and trainer disagree on the same tokens by more than rollout.limit_logprob_diff in mean."""
-    limit, found = cfg.rollout.limit_logprob_diff, metrics["rollout/logprob_diff_mean"]
+    limit, found = cfg.rollout.limit_logprob_diff, metrics.get("rollout/logprob_diff_mean", 0.0)  # none: no update
     if limit and found > limit:
         raise InputError(
             f"step {step}: engine and trainer log-probs differ by {found:.2e} in mean on the same tokens, allowed is "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,15 @@ def overview_png(run: str | Path, answers: Sequence[dict[str, Any]], images: Seq
     steps = [row["step"] for row in rows]
     reward = figure.add_subplot(grid[1, :half])
     for name in ("reward/mean", "reward/accuracy", "reward/format"):
-        if name in rows[0]:
-            reward.plot(steps, [row[name] for row in rows], label=name.split("/")[1])
+        if any(name in row for row in rows):
+            reward.plot(steps, [row.get(name, math.nan) for row in rows], label=name.split("/")[1])
     reward.set(xlabel="GRPO step", ylabel="reward", ylim=(0, 1.05))
     reward.legend(fontsize=8)
     difference = figure.add_subplot(grid[1, half:])
-    difference.semilogy(steps, [max(row["rollout/logprob_diff_mean"], 1e-12) for row in rows], label="mean")
-    difference.semilogy(steps, [max(row["rollout/logprob_diff_max"], 1e-12) for row in rows], label="max")
+    difference.semilogy(
+        steps, [max(row.get("rollout/logprob_diff_mean", math.nan), 1e-12) for row in rows], label="mean"
+    )
+    difference.semilogy(steps, [max(row.get("rollout/logprob_diff_max", math.nan), 1e-12) for row in rows], label="max")
     difference.set(xlabel="GRPO step", ylabel="|trainer - engine| log-prob")
     difference.legend(fontsize=8)
     buffer = io.BytesIO()

@@ -173,16 +173,20 @@ class Run:
         temporary.write_text("".join(row + "\n" for row in rows))
         temporary.replace(path)
 
-    def write_rollouts(self, step: int, groups: Sequence[Group], advantages: Sequence[float]) -> None:
-        """rollouts/step_<N>.jsonl: what was asked, answered, scored and learnt; the images in rollouts/media/, once."""
-        rows = [row for group in groups for row in rollout_rows(group, self.tasks.get(group.example.data_source))]
+    def write_rollouts(self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]]) -> None:
+        """rollouts/step_<N>.jsonl: what was asked, answered, scored and learnt; the images in rollouts/media/, once.
+
+        Whole groups, so that an answer stands beside all it was compared with; advantage null: not learnt from.
+        """
+        num_shown = -(-self.cfg.trainer.rollouts_to_log // max(len(groups[0].rollouts), 1))
         folder = self.folder / "rollouts"
         (folder / "media").mkdir(parents=True, exist_ok=True)
         with open(folder / f"step_{step}.jsonl", "w") as file:
-            for row, advantage in list(zip(rows, advantages, strict=True))[: self.cfg.trainer.rollouts_to_log]:
-                file.write(json.dumps({**row, "step": step, "advantage": advantage}) + "\n")
-        shown = groups[: -(-self.cfg.trainer.rollouts_to_log // max(len(groups[0].rollouts), 1))]
-        for media in (media for group in shown for media in images(group)):
+            for group, own in list(zip(groups, advantages, strict=True))[:num_shown]:
+                rows = rollout_rows(group, self.tasks.get(group.example.data_source))
+                for row, advantage in zip(rows, own, strict=True):
+                    file.write(json.dumps({**row, "step": step, "advantage": advantage}) + "\n")
+        for media in (media for group in groups[:num_shown] for media in images(group)):
             path = folder / "media" / media.uid
             if not path.exists():
                 path.write_bytes(media.data if media.data is not None else Path(media.path).read_bytes())

@@ -8,7 +8,6 @@ data.train_batch_size rows.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from timemaster.cli import launch
@@ -68,24 +67,20 @@ def train(cfg: Config) -> None:
 def measure(batch: list[Sample], update: dict[str, float], seconds: float) -> dict[str, float]:
     """A step's metrics."""
     tokens = sum(len(sample.token_ids) for sample in batch)
-    means = by_source(update, batch)
-    metrics = {f"sft/{name}": value for name, value in means.items() if name != "update_seconds"}
+    metrics = {f"sft/{name}": value for name, value in mixed(update, batch).items() if name != "update_seconds"}
     return metrics | {"throughput/tokens_per_second": tokens / seconds}
 
 
 def validate(workers: Workers, samples: list[Sample]) -> dict[str, float]:
     """Mean loss per token over the validation rows, and over those of each data source where there are several."""
-    found = by_source(workers.evaluate_sft(samples), samples)
+    found = mixed(workers.evaluate_sft(samples), samples)
     return {f"val/{name}": value for name, value in found.items() if name.partition("@")[0] == "loss"}
 
 
-def by_source(means: dict[str, float], samples: list[Sample]) -> dict[str, float]:
-    """`means`, in which loss@<source> is a share of the loss: now the source's own mean; none where all have one."""
-    tokens: Counter[str] = Counter()
-    for sample in samples:
-        tokens[f"loss@{sample.data_source}"] += sum(sample.mask)
-    scale = {name: tokens.total() / own for name, own in tokens.items() if own and len(tokens) > 1}
-    return {name: v * scale.get(name, 1.0) for name, v in means.items() if "@" not in name or name in scale}
+def mixed(means: dict[str, float], samples: list[Sample]) -> dict[str, float]:
+    """`means`, with those by data source only where there are several."""
+    several = len({sample.data_source for sample in samples}) > 1
+    return {name: value for name, value in means.items() if several or "@" not in name}
 
 
 def main(cfg: Config) -> None:

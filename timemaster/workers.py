@@ -191,12 +191,12 @@ class Workers:
         return out
 
     def update(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """One optimizer step of the policy on a mini-batch. Returns per-token means over all ranks."""
+        """One optimizer step of the policy on a mini-batch. Returns per-token means, by name and name@data_source."""
         self.updates_done += 1
         return self._train("update", samples)
 
     def update_sft(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """One supervised optimizer step. loss@<source> is the source's share of the loss."""
+        """One supervised optimizer step. Returns as `update`."""
         self.updates_done += 1
         return self._train("update_sft", samples)
 

@@ -600,8 +600,8 @@ def test_unknown_goes_from_the_judge_to_the_advantages(judged: Callable[..., Non
     assert "no JSON" in scores[1].error
     assert scores[2].parts == {"accuracy": 0.0, "extension": 0.0}
     group = Group(ROW, [_with_score(rollout(), s) for s in scores])
-    assert group_advantages(group, "grpo", False, "rollout") == pytest.approx([0.65, 0.0, -0.65])
-    assert group_advantages(group, "grpo", False, "group") == [0.0, 0.0, 0.0]
+    assert group_advantages(group, "grpo", False, "rollout") == [pytest.approx(0.65), None, pytest.approx(-0.65)]
+    assert group_advantages(group, "grpo", False, "group") == [None, None, None]
 
 
 def _with_score(one: Rollout, value: Any) -> Rollout:

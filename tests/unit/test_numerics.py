@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from tests.helpers import random_samples, trained_tokens
-from timemaster.algo.advantages import grpo, to_samples
+from timemaster.algo.advantages import group_advantages, grpo, to_samples
 from timemaster.algo.losses import LossConfig, LossInputs, k3, policy_loss, ppo_clip
+from timemaster.algo.sums import add_up, means
 from timemaster.data.plan import spread
+from timemaster.sft import measure
 from timemaster.types import Example, Group, InputError, Rollout, Sample, Score
 
 
@@ -48,8 +50,8 @@ def test_ppo_clip_by_hand() -> None:
     x = inputs([-1.0, -2.0, -3.0], [-1.5, -1.5, -3.0], [1.0, -1.0, 2.0])
     per_token, metrics = ppo_clip(x, low=0.2, high=0.3)
     assert per_token.tolist() == pytest.approx([-1.3, 0.8, -2.0], rel=1e-6)
-    assert metrics["clip_fraction_high"] == 1
-    assert metrics["clip_fraction_low"] == 1
+    assert metrics["clip_fraction_high"].tolist() == [1, 0, 0]
+    assert metrics["clip_fraction_low"].tolist() == [0, 1, 0]
 
 
 def test_clipping_never_hides_a_worse_ratio() -> None:
@@ -74,6 +76,17 @@ def test_policy_loss_with_kl_and_entropy_by_hand() -> None:
     assert float(metrics["kl"]) == pytest.approx(0.0214028, rel=1e-5)
 
 
+def test_metrics_are_means_over_the_tokens_of_all_ranks_and_of_each_source() -> None:
+    """Of a: tokens 1, 2 and 6, the last on another rank; of b: token 3."""
+    first: dict[str, torch.Tensor] = {}
+    add_up(first, {"x": torch.tensor([1.0, 2.0]), "x_max": torch.tensor([1.0, 2.0])}, ["a"], [2])
+    add_up(first, {"x": torch.tensor([3.0]), "x_max": torch.tensor([3.0])}, ["b"], [1])
+    second: dict[str, torch.Tensor] = {}
+    add_up(second, {"x": torch.tensor([6.0]), "x_max": torch.tensor([6.0])}, ["b", "a"], [0, 1])
+    found = means([{key: float(value) for key, value in one.items()} for one in (first, second)])
+    assert found == {"x": 3.0, "x@a": 3.0, "x@b": 3.0, "x_max": 6.0, "x_max@a": 6.0, "x_max@b": 3.0}
+
+
 def test_k3_is_never_negative_and_limited() -> None:
     values = k3(torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -9.0, 30.0]))
     assert values.tolist() == pytest.approx([0.0, math.exp(-8) + 8 - 1, 10.0])
@@ -87,7 +100,7 @@ def test_samples_carry_their_rollouts_advantage() -> None:
         )  # fmt: skip
 
     group = Group(Example(id="r", messages=[], answer="", data_source=""), [rollout(0.0), rollout(1.0)])
-    samples = to_samples([group], "grpo", True)
+    samples = to_samples(group, group_advantages(group, "grpo", True, "group"))
     # mean 0.5, std sqrt(0.5) = 0.70711
     assert [s.advantage for s in samples] == pytest.approx([-0.5 / 0.70711, 0.5 / 0.70711], rel=1e-4)
     assert samples[0].logprobs == [0.0, -1.0]
@@ -151,7 +164,6 @@ def test_gradients_do_not_depend_on_micro_batches_or_packing(setting, sizes: lis
 
 def test_each_source_has_its_own_supervised_loss(setting) -> None:
     from timemaster.data.batch import Collator
-    from timemaster.sft import by_source
 
     backend, samples = setting
     backend.collate = Collator(backend.cfg.model.path, backend.spec, 0, False)
@@ -159,14 +171,17 @@ def test_each_source_has_its_own_supervised_loss(setting) -> None:
     def loss(some, sizes: list[int]) -> dict[str, float]:
         cuts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
         micros = [some[a:b] for a, b in pairwise(cuts)]
-        return by_source(backend.evaluate_sft(micros, trained_tokens(some)), some)
+        return backend.evaluate_sft(micros, trained_tokens(some))
 
     mixed = [replace(sample, data_source="ab"[i % 2]) for i, sample in enumerate(samples)]
     alone = {source: [s for s in mixed if s.data_source == source] for source in "ab"}
     found = loss(mixed, [3, 5])
+    assert found.keys() >= {"loss", "entropy", "loss@a", "entropy@a", "loss@b", "entropy@b"}
     for source, own in alone.items():
-        assert found[f"loss@{source}"] == pytest.approx(loss(own, [4])["loss"], rel=1e-5)
-        assert not [name for name in loss(own, [4]) if "@" in name]
+        for name in ("loss", "entropy"):
+            assert found[f"{name}@{source}"] == pytest.approx(loss(own, [4])[name], rel=1e-5)
+    assert measure(mixed, found, 1.0).keys() >= {"sft/loss", "sft/loss@a", "sft/entropy@b"}
+    assert not [name for name in measure(alone["a"], loss(alone["a"], [4]), 1.0) if "@" in name]
 
 
 def test_logprobs_equal_transformers_own_forward(setting) -> None:

@@ -34,15 +34,15 @@ def grpo(scores_G: list[float], normalise: bool) -> list[float]:
 ADVANTAGES: dict[str, AdvantageFn] = {"grpo": grpo}
 
 
-def group_advantages(group: Group, estimator: str, normalise: bool, on_unknown: str) -> list[float]:
-    """The advantage of each rollout of a group.
+def group_advantages(group: Group, estimator: str, normalise: bool, on_unknown: str) -> list[float | None]:
+    """The advantage of each rollout of a group; None for one that is not learnt from.
 
-    A rollout with a part that a judge could not settle gets 0 and does not count in its group's mean and deviation
-    (`on_unknown` "rollout"), or all rollouts of its group get 0 ("group").
+    A rollout with a part that a judge could not settle is left out, of its group's mean and deviation too
+    (`on_unknown` "rollout"), or its whole group is ("group").
     """
     settled = [i for i, rollout in enumerate(group.rollouts) if rollout.score and not rollout.score.unknown]
-    advantages_G = [0.0] * len(group.rollouts)
-    if len(settled) < 2 or (on_unknown == "group" and len(settled) < len(group.rollouts)):
+    advantages_G: list[float | None] = [None] * len(group.rollouts)
+    if not settled or (on_unknown == "group" and len(settled) < len(group.rollouts)):
         return advantages_G
     scores = [rollout.score.total for i in settled if (rollout := group.rollouts[i]).score]
     for i, advantage in zip(settled, ADVANTAGES[estimator](scores, normalise), strict=True):
@@ -50,20 +50,18 @@ def group_advantages(group: Group, estimator: str, normalise: bool, on_unknown: 
     return advantages_G
 
 
-def to_samples(groups: Sequence[Group], estimator: str, normalise: bool, on_unknown: str = "rollout") -> list[Sample]:
-    """Scored groups to training samples, in order: each rollout with its advantage and the engine's log-probs."""
-    samples = []
-    for group in groups:
-        advantages_G = group_advantages(group, estimator, normalise, on_unknown)
-        for rollout, advantage in zip(group.rollouts, advantages_G, strict=True):
-            samples.append(
-                Sample(
-                    id=rollout.id,
-                    token_ids=rollout.token_ids,
-                    mask=rollout.mask,
-                    media=rollout.media,
-                    logprobs=rollout.logprobs,
-                    advantage=advantage,
-                )
-            )
-    return samples
+def to_samples(group: Group, advantages_G: Sequence[float | None]) -> list[Sample]:
+    """The rollouts that are learnt from as training samples, in order, each with the engine's log-probs."""
+    return [
+        Sample(
+            id=rollout.id,
+            token_ids=rollout.token_ids,
+            mask=rollout.mask,
+            media=rollout.media,
+            logprobs=rollout.logprobs,
+            advantage=advantage,
+            data_source=group.example.data_source,
+        )
+        for rollout, advantage in zip(group.rollouts, advantages_G, strict=True)
+        if advantage is not None
+    ]

@@ -2,7 +2,7 @@
 
 Axes: N = trained tokens of one micro-batch. Every loss is a sum over N divided by the number of trained tokens of the
 whole mini-batch on all ranks, so that gradients do not depend on how it was cut into micro-batches, packed or spread.
-Metrics come back as sums over N under the same rule.
+Metrics come back per token [N], for the backend to sum: over all of them and over those of each data source.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def ppo_clip(x: LossInputs, low: float, high: float) -> LossResult:
     held = -x.advantages * ratio.clamp(1 - low, 1 + high)
     clipped = held > free
     metrics = {
-        "clip_fraction_high": (clipped & (x.advantages > 0)).float().sum(),
-        "clip_fraction_low": (clipped & (x.advantages < 0)).float().sum(),
-        "ratio_mean": ratio.detach().sum(),
+        "clip_fraction_high": (clipped & (x.advantages > 0)).float(),
+        "clip_fraction_low": (clipped & (x.advantages < 0)).float(),
+        "ratio_mean": ratio.detach(),
     }
     return torch.maximum(free, held), metrics
 
@@ -78,22 +78,29 @@ POLICY_LOSSES: dict[str, Callable[[LossInputs, float, float], LossResult]] = {"p
 def policy_loss(x: LossInputs, cfg: LossConfig, denominator: float) -> LossResult:
     """Surrogate - entropy_coeff * entropy + kl_coef * KL to the reference, summed over N, over `denominator`.
 
-    Returns the loss (a scalar with gradient) and metrics, each the sum over N of a per-token value.
+    Returns the loss (a scalar with gradient) and metrics [N] without.
     """
     per_token, metrics = POLICY_LOSSES[cfg.policy_loss](x, cfg.clip_ratio_low, cfg.clip_ratio_high)
-    metrics["pg_loss"] = per_token.detach().sum()
-    metrics["entropy"] = x.entropy.detach().sum()
+    metrics["pg_loss"] = per_token.detach()
+    metrics["entropy"] = x.entropy.detach()
     if cfg.entropy_coeff:
         per_token = per_token - cfg.entropy_coeff * x.entropy
     if cfg.kl_coef and x.ref_logprobs is not None:
         kl = KL_LOSSES[cfg.kl_loss_type](x.logprobs, x.ref_logprobs)
         per_token = per_token + cfg.kl_coef * kl
-        metrics["kl"] = kl.detach().sum()
-    metrics["loss"] = per_token.detach().sum()
+        metrics["kl"] = kl.detach()
+    metrics["loss"] = per_token.detach()
     return per_token.sum() / denominator, metrics
 
 
 def sft_loss(x: LossInputs, denominator: float) -> LossResult:
     """Negative log-likelihood of the demonstration's tokens, summed over N, over `denominator`."""
-    loss = -x.logprobs.sum()
-    return loss / denominator, {"loss": loss.detach(), "entropy": x.entropy.detach().sum()}
+    per_token = -x.logprobs
+    return per_token.sum() / denominator, {"loss": per_token.detach(), "entropy": x.entropy.detach()}
+
+
+def difference(logprobs: torch.Tensor, old_logprobs: torch.Tensor) -> dict[str, torch.Tensor]:
+    """|d|, k3 and, for the largest, |d| again, per token [N], of d = trainer's log-prob - engine's."""
+    d = logprobs.detach() - old_logprobs
+    clamped = d.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return {"logprob_diff": d.abs(), "logprob_diff_k3": clamped.exp() - clamped - 1, "logprob_diff_max": d.abs()}

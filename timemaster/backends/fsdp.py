@@ -20,8 +20,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from timemaster.algo.losses import LossConfig, LossInputs, LossResult, policy_loss, sft_loss
+from timemaster.algo.losses import LossConfig, LossInputs, difference, policy_loss, sft_loss
 from timemaster.algo.schedule import lr_factor
+from timemaster.algo.sums import add_up, means
 from timemaster.backends.policy import Policy
 from timemaster.config import Config
 from timemaster.data.batch import Batch, Collator
@@ -123,7 +124,8 @@ class FsdpBackend:
     def update(self, micro_batches: MicroBatches, denominator: float) -> dict[str, float]:
         """One optimizer step of the policy loss. `denominator` counts the trained tokens of all ranks.
 
-        Returns global per-token means by name, `grad_norm`, `lr` and the log-prob difference to the engine.
+        Returns global per-token means by name and by name@data_source, `grad_norm`, `lr` and the log-prob difference
+        to the engine.
         """
         actor = self.cfg.actor
         loss_cfg = LossConfig(
@@ -146,7 +148,7 @@ class FsdpBackend:
         sums: dict[str, torch.Tensor] = {}
         for micro in micro_batches:
             self._loss(micro, denominator, 1.0, None, sums)
-        return self._reduce(sums, denominator)
+        return self._reduce(sums)
 
     def _step(
         self, micro_batches: MicroBatches, denominator: float, temperature: float, loss_cfg: LossConfig | None
@@ -167,7 +169,7 @@ class FsdpBackend:
         self.updates_done += 1
         lr = self.optimizer.param_groups[0]["lr"]
         seconds = time.perf_counter() - started
-        return self._reduce(sums, denominator) | {"grad_norm": grad_norm, "lr": lr, "update_seconds": seconds}
+        return self._reduce(sums) | {"grad_norm": grad_norm, "lr": lr, "update_seconds": seconds}
 
     def _loss(
         self, micro: Sequence[Sample], denominator: float, temperature: float, loss_cfg: LossConfig | None,
@@ -184,15 +186,10 @@ class FsdpBackend:
             ref_logprobs=batch.ref_logprobs,
             advantages=batch.advantages,
         )
-        result: LossResult = policy_loss(inputs, loss_cfg, denominator) if loss_cfg else sft_loss(inputs, denominator)
-        loss, metrics = result
-        for name, value in metrics.items():
-            sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
-        for sample, row in zip(micro, logprobs.detach().split(batch.counts), strict=True) if loss_cfg is None else ():
-            name = f"loss@{sample.data_source}"
-            sums[name] = sums.get(name, torch.zeros((), device=self.device)) - row.sum()
+        loss, metrics = policy_loss(inputs, loss_cfg, denominator) if loss_cfg else sft_loss(inputs, denominator)
         if batch.old_logprobs is not None:
-            track_difference(sums, logprobs.detach() - batch.old_logprobs)
+            metrics |= difference(logprobs, batch.old_logprobs)
+        add_up(sums, metrics, [sample.data_source for sample in micro], batch.counts)
         return loss
 
     def _schedule(self) -> None:
@@ -200,14 +197,10 @@ class FsdpBackend:
         for group in self.optimizer.param_groups:
             group["lr"] = self.cfg.actor.optim.lr * factor
 
-    def _reduce(self, sums: dict[str, torch.Tensor], denominator: float) -> dict[str, float]:
+    def _reduce(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
         gathered: list[dict[str, float]] = [{} for _ in range(self.world_size)]
-        dist.all_gather_object(gathered, {name: float(value) for name, value in sums.items()})
-        out = {}
-        for name in sorted({name for one in gathered for name in one}):
-            values = [one[name] for one in gathered if name in one]
-            out[name] = max(values) if name.endswith("_max") else sum(values) / denominator
-        return out
+        dist.all_gather_object(gathered, {key: float(value) for key, value in sums.items()})
+        return means(gathered)
 
     def move(self, device: str) -> None:
         """Move parameters, reference and optimizer state between host and device memory."""
@@ -267,15 +260,6 @@ class FsdpBackend:
             name: (sum(p.numel() for p in part.parameters()), any(p.requires_grad for p in part.parameters()))
             for name, part in parts.items()
         }
-
-
-def track_difference(sums: dict[str, torch.Tensor], difference: torch.Tensor) -> None:
-    """Add |d|, k3 and max |d| of d = trainer log-prob - engine log-prob on the same tokens to `sums`."""
-    zero = torch.zeros((), device=difference.device)
-    clamped = difference.clamp(-20, 20)
-    sums["logprob_diff"] = sums.get("logprob_diff", zero) + difference.abs().sum()
-    sums["logprob_diff_k3"] = sums.get("logprob_diff_k3", zero) + (clamped.exp() - clamped - 1).sum()
-    sums["logprob_diff_max"] = torch.maximum(sums.get("logprob_diff_max", zero), difference.abs().max())
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
