@@ -91,10 +91,29 @@ def test_a_series_in_two_splits_is_found_by_values_and_by_picture(data: Path):
     change(data / "test.parquet", put)
     report = audit(files(data))
     assert report.serious == [
-        "1 series in two splits: train.parquet row 0 = test.parquet row 2",
-        "1 pictures in two splits: train.parquet row 0 = test.parquet row 2",
+        "1 series in two splits or files: train.parquet row 0 = test.parquet row 2",
+        "1 pictures in two splits or files: train.parquet row 0 = test.parquet row 2",
     ]
     assert not audit(files(data, "test")).serious  # one file cannot tell
+
+
+def test_a_file_passed_off_as_another_is_found(data: Path):
+    shutil.copyfile(data / "train.parquet", data / "exam.parquet")
+    report = audit(files(data, "train", "exam"))
+    assert report.serious[0].startswith("18 series in two splits or files: train.parquet row 0 = exam.parquet row 0")
+
+
+def test_demonstrations_of_test_rows_are_found_and_those_of_training_rows_are_not(data: Path):
+    def learn(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["prompt"].append({"role": "assistant", "content": f"<class>{row['answer']}</class>"})
+
+    shutil.copyfile(data / "train.parquet", data / "traces.parquet")
+    change(data / "traces.parquet", learn)
+    assert audit(files(data, "train", "sft", "traces")).serious == []
+    shutil.copyfile(data / "test.parquet", data / "traces.parquet")
+    change(data / "traces.parquet", learn)
+    assert "6 series in two splits or files" in audit(files(data, "test", "traces")).serious[0]
 
 
 def test_duplicates_within_a_split_are_a_note_and_so_are_their_labels(data: Path):
@@ -132,6 +151,17 @@ def test_missing_values_are_serious_and_constant_series_a_note(data: Path):
     assert report.notes == ["1 series are constant: test.parquet row 1"]
 
 
+def test_a_dead_channel_is_a_note(data: Path):
+    def add(rows: list[dict[str, Any]]) -> None:
+        for i, row in enumerate(rows):
+            row["data"] = [row["data"], [0.0] * 8 if i < 2 else row["data"][::-1]]
+
+    change(data / "test.parquet", add)
+    assert audit(files(data, "test")).notes == [
+        "2 series have a constant channel: test.parquet row 0, test.parquet row 1"
+    ]
+
+
 def name_image(row: dict[str, Any]) -> None:
     row["images"] = [{"bytes": row["images"][0]["bytes"], "path": f"plots/test_{row['answer'].lower()}_7.png"}]
 
@@ -162,6 +192,30 @@ def test_a_label_that_leaks_is_found_where_it_stands(data: Path, leak: Callable[
     (found,) = audit(files(data)).serious
     assert found.startswith(f"6 rows name their label in {place}: test.parquet row 0")
     assert found.endswith(", and 3 more")
+
+
+@pytest.mark.parametrize("name", ["Winter17.png", "sampleWinter.png", "17Winter_a.png", "winter.csv"])
+def test_a_label_ends_where_a_word_does(data: Path, name: str):
+    def tell(rows: list[dict[str, Any]]) -> None:
+        for i, row in enumerate(rows):
+            row["file"] = f"{i}/" + name.replace("Winter", row["answer"]).replace("winter", row["answer"].lower())
+
+    change(data / "test.parquet", tell)
+    assert audit(files(data, "test")).serious[0].startswith("6 rows name their label in file")
+
+
+@pytest.mark.parametrize(("num_right", "is_leak"), [(10, False), (12, False), (18, True)])  # of 20; by chance 10 +- 2.2
+def test_a_place_that_is_right_more_often_than_by_chance_leaks(data: Path, num_right: int, is_leak: bool):
+    def tell(rows: list[dict[str, Any]]) -> None:
+        rows[:] = [{**rows[i % 2], "extra_info": {"index": i, "split": "test"}} for i in range(20)]
+        for i, row in enumerate(rows):
+            right = i < num_right
+            row["file"] = f"{i} " + (
+                row["answer"] if right else {"Winter": "Summer", "Summer": "Winter"}[row["answer"]]
+            )
+
+    change(data / "test.parquet", tell)
+    assert any("name their label in file" in text for text in audit(files(data, "test")).serious) == is_leak
 
 
 def test_a_label_inside_a_longer_one_hides_no_leak(data: Path):
@@ -204,9 +258,8 @@ def test_the_command_prints_a_report_and_tells_by_its_exit_code(data: Path, caps
     assert "nothing to complain about" in capsys.readouterr().out
     assert (data / "test_sheet.png").is_file()
     shutil.copyfile(data / "test.parquet", data / "copy.parquet")
-    change(data / "copy.parquet", lambda rows: [row["extra_info"].update(split="train") for row in rows] and None)
     assert run("test", "copy") == 1
-    assert "MUST BE MENDED: 6 series in two splits" in capsys.readouterr().out
+    assert "MUST BE MENDED: 6 series in two splits or files" in capsys.readouterr().out
     (data / "text.parquet").write_text("no")
     assert run("text") == 2
     assert "text.parquet is not a readable parquet file" in capsys.readouterr().err

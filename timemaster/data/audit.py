@@ -8,7 +8,8 @@ something must be mended: a label that leaks, a series or picture in two splits,
 read; 2 where a file is none.
 
 Leaks are looked for in paths, image names and all columns but the answers, and in the questions: that a question lists
-all labels is fine, that rows of a class name their own label more often than other rows do is not.
+all labels is fine, that rows of a class name their own label more often than other rows do is not. Numbers that stand
+for classes ("class0") are not known here, only the labels themselves.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from timemaster.data.sheet import contact_sheet
 from timemaster.types import InputError
 
 NUM_LISTED = 3  # rows named in a finding
+SURE = 3.0  # standard deviations above chance
 
 
 @dataclass(slots=True)
@@ -94,28 +96,43 @@ def _find_broken(report: Report, rows: Sequence[Row]) -> None:
         report.serious.append(f"{len(gaps)} series have missing values: {_listed(gaps)}")
     if constant := [row.where for row in rows if row.is_constant]:
         report.notes.append(f"{len(constant)} series are constant: {_listed(constant)}")
+    if partly := [row.where for row in rows if row.has_constant and not row.is_constant]:
+        report.notes.append(f"{len(partly)} series have a constant channel: {_listed(partly)}")
 
 
 def _find_duplicates(report: Report, rows: Sequence[Row]) -> None:
-    """The same series, or the same picture, in rows that are not the same row."""
+    """The same series, or the same picture, in rows that are not the same row, or in the same row in two files."""
     for what in ("series", "picture"):
-        copies: dict[str, dict[tuple[Any, ...], Row]] = defaultdict(dict)
+        copies: dict[str, dict[tuple[Any, ...], list[Row]]] = defaultdict(lambda: defaultdict(list))
         for row in rows:
-            for digest in [row.series] if what == "series" else [image[0] for image in row.images]:
-                if digest:
-                    copies[digest].setdefault(row.identity, row)
-        groups = [list(same.values()) for same in copies.values() if len(same) > 1]
-        across = [group for group in groups if len({row.split for row in group}) > 1]
-        within = [group for group in groups if len({row.split for row in group}) == 1]
+            for digest in {row.series} if what == "series" else {image[0] for image in row.images}:
+                same = copies[digest][row.identity] if digest else []
+                if not any(_belong_together(row, other) for other in same):
+                    same.append(row)
+        groups: list[list[Row]] = []
+        across: list[list[Row]] = []
+        within: list[list[Row]] = []
+        for by_identity in copies.values():
+            group = [row for same in by_identity.values() for row in same]
+            if len(group) < 2:
+                continue
+            twice = any(len({row.file for row in same}) > 1 for same in by_identity.values())
+            groups.append(group)
+            (across if twice or len({row.split for row in group}) > 1 else within).append(group)
         torn = [group for group in groups if len({row.label for row in group}) > 1]
         for found, target, kind in (
-            (across, report.serious, "in two splits"),
+            (across, report.serious, "in two splits or files"),
             (within, report.notes, "twice in a split"),
             (torn, report.notes, "with different labels"),
         ):
             if found:
                 named = [" = ".join(row.where for row in group[:2]) for group in found]
                 target.append(f"{len(found)} {what if what == 'series' else 'pictures'} {kind}: {_listed(named)}")
+
+
+def _belong_together(row: Row, other: Row) -> bool:
+    """A training row and its demonstration, or two of these, as in train.parquet, sft.parquet and traces.parquet."""
+    return row.file != other.file and row.split == "train" and (row.is_demonstration or other.is_demonstration)
 
 
 def _find_overlaps(report: Report, rows: Sequence[Row]) -> None:
@@ -132,29 +149,32 @@ def _find_overlaps(report: Report, rows: Sequence[Row]) -> None:
 
 def _find_leaks(report: Report, rows: Sequence[Row]) -> None:
     leaks: dict[str, list[str]] = defaultdict(list)
-    others: Counter[str] = (
-        Counter()
-    )  # rows that name another label in that place: labels such as "1" are found anywhere
+    chances: dict[str, list[float]] = defaultdict(list)  # of each row that names labels there, to name its own
     for source in {row.source for row in rows}:
         own = [row for row in rows if row.source == source]
         labels = sorted({row.label for row in own})
+        shares = {label: sum(row.label == label for row in own) / len(own) for label in labels}
         # A text that all rows share (a question kept in extra_info, a project's path) tells nothing.
         shared = set.intersection(*({text for _, text in row.texts} for row in own))
         counts = {question: _counts(question, labels) for question in {row.question for row in own}}
         fewest = {label: min(count[label] for count in counts.values()) for label in labels}
         for row in own:
             for name, text in row.texts:
-                named = [] if text in shared else _named(plain(text), labels)
+                if named := [] if text in shared else _named(plain(text), labels):
+                    chances[name].append(sum(shares[label] for label in named))
                 if row.label in named:
                     leaks[name].append(f"{row.where} ({text[:60]!r})")
-                elif named:
-                    others[name] += 1
             if [label for label in labels if counts[row.question][label] > fewest[label]] == [row.label]:
                 leaks["the question"].append(row.where)
     for name, found in sorted(leaks.items()):
-        if len(found) <= 2 * others[name]:
-            continue
-        report.serious.append(f"{len(found)} rows name their label in {name}: {_listed(found)}")
+        if _is_more_than_chance(len(found), chances[name]):
+            report.serious.append(f"{len(found)} rows name their label in {name}: {_listed(found)}")
+
+
+def _is_more_than_chance(num_right: int, chances: Sequence[float]) -> bool:
+    """Labels such as "1" are found anywhere: rows that name one count where they are right too often for that."""
+    deviation = sum(p * (1 - p) for p in chances) ** 0.5
+    return num_right >= len(chances) or num_right > sum(chances) + SURE * deviation
 
 
 def _named(text: str, labels: Sequence[str]) -> list[str]:

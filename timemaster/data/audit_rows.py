@@ -22,6 +22,7 @@ from timemaster.types import Example, InputError
 PER_CLASS = 4  # plots of a class that are kept for the contact sheet
 BATCH = 256  # rows read at a time
 NOT_LEAKS = {*ANSWERS, *PROMPTS, "data", "label", "data_source"}  # columns and fields that may hold a label
+WORD_ENDS = r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])"  # sampleWinter, Winter17, 17Winter
 Shown = dict[str, list[tuple[str, bytes]]]  # class -> digest and encoded picture
 
 
@@ -32,7 +33,8 @@ class Row:
     where: str  # "train.parquet row 17"
     file: str
     split: str
-    identity: tuple[Any, ...]  # the same row in two files, as in train.parquet and sft.parquet, is no duplicate
+    identity: tuple[Any, ...]  # of the row that was prepared, which sft.parquet has as train.parquet does
+    is_demonstration: bool  # ends with an assistant's turn
     label: str
     source: str
     question: str  # what was asked, in lower case
@@ -41,7 +43,8 @@ class Row:
     halves: tuple[str, ...] = ()  # digests of the first and the second half of the values
     lengths: tuple[int, ...] = ()  # of each channel
     has_gaps: bool = False
-    is_constant: bool = False
+    is_constant: bool = False  # all of it
+    has_constant: bool = False  # one channel at least
     images: tuple[tuple[str, int, int, int], ...] = ()  # digest, width, height, vision tokens
 
 
@@ -76,13 +79,14 @@ def _row(file: Path, number: int, content: Mapping[str, Any], example: Example, 
     index = example.extra.get("index")
     return Row(
         where=example.id,
-        file=file.name,
+        file=str(file),
         split=split,
         identity=(example.data_source, split, index) if index is not None else (file, number),
+        is_demonstration=example.messages[-1].role == "assistant",
         label=example.answer,
         source=example.data_source,
         question=plain("\n".join(asked)),
-        texts=(("file name", file.name), *_texts(content, "")),
+        texts=(("file name", f"{file.parent.name}/{file.name}"), *_texts(content, "")),
         images=tuple((item.uid, item.width, item.height, num_tokens(item, spec)) for item in pictures),
         **_series_facts(content.get("data")),
     )
@@ -107,7 +111,8 @@ def _series_facts(data: Any) -> dict[str, Any]:
     channels = data if isinstance(data[0], list) else [data]
     values = [[math.nan if v is None else float(v) for v in channel] for channel in channels]
     half = len(values[0]) // 2
-    is_constant = all(len(set(channel)) <= 1 for channel in values)
+    constant = [len(set(channel)) <= 1 for channel in values]
+    is_constant = all(constant)
     halves = [[channel[part] for channel in values] for part in (slice(half), slice(-half, None))]
     return {
         "series": _digest(values),
@@ -115,6 +120,7 @@ def _series_facts(data: Any) -> dict[str, Any]:
         "lengths": tuple(len(channel) for channel in values),
         "has_gaps": not all(math.isfinite(v) for channel in values for v in channel),
         "is_constant": is_constant,
+        "has_constant": any(constant),
     }
 
 
@@ -123,5 +129,5 @@ def _digest(values: list[list[float]]) -> str:
 
 
 def plain(text: str) -> str:
-    """Lower case, and one space for whatever separates words: "CG_Positive.png" is "cg positive png"."""
-    return re.sub(r"[\W_]+", " ", text).casefold()
+    """Lower case, and one space wherever a word ends: "CG_Positive17.png" is "cg positive 17 png"."""
+    return re.sub(rf"[\W_]+|{WORD_ENDS}", " ", text).casefold()

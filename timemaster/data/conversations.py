@@ -161,7 +161,7 @@ def entry_row(entry: Any, number: int, folder: Path, data_source: str, answer_ta
     row = {"prompt": turns, "images": paths or own_paths, "answer": answer, "data_source": data_source}
     example = example_from_row(row, str(number), folder)
     question = next(turn["content"] for turn in turns if turn["role"] != "system")
-    extra = {"answer": answer, "index": number, "question": question, "split": "train"}
+    extra = {"answer": answer, "index": number, "question": question, "split": None}  # not known
     return row | {
         "images": pictures_of(example),
         "ability": "time series",
