@@ -54,7 +54,8 @@ def compare(task: Task, options: argparse.Namespace) -> list[Result]:
     """
     folder, out = Path(options.data), options.out or Path("outputs/compare") / task.name
     baselines, models = baseline_rows(options), model_rows(options)
-    found = [entry for run in options.runs for entry in run_entries(Path(run))]
+    labels = run_labels([Path(run) for run in options.runs])
+    found = [entry for run, label in labels.items() for entry in run_entries(run, label)]
     found += [Entry(*_split_name(given)) for given in options.predictions]
     names = [*(row[0] for row in baselines), *(row[0] for row in models), *(entry.name for entry in found)]
     check_names(names, options.reference)
@@ -109,8 +110,16 @@ def model_rows(options: argparse.Namespace) -> list[tuple[str, str, int]]:
     return [(f"{model} {f'{way}-shot' if way else 'zero-shot'}", model, way) for model in options.model for way in ways]
 
 
-def run_entries(run: Path) -> list[Entry]:
-    """The evaluations of a run, by step. Raises InputError when there are none."""
+def run_labels(runs: Sequence[Path]) -> dict[Path, str]:
+    """What each run is called: as many of its last folders as tell it from the others."""
+    parts = {run: run.resolve().parts for run in runs}
+    depths = range(1, max(map(len, parts.values()), default=1) + 1)
+    depth = next((n for n in depths if len({own[-n:] for own in parts.values()}) == len(parts)), 1)
+    return {run: "/".join(own[-depth:]) for run, own in parts.items()}
+
+
+def run_entries(run: Path, label: str) -> list[Entry]:
+    """The evaluations of a run, by step, named <label>/<evaluation>. Raises InputError when there are none."""
     found = [path.parent for path in run.glob(f"eval/step_*/{NAME}")]
     paths = [path for path in found if OF_TEST.fullmatch(path.name)]
     if not paths:
@@ -121,7 +130,7 @@ def run_entries(run: Path) -> list[Entry]:
         )
     steps = {path: int(re.sub(r"^step_(\d+).*$", r"\1", path.name)) for path in paths}
     ordered = sorted(paths, key=lambda path: (steps[path], path.name))
-    return [Entry(f"{run.resolve().name}/{path.name}", "checkpoint", path / NAME) for path in ordered]
+    return [Entry(f"{label}/{path.name}", "checkpoint", path / NAME) for path in ordered]
 
 
 def _split_name(given: str) -> tuple[str, str, Path]:
@@ -250,14 +259,18 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog="python -m timemaster.compare", description="One table of all that was tried.")
     out.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     out.add_argument("--data", required=True, help="its folder with train, validation and test.parquet")
-    out.add_argument("--runs", nargs="+", default=[], metavar="RUNDIR", help="runs whose evaluations are rows")
-    out.add_argument("--predictions", nargs="+", default=[], metavar="NAME=FILE", help=f"any other {NAME}")
+    out.add_argument(
+        "--runs", nargs="+", action="extend", default=[], metavar="RUNDIR", help="runs whose evaluations are rows"
+    )
+    out.add_argument(
+        "--predictions", nargs="+", action="extend", default=[], metavar="NAME=FILE", help=f"any other {NAME}"
+    )
     out.add_argument("--baselines", default="", help="of 1nn_euclid,1nn_dtw,rocket,minirocket; with commas")
     out.add_argument("--dtw-window", type=float, default=1.0, help="Sakoe-Chiba band of 1nn_dtw, share of the length")
     out.add_argument("--reference", default="", help="the row that the others are tested against")
     out.add_argument("--out", type=Path, help="default: outputs/compare/<task>")
     api = out.add_argument_group("OpenAI-compatible models")
-    api.add_argument("--model", nargs="+", default=[], metavar="NAME")
+    api.add_argument("--model", nargs="+", action="extend", default=[], metavar="NAME")
     api.add_argument("--zero-shot", action="store_true", help="ask the dataset's question alone")
     api.add_argument("--few-shot", type=int, default=0, metavar="K", help="after K answered plots of each class")
     api.add_argument("--seed", type=int, default=1, help="of the choice of these plots")

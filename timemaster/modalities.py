@@ -3,7 +3,8 @@
     python -m timemaster.modalities IMAGE_RUN NUMERIC_RUN [--out FOLDER] [--tokens-of data/ctu_image/test.parquet]
 
 Prints a table and writes modalities.json and modalities.png. `--tokens-of` also counts what the rows of a file cost at
-full length by the rules of Qwen2.5's tokenizer and image processor, whatever model the runs used.
+full length by the rules of Qwen2.5's tokenizer and image processor, whatever model the runs used, as numbers written
+like the numeric run's, and quotes the published ratio where there is one.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import yaml
+
 from timemaster.config import DataConfig, NumericConfig
 from timemaster.data.media import num_tokens, vision_spec
 from timemaster.data.numeric import write_series
 from timemaster.data.store import read_examples
 from timemaster.inputs import numeric_style
+from timemaster.published import TOKEN_RATIO
 from timemaster.tasks import find_recipes, load_tasks
 from timemaster.types import InputError
 
@@ -34,7 +38,7 @@ PUBLISHED_MIN_PIXELS = 512 * 28 * 28  # of the fine-tuning tool that the publish
 
 
 def latest_evaluation(run: Path) -> dict[str, Any]:
-    """metrics.json of the last greedy evaluation of a run. InputError when there is none."""
+    """metrics.json of the last greedy evaluation of a run, and its `folder`. InputError when there is none."""
     steps = sorted(
         (int(path.parent.name[5:]), path)
         for path in run.glob("eval/step_*/metrics.json")
@@ -42,7 +46,8 @@ def latest_evaluation(run: Path) -> dict[str, Any]:
     )
     if not steps:
         raise InputError(f"{run} has no eval/step_<N>/metrics.json: evaluate the run first (EVAL=True).")
-    return json.loads(steps[-1][1].read_text())
+    path = steps[-1][1]
+    return json.loads(path.read_text()) | {"folder": str(path.parent)}
 
 
 def count_tokens(text: str) -> int:
@@ -53,7 +58,8 @@ def count_tokens(text: str) -> int:
 def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, float]:
     """Mean tokens of the rows of a parquet file as numbers and as plots of at least `min_pixels`, and their ratio.
 
-    Where `style` says no decimals, each row has those of the recipe of its data_source.
+    Where `style` says no decimals, each row has those of the recipe of its data_source. `published`: the published
+    ratio, if there is one.
     """
     tasks = load_tasks(find_recipes())
     vision = vision_spec({"vision_config": {}}, min_pixels, DataConfig().max_pixels)  # as published
@@ -63,12 +69,15 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
         values = example.extra["series"]
         if not values:
             raise InputError(f"{file}: its rows have no raw series (the column `data`).")
-        shown = numeric_style(style, tasks.get(example.data_source))
-        numbers.append(count_tokens(write_series(values, (), shown)))
+        task = tasks.get(example.data_source)
+        names = task.plot.channels if task else ()
+        numbers.append(count_tokens(write_series(values, names, numeric_style(style, task))))
         images += [num_tokens(p.media, vision) for m in example.messages for p in m.parts if p.media is not None]
     if not images:
         raise InputError(f"{file}: its rows hold no images.")
-    return {"numeric": fmean(numbers), "image": fmean(images), "ratio": fmean(numbers) / fmean(images)}
+    found = {"numeric": fmean(numbers), "image": fmean(images), "ratio": fmean(numbers) / fmean(images)}
+    published = [TOKEN_RATIO[source] for source in {e.data_source for e in examples} if source in TOKEN_RATIO]
+    return found | ({"published": published[0]} if len(published) == 1 else {})
 
 
 def compare(image_run: Path, numeric_run: Path) -> dict[str, Any]:
@@ -83,13 +92,28 @@ def compare(image_run: Path, numeric_run: Path) -> dict[str, Any]:
             raise InputError(
                 f"{run} was evaluated with data.modality={found['modality']}; the {name} run belongs here."
             )
-        keys = ("files", "n", "accuracy", "accuracy_ci95", "unparsed", "prompt_tokens_mean", "response_tokens_mean")
+        keys = (
+            "folder",
+            "files",
+            "n",
+            "accuracy",
+            "accuracy_ci95",
+            "unparsed",
+            "prompt_tokens_mean",
+            "response_tokens_mean",
+        )
         out[name] = {"run": str(run), **{key: found[key] for key in keys}}
     image, numeric = out["image"], out["numeric"]
     if (image["files"], image["n"]) != (numeric["files"], numeric["n"]):
         tests = [f"{one['n']} rows of {', '.join(one['files'])}" for one in (image, numeric)]
         log.warning("not the same test: the image run answered %s, the numeric run %s", *tests)
     return out
+
+
+def style_of(evaluation: Path, decimals: int | None) -> NumericConfig:
+    """How the numbers of an evaluation were written; with other `decimals` if given."""
+    settings = yaml.safe_load((evaluation / "config.yaml").read_text())["data"]["numeric"]
+    return NumericConfig(**settings | ({} if decimals is None else {"decimals": decimals}))
 
 
 def report(found: dict[str, Any], costs: dict[str, dict[str, float]]) -> None:
@@ -103,7 +127,8 @@ def report(found: dict[str, Any], costs: dict[str, dict[str, float]]) -> None:
     log.info("\n  the numeric prompt has %.1f times the tokens of the one with a plot", ratio)
     for name, cost in costs.items():
         shown = cost["numeric"], cost["image"], cost["ratio"]
-        log.info("  by Qwen2.5's rules, %s: %.0f tokens in numbers, %.0f as a plot, ratio %.1f", name, *shown)
+        quote = f" (published: {cost['published']})" if "published" in cost else ""
+        log.info("  by Qwen2.5's rules, %s: %.0f tokens in numbers, %.0f as a plot, ratio %.1f%s", name, *shown, quote)
 
 
 def main() -> None:
@@ -116,14 +141,14 @@ def main() -> None:
     parser.add_argument("numeric_run", type=Path, help="run folder with data.modality=numeric, evaluated")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for modalities.json and .png (default: here)")
     parser.add_argument("--tokens-of", default="", help="parquet file whose token costs are counted at full length")
-    parser.add_argument("--decimals", type=int, help="of the numbers counted (default: those of the rows' recipe)")
+    parser.add_argument("--decimals", type=int, help="of the numbers counted (default: as in the numeric run)")
     options = parser.parse_args()
     setup_logging()
     try:
         found = compare(options.image_run, options.numeric_run)
         costs = {}
         if options.tokens_of:
-            style = NumericConfig(decimals=options.decimals)
+            style = style_of(Path(found["numeric"]["folder"]), options.decimals)
             pixels = {"plots as they are": DataConfig().min_pixels, "at 512 tokens at least": PUBLISHED_MIN_PIXELS}
             costs = {name: token_costs(options.tokens_of, style, least) for name, least in pixels.items()}
     except InputError as error:

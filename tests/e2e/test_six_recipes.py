@@ -109,7 +109,9 @@ def test_all_six_go_through_sft_and_grpo_to_evaluation(
     assert max(row["rollout/logprob_diff_mean"] for row in steps) <= 1e-4
     for row in steps:
         for source in SOURCES:
-            assert {f"reward/accuracy@{source}", f"reward/format@{source}"} <= row.keys()
+            of_answers = {f"reward/accuracy@{source}", f"reward/format@{source}", f"response/tokens_mean@{source}"}
+            of_tokens = {f"actor/entropy@{source}", f"rollout/logprob_diff_mean@{source}"}
+            assert of_answers | of_tokens <= row.keys()
 
     cfg.trainer.val_only, cfg.rollout.name = True, "hf"  # which starts sooner
     check(cfg, "eval")

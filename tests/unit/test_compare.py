@@ -17,7 +17,7 @@ from aiohttp import web
 
 from tests.servers import ChatServer, completion, says
 from timemaster.checks import check
-from timemaster.compare import compare, main, parser, run_entries
+from timemaster.compare import compare, main, parser, run_entries, run_labels
 from timemaster.config import Config
 from timemaster.data.plot import draw_png
 from timemaster.data.series import Series
@@ -169,11 +169,37 @@ def test_evaluations_of_other_rows_are_no_rows_of_the_table(tmp_path: Path) -> N
     for name in names:
         (tmp_path / "eval" / name).mkdir(parents=True)
         (tmp_path / "eval" / name / "predictions.jsonl").write_text("")
-    assert [entry.name for entry in run_entries(tmp_path)] == [f"{tmp_path.name}/{name}" for name in names[:3]]
+    assert [entry.name for entry in run_entries(tmp_path, "mine")] == [f"mine/{name}" for name in names[:3]]
     for name in names[:3]:
         (tmp_path / "eval" / name / "predictions.jsonl").unlink()
     with pytest.raises(InputError, match=r"only of other rows: step_4_t0\.7_short_blank, step_4_validation\)"):
-        run_entries(tmp_path)
+        run_entries(tmp_path, "mine")
+
+
+def test_runs_are_called_by_as_many_folders_as_tell_them_apart(tmp_path: Path) -> None:
+    one, two, three = tmp_path / "ctu" / "grpo", tmp_path / "ctu_numeric" / "grpo", tmp_path / "ctu" / "sft"
+    assert list(run_labels([one, three]).values()) == ["grpo", "sft"]
+    assert list(run_labels([one, two, three]).values()) == ["ctu/grpo", "ctu_numeric/grpo", "ctu/sft"]
+    assert run_labels([]) == {}
+
+
+def test_options_that_are_given_twice_add_up() -> None:
+    given = [
+        "recipes.ctu",
+        "--data",
+        "d",
+        "--runs",
+        "x",
+        "--runs",
+        "y",
+        "z",
+        "--predictions",
+        "a=1",
+        "--predictions",
+        "b=2",
+    ]
+    options = parser().parse_args(given)
+    assert (options.runs, options.predictions) == (["x", "y", "z"], ["a=1", "b=2"])
 
 
 # ---- McNemar

@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
+from tests.conftest import SHARED_DATA
 from tests.helpers import picture
-from timemaster.config import NumericConfig
+from timemaster.config import DataConfig, NumericConfig
+from timemaster.data.media import image_media, num_tokens, vision_spec
+from timemaster.data.numeric import write_series
+from timemaster.data.plot import draw_png
 from timemaster.data.series import Series
 from timemaster.data.store import plot_row, write_rows
-from timemaster.modalities import compare, count_tokens, latest_evaluation, main, token_costs
+from timemaster.modalities import PUBLISHED_MIN_PIXELS, compare, count_tokens, latest_evaluation, main, token_costs
+from timemaster.tasks import load_task
 from timemaster.types import InputError
+
+COMPUTERS = SHARED_DATA / "Computers"
 
 
 def evaluated(run: Path, step: int, accuracy: float, prompt_tokens: float, modality: str = "image") -> Path:
@@ -23,6 +31,7 @@ def evaluated(run: Path, step: int, accuracy: float, prompt_tokens: float, modal
     figures |= {"modality": modality, "files": [f"data/toy_{modality}/test.parquet"]}
     tokens = {"prompt_tokens_mean": prompt_tokens, "response_tokens_mean": 20.0}
     (folder / "metrics.json").write_text(json.dumps(figures | tokens))
+    (folder / "config.yaml").write_text("data: {numeric: {decimals: 1, separator: ' '}}")
     return run
 
 
@@ -78,3 +87,45 @@ def test_runs_in_the_wrong_order_and_of_other_rows_are_seen(tmp_path: Path, capl
         compare(numeric, image)
     compare(image, numeric)
     assert "the image run answered 100 rows of data/toy_image/test.parquet, the numeric run 100 rows of" in caplog.text
+
+
+def test_tokens_are_counted_as_the_numeric_run_wrote_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog
+) -> None:
+    image, numeric = evaluated(tmp_path / "i", 5, 0.8, 100.0), evaluated(tmp_path / "n", 5, 0.6, 700.0, "numeric")
+    png = picture(1, 280, 140).data
+    assert png is not None
+    series = Series([[0.12, -1.0, 3.25]], "Desktop", 0)
+    write_rows(tmp_path / "t.parquet", [plot_row(series, png, "<image>Which?", "computer_dataset", "test")])
+    command = [
+        "modalities",
+        str(image),
+        str(numeric),
+        "--out",
+        str(tmp_path),
+        "--tokens-of",
+        str(tmp_path / "t.parquet"),
+    ]
+    # 0.1 -1.0 3.2: spaces go with signs, else are tokens: 0 . 1 _- 1 . 0 _ 3 . 2 = 11; with two decimals three more
+    for more, tokens in (([], 11), (["--decimals", "2"], 14)):
+        monkeypatch.setattr(sys, "argv", command + more)
+        main()
+        counted = json.loads((tmp_path / "modalities.json").read_text())["tokens"]["plots as they are"]
+        assert counted == {"numeric": tokens, "image": 50, "ratio": tokens / 50, "published": 6.3}
+    assert "(published: 6.3)" in caplog.text + capsys.readouterr().out
+
+
+@pytest.mark.skipif(not COMPUTERS.is_dir(), reason=f"no folder {COMPUTERS}: see CONTRIBUTING.md, Tests")
+def test_a_ctu_day_costs_about_what_was_published() -> None:
+    """At 512 tokens a plot at least, as published: 6.3 times."""
+    task = load_task("recipes.ctu")
+    days = task.load(COMPUTERS)["test"]
+    plot = num_tokens(
+        image_media(draw_png(days[0], task.plot)),
+        vision_spec({"vision_config": {}}, PUBLISHED_MIN_PIXELS, DataConfig().max_pixels),
+    )
+    for decimals, ratio in ((1, 5.3), (2, 6.7)):
+        style = NumericConfig(decimals=decimals)
+        tokens = fmean(count_tokens(write_series(day.values, (), style)) for day in days)
+        assert tokens == pytest.approx(720 * (3 + decimals), abs=1)  # digits, point, comma
+        assert tokens / plot == pytest.approx(ratio, abs=0.1)

@@ -103,12 +103,14 @@ class Chat:
         self._failed = 0  # calls in a row
 
     async def ask(
-        self, messages: Sequence[Mapping[str, Any]], check: Callable[[str], str] | None = None, **options: Any
-    ) -> Reply:
+        self, messages: Sequence[Mapping[str, Any]], check: Callable[[str], str] | None = None, fresh: bool = False,
+        **options: Any,
+    ) -> Reply:  # fmt: skip
         """The model's reply to `messages` (OpenAI's form); `options` are further fields such as response_format.
 
-        An equal request is answered from the cache, or waits for the one in flight. A call that fails for good gives a
-        Reply with `error`; so does a reply to which `check` says why it is of no use, twice: it is not kept.
+        An equal request is answered from the cache, unless `fresh`, or waits for the one in flight. A call that fails
+        for good gives a Reply with `error`; so does a reply to which `check` says why it is of no use, twice: it is not
+        kept.
         Raises BudgetSpent, and ChatRefused when the server refuses key, address or model, or nothing comes of any call.
         """
         e = self.endpoint
@@ -116,7 +118,7 @@ class Chat:
         body |= options | dict(e.extra_body)
         body = {name: value for name, value in body.items() if value is not None}
         key = hashlib.sha256(json.dumps([e.address, body], sort_keys=True).encode()).hexdigest()
-        kept = self.store.get(key)
+        kept = None if fresh else self.store.get(key)
         if kept is not None:
             return Reply(text=kept)
         lane = self._lane()

@@ -63,7 +63,7 @@ class Judge:
         """One small call of every judge, so that what cannot work is found before a run begins. Raises ChatRefused."""
         hello = [{"role": "user", "content": "Reply with the word ready."}]
         for chat in self.chats:
-            reply = await chat.ask(hello)
+            reply = await chat.ask(hello, fresh=True)  # of an earlier start nothing follows
             if reply.error:
                 raise ChatRefused(f"the judge {chat.endpoint.model!r} at {chat.endpoint.address}: {reply.error}")
 
