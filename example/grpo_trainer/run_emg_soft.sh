@@ -3,8 +3,8 @@
 # grades the advice in <extension>. Other settings, and the variables that change them, stand in published.sh.
 #
 #   NUM_GPUS=4 bash example/grpo_trainer/run_emg_soft.sh                 # RL from the base model
-#   MODEL_PATH=checkpoints/TimeMaster_EMG/qwen2.5_vl_3b_sft/global_step_<N>/huggingface NAME=qwen2.5_vl_3b_grpo_sft_rl \
-#       NUM_GPUS=4 bash example/grpo_trainer/run_emg_soft.sh             # SFT, then RL
+#   MODEL_PATH=checkpoints/TimeMaster_EMG_SOFT/qwen2.5_vl_3b_sft/global_step_<N>/huggingface \
+#       NAME=qwen2.5_vl_3b_grpo_sft_rl NUM_GPUS=4 bash example/grpo_trainer/run_emg_soft.sh             # SFT, then RL
 #   EVAL=True bash example/grpo_trainer/run_emg_soft.sh
 #   JUDGE=NAME JUDGE_URL=http://host:8000/v1 bash example/grpo_trainer/run_emg_soft.sh judge.max_calls=50000
 set -euo pipefail

@@ -6,6 +6,7 @@ All six share one run of each kind, mixed, for starting processes is what takes 
 from __future__ import annotations
 
 import json
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import ROOT
 from tests.sources import SIX
 from timemaster.checks import check
 from timemaster.config import Config
 from timemaster.data.audit import audit
-from timemaster.data.prepare import prepare
 from timemaster.tasks import load_task
 
 TASKS = {name: load_task(f"recipes.{name}") for name in SIX}
@@ -42,7 +43,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {}
     for name, write in SIX.items():
         source = write(tmp_path_factory.mktemp(f"{name}_source"))
-        folder = prepare(TASKS[name], source, tmp_path_factory.mktemp("data"), num_workers=1, plot="small")
+        out = tmp_path_factory.mktemp("data")
+        options = ["--source", str(source), "--out", str(out), "--plot", "small", "--workers", "1"]
+        subprocess.run(["bash", str(ROOT / "example" / "data_preprocess" / f"{name}.sh"), *options], check=True)
+        folder = out / f"{name}_small"
         pq.write_table(pq.read_table(folder / "test.parquet").slice(0, MOST_TESTED), folder / "short.parquet")
         folders[name] = folder
     return folders

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -161,6 +163,39 @@ def test_paths_are_seen_from_the_callers_folder(project: Path) -> None:
 
 def texts(folder: str) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted((ROOT / "example" / folder).glob("*.sh"))}
+
+
+def settings_of(script: str, **environment: str) -> dict[str, Any]:
+    """What a run script hands to the program, which prints it and ends."""
+    command = ["bash", str(ROOT / "example" / script), "--cfg", "job"]
+    out = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr
+    return yaml.safe_load(out.stdout)
+
+
+@pytest.mark.parametrize("task", ["ctu", "ecg", "emg", "emg_soft", "har", "rcw", "tee"])
+def test_each_dataset_has_its_scripts_with_the_published_settings(task: str) -> None:
+    warm = settings_of(f"sft_trainer/run_{task}.sh")
+    assert (warm["data"]["recipes"], warm["data"]["train_files"]) == (
+        f"recipes.{task}",
+        f"data/{task}_image/sft.parquet",
+    )
+    run = settings_of(f"grpo_trainer/run_{task}.sh", NUM_GPUS="4", VARIANT="script", DATA="/d", EVAL="True")
+    assert (run["data"]["recipes"], run["data"]["test_files"]) == (f"recipes.{task}", "/d/test.parquet")
+    batch = 32 if task == "tee" else 64  # TEE has 63 training rows
+    assert (run["data"]["train_batch_size"], run["actor"]["ppo_mini_batch_size"], run["rollout"]["n"]) == (batch, 32, 5)
+    assert (run["actor"]["kl_loss_coef"], run["actor"]["optim"]["lr"]) == (0.01, 1e-6)
+    trainer = run["trainer"]
+    assert (trainer["n_gpus_per_node"], trainer["total_training_steps"], trainer["val_only"]) == (4, 300, True)
+    assert trainer["project_name"] == warm["trainer"]["project_name"] == f"TimeMaster_{task.upper()}"
+    assert run["judge"]["model"] == ("gpt-4o" if task == "emg_soft" else "")
+    assert f"timemaster.data.prepare recipes.{task} " in texts("data_preprocess")[f"{task}.sh"]
+
+
+def test_the_two_published_variants_differ_in_the_kl_coefficient_and_have_folders_of_their_own() -> None:
+    found = {name: settings_of("grpo_trainer/run_ctu.sh", VARIANT=name) for name in ("paper", "script")}
+    assert {name: one["actor"]["kl_loss_coef"] for name, one in found.items()} == {"paper": 0.001, "script": 0.01}
+    assert len({one["trainer"]["experiment_name"] for one in found.values()}) == 2
 
 
 def test_a_script_that_limits_the_difference_of_logprobs_pins_float32() -> None:
