@@ -182,8 +182,8 @@ def test_each_dataset_has_its_scripts_with_the_published_settings(task: str) -> 
     )
     run = settings_of(f"grpo_trainer/run_{task}.sh", NUM_GPUS="4", VARIANT="script", DATA="/d", EVAL="True")
     assert (run["data"]["recipes"], run["data"]["test_files"]) == (f"recipes.{task}", "/d/test.parquet")
-    batch = 32 if task == "tee" else 64  # TEE has 63 training rows
-    assert (run["data"]["train_batch_size"], run["actor"]["ppo_mini_batch_size"], run["rollout"]["n"]) == (batch, 32, 5)
+    batches = (32, 16, 5) if task == "tee" else (64, 32, 5)  # TEE has 63 training rows
+    assert (run["data"]["train_batch_size"], run["actor"]["ppo_mini_batch_size"], run["rollout"]["n"]) == batches
     assert (run["actor"]["kl_loss_coef"], run["actor"]["optim"]["lr"]) == (0.01, 1e-6)
     trainer = run["trainer"]
     assert (trainer["n_gpus_per_node"], trainer["total_training_steps"], trainer["val_only"]) == (4, 300, True)
