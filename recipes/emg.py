@@ -11,7 +11,9 @@ Sources, fetched from PhysioNet or in `--source DIR` (or a zip):
 - TF-C's train.pt, val.pt, test.pt (122, 41 and 41 windows),
   https://figshare.com/ndownloader/articles/19930250/versions/1, which the published figures used, it seems; this host
   turns scripts away at times: use a browser;
-- EMG_TRAIN.ts, EMG_TEST.ts (122 and 41 windows).
+- EMG_TRAIN.ts, EMG_TEST.ts (122 and 41 windows);
+- the UCR archive's `NerveDamage` (.ts, .arff), which was not at hand here: its classes are read by their names, and
+  where the file has numbers instead it is refused, for their order is not known.
 
 Class 1 is myopathy and class 2 neuropathy in the files of TF-C. A copy that is about has the two names swapped; the
 median peak-to-peak of 0.06, 0.10 and 0.33 mV for 0, 1 and 2 speaks for the order here: large units are neuropathy's.
@@ -36,7 +38,7 @@ from timemaster.types import InputError
 
 logger = logging.getLogger(__name__)
 
-PROJECT = "emgdb/1.0.0"
+PROJECT, ARCHIVE = "emgdb/1.0.0", "NerveDamage"
 LABELS = ("Healthy", "Myopathy", "Neuropathy")
 RECORDS = {"emg_healthy": "Healthy", "emg_myopathy": "Myopathy", "emg_neuropathy": "Neuropathy"}
 RATE = 4000  # readings per second
@@ -63,7 +65,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
     if source is None:
         files = [f"{record}.{kind}" for record in RECORDS for kind in ("hea", "dat")]
         source = fetch_physionet(PROJECT, files, DOWNLOADS / "emgdb")
-    with opened(source, "train.pt", "emg_healthy.hea", "EMG_TRAIN.ts") as folder:
+    with opened(source, "train.pt", "emg_healthy.hea", "EMG_TRAIN.ts", f"{ARCHIVE}_TRAIN.*") as folder:
         splits = _read(folder, source)
     check_splits(splits, {split: len(series) for split, series in splits.items()}, LENGTH)
     logger.warning(
@@ -80,9 +82,11 @@ def _read(folder: Path, source: Path) -> dict[str, list[Series]]:
         return _cut_by_time(header.parent)
     if path := find(folder, "EMG_TRAIN.ts"):
         return read_splits(path.parent, "EMG", {str(code): label for code, label in enumerate(LABELS)})
+    if path := find(folder, f"{ARCHIVE}_TRAIN.*"):
+        return read_splits(path.parent, ARCHIVE, {name: label for label in LABELS for name in (label, label.lower())})
     raise InputError(
-        f"{source}: holds none of emg_healthy.hea (PhysioNet's emgdb), train.pt (TF-C) and EMG_TRAIN.ts. "
-        "See recipes/emg.py for where they are to be had."
+        f"{source}: holds none of emg_healthy.hea (PhysioNet's emgdb), train.pt (TF-C), EMG_TRAIN.ts and "
+        f"{ARCHIVE}_TRAIN.ts. See recipes/emg.py for where they are to be had."
     )
 
 

@@ -5,12 +5,14 @@ The Marinexplore and Cornell University Whale Detection Challenge (Kaggle, 2013)
 Hz. In train.csv label 1 means that there is a call; **here RightWhale is class 0**, as in the published rewards, so
 never map these labels by number. The reading values are shares of full scale: the sound's pressure is not known.
 
-Kaggle asks for a login, so nothing is fetched: get whale_data.zip and give it, or its folder, as `--source`. Kaggle's
+Kaggle asks for a login, so nothing is fetched: get whale_data.zip and give it, or its folder, as `--source`; or the
+copy of the UCR archive, `RightWhaleCalls` (.ts, .arff or zip), which needs no login and has a split of its own. It was
+not at hand here: its classes are read by their names, and where the file has numbers instead it is refused. Kaggle's
 own test clips have no labels; NUM_CLIPS of the 30,000 are drawn and cut by a fixed seed, with the shares of the
 classes kept. (All clips need 4 GiB and more as numbers; the published split and its sizes are not known.) Three of
 four clips have no call: always saying NoWhale is right for 76.6 %.
 
-    bash example/data_preprocess/rcw.sh --source whale_data.zip
+    bash example/data_preprocess/rcw.sh --source whale_data.zip    # or RightWhaleCalls.zip
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ from pathlib import Path
 
 from timemaster.data.plot import PlotStyle
 from timemaster.data.recordings import at_most, fill_clips, find, numbered, opened, plan_clips
-from timemaster.data.series import Series, check_splits, stratified_split
+from timemaster.data.series import Series, check_splits, read_splits, stratified_split
 from timemaster.rewards import RewardPart, accuracy, format_strict
 from timemaster.tasks import Task
 from timemaster.types import InputError
 
+ARCHIVE = "RightWhaleCalls"  # of https://www.timeseriesclassification.com/aeon-toolkit/RightWhaleCalls.zip
 COMPETITION = "whale-detection-challenge"
 CLASSES = {"1": "RightWhale", "0": "NoWhale"}  # of train.csv
 LABELS = ("RightWhale", "NoWhale")
+NAMES = {name: label for label in LABELS for name in (label, label.lower())}  # of the archive; sktime's are lower case
 RATE = 2000  # readings per second
 LENGTH = 4000  # readings of a clip
 NUM_CLIPS = 10_000  # of all, at most: a tenth of them for testing, a tenth for validation
@@ -51,23 +55,35 @@ def load(source: Path | None) -> dict[str, list[Series]]:
         raise InputError(
             f"Kaggle's competition {COMPETITION} asks for a login: fetch whale_data.zip from "
             f"https://www.kaggle.com/c/{COMPETITION}/data in a browser, or with kaggle competitions download -c "
-            f"{COMPETITION}, and give the zip or the folder with train.csv and the clips: --source DIR."
+            f"{COMPETITION}, and give the zip or the folder with train.csv and the clips: --source DIR. The UCR "
+            f"archive has a copy, {ARCHIVE}, without a login."
         )
-    with opened(source, "train.csv") as folder:
-        table = find(folder, "train.csv")
-        if table is None:
-            raise InputError(f"{source}: no train.csv in it. Give Kaggle's whale_data.zip, or its folder.")
-        planned = plan_clips(table, CLASSES)
-        tenth = max(1, min(NUM_CLIPS, len(planned)) // 10)
-        rest, test = stratified_split(planned, len(planned) - tenth, SPLIT_SEED)
-        rest, validation = stratified_split(rest, len(rest) - tenth, SPLIT_SEED)
-        train = at_most(rest, NUM_CLIPS - 2 * tenth)
-        splits = {
-            split: fill_clips(numbered(part), folder, RATE, LENGTH)
-            for split, part in (("train", train), ("validation", validation), ("test", test))
-        }
+    with opened(source, "train.csv", f"{ARCHIVE}_TRAIN.*") as folder:
+        splits = _read(folder, source)
     check_splits(splits, {split: len(series) for split, series in splits.items()}, LENGTH)
     return splits
+
+
+def _read(folder: Path, source: Path) -> dict[str, list[Series]]:
+    table, archive = find(folder, "train.csv"), find(folder, f"{ARCHIVE}_TRAIN.*")
+    if archive and not table:
+        test = NUM_CLIPS // 10
+        found = read_splits(archive.parent, ARCHIVE, NAMES)
+        most = {"train": NUM_CLIPS - test, "test": test}
+        return {split: numbered(at_most(series, most[split])) for split, series in found.items()}
+    if table is None:
+        raise InputError(f"{source}: neither train.csv nor {ARCHIVE}_TRAIN.ts in it. Give Kaggle's whale_data.zip.")
+    return _read_clips(folder, table)
+
+
+def _read_clips(folder: Path, table: Path) -> dict[str, list[Series]]:
+    planned = plan_clips(table, CLASSES)
+    tenth = max(1, min(NUM_CLIPS, len(planned)) // 10)
+    rest, test = stratified_split(planned, len(planned) - tenth, SPLIT_SEED)
+    rest, validation = stratified_split(rest, len(rest) - tenth, SPLIT_SEED)
+    train = at_most(rest, NUM_CLIPS - 2 * tenth)
+    parts = {"train": train, "validation": validation, "test": test}
+    return {split: fill_clips(numbered(part), folder, RATE, LENGTH) for split, part in parts.items()}
 
 
 def explain(series: Series, task: Task) -> str:

@@ -24,6 +24,7 @@ def wave(kind: int, length: int, rng: random.Random) -> list[float]:
 
 def write_ts(folder: Path, name: str, sizes: dict[str, int], classes: Sequence[str], length: int) -> Path:
     """`<name>_TRAIN.ts` and `<name>_TEST.ts` as the UCR/UEA archive has them; classes take turns."""
+    folder.mkdir(exist_ok=True)
     for split, size in sizes.items():
         rng = random.Random(f"{name} {split}")
         head = f"@problemName {name}\n@timeStamps false\n@missing false\n@univariate true\n@equalLength true\n"

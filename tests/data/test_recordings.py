@@ -126,6 +126,27 @@ def test_emg_ts_files_have_the_classes_of_their_numbers(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("recipe", "archive", "classes", "length"),
+    [
+        ("emg", "NerveDamage", ("Healthy", "Neuropathy", "Myopathy"), 1500),
+        ("rcw", "RightWhaleCalls", ("NoWhale", "RightWhale"), 4000),
+    ],
+)
+def test_archive_sets_are_read_by_the_names_of_their_classes(
+    recipe: str, archive: str, classes: tuple[str, ...], length: int, tmp_path: Path
+):
+    sizes_of = {"train": 4, "test": len(classes)}
+    named = write_ts(tmp_path / "named", archive, sizes_of, classes, length)
+    for source in (named, shutil.make_archive(str(tmp_path / archive), "zip", named)):
+        splits = load(recipe, Path(source))
+        assert [s.label for s in splits["test"]] == list(classes)
+        assert sizes(splits) == sizes_of
+    numbered = write_ts(tmp_path / "numbered", archive, sizes_of, "12", length)
+    with pytest.raises(InputError, match=f"{archive}_TRAIN.ts: series 0 has class '1'; the recipe knows"):
+        load(recipe, numbered)
+
+
+@pytest.mark.parametrize(
     ("name", "message"), [("emg", "emg_healthy.hea"), ("ecg", "REFERENCE.csv"), ("rcw", "train.csv")]
 )
 def test_a_folder_without_any_known_file_says_what_is_looked_for(name: str, message: str, tmp_path: Path):
