@@ -66,7 +66,7 @@ def comparison_png(results: Sequence[Result], title: str, chance: float) -> byte
         text = f"{100 * one.accuracy:.1f}" + (f"  [{100 * low:.1f}, {100 * high:.1f}]" if one.ci95 else "")
         axes.text(1.015, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.set_yticks(range(len(results)), [one.name for one in results], fontsize=9)
-    axes.set(ylim=(len(results) - 0.4, -0.6), xlim=(0, 101), xlabel="accuracy in %, with its 95 % interval")
+    axes.set(ylim=(len(results) - 0.4, -0.6), xlim=(-1, 101), xlabel="accuracy in %, with its 95 % interval")
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
