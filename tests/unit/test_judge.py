@@ -17,9 +17,10 @@ import pytest
 
 from tests.helpers import picture, question
 from tests.servers import Answer, ChatServer, completion, cutting, dripping, fails, raw, replies, says, silent
-from timemaster.algo.advantages import group_advantages
+from timemaster.algo.advantages import group_advantages, to_samples
 from timemaster.checks import check
 from timemaster.config import Config
+from timemaster.grpo import measure, mini_batches
 from timemaster.judge import (
     Budget,
     BudgetSpent,
@@ -36,7 +37,7 @@ from timemaster.judge import (
 )
 from timemaster.rewards import RewardPart, Scorer, accuracy, extension, score
 from timemaster.rollout.rank import check_judge, make_judge
-from timemaster.types import Group, InputError, Rollout
+from timemaster.types import Group, InputError, Rollout, Score
 
 RUBRIC = Rubric("advice", {"depth": "gives reasons", "relevance": "serves the person"})
 GOOD = '{"depth": 8, "relevance": 6}'  # (8 + 6) / 2 / 10 = 0.7
@@ -605,6 +606,25 @@ def test_unknown_goes_from_the_judge_to_the_advantages(judged: Callable[..., Non
     group = Group(ROW, [_with_score(rollout(), s) for s in scores])
     assert group_advantages(group, "grpo", False, "rollout") == [pytest.approx(0.65), None, pytest.approx(-0.65)]
     assert group_advantages(group, "grpo", False, "group") == [None, None, None]
+
+
+def test_a_step_that_the_judge_left_unknown_teaches_nothing_and_has_no_mean() -> None:
+    known, unknown = Score(total=0.5, parts={"accuracy": 1.0}), Score(total=0.1, parts={}, unknown=("extension",))
+    groups = [
+        Group(ROW, [_with_score(rollout(), score) for score in scores]) for scores in ([unknown] * 2, [known] * 2)
+    ]
+    advantages = [group_advantages(group, "grpo", True, "rollout") for group in groups]
+    assert advantages == [[None, None], [0.0, 0.0]]
+    learnt = [to_samples(group, own) for group, own in zip(groups, advantages, strict=True)]
+    cfg = Config()
+    cfg.actor.ppo_mini_batch_size, cfg.actor.ppo_epochs = 1, 2
+    assert mini_batches(cfg, learnt) == [learnt[1], learnt[1]]
+    assert mini_batches(cfg, learnt[:1]) == []
+    alone = measure(groups[:1], [], 1.0)
+    assert alone["reward/unknown"] == 2
+    assert not alone.keys() & {"reward/mean", "reward/zero_spread_groups", "reward/accuracy"}
+    both = measure(groups, [], 1.0)
+    assert (both["reward/mean"], both["reward/zero_spread_groups"], both["reward/unknown"]) == (0.5, 1.0, 2)
 
 
 def _with_score(one: Rollout, value: Any) -> Rollout:
