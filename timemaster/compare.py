@@ -112,7 +112,7 @@ def model_rows(options: argparse.Namespace) -> list[tuple[str, str, int]]:
 
 def run_labels(runs: Sequence[Path]) -> dict[Path, str]:
     """What each run is called: as many of its last folders as tell it from the others."""
-    parts = {run: run.resolve().parts for run in runs}
+    parts = {run: path.parts for path, run in {run.resolve(): run for run in runs}.items()}
     depths = range(1, max(map(len, parts.values()), default=1) + 1)
     depth = next((n for n in depths if len({own[-n:] for own in parts.values()}) == len(parts)), 1)
     return {run: "/".join(own[-depth:]) for run, own in parts.items()}

@@ -41,7 +41,7 @@ SHOWN = (
 
 def train(cfg: Config) -> None:
     """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
-    from timemaster.algo.advantages import group_advantages, to_samples
+    from timemaster.algo.advantages import to_samples
     from timemaster.evaluate import validate
     from timemaster.inputs import check_inputs, load_jobs, make_renderer, order_of_rows
     from timemaster.rollout.engine import resolve_engine
@@ -71,16 +71,16 @@ def train(cfg: Config) -> None:
         for step in range(first + 1, total + 1):
             prompts = [jobs[row] for row in stream.batch(step - 1)]
             groups = explore(run, workers, prompts, step, unsaved=step - 1 > first and not due(cfg, step - 1))
-            how = (cfg.algorithm.adv_estimator, cfg.algorithm.norm_adv_by_std_in_grpo, cfg.reward.on_unknown)
-            advantages = [group_advantages(group, *how) for group in groups]
+            advantages = advantages_of(cfg, groups)
             learnt = [to_samples(group, own) for group, own in zip(groups, advantages, strict=True)]
             if cfg.actor.use_kl_loss:
                 with run.phase("reference"):
                     learnt = with_reference(workers, learnt)
             with run.phase("update"):
                 updates = [workers.update(mini) for mini in mini_batches(cfg, learnt)]
-            with run.phase("sync"):
-                workers.sync_weights()
+            if updates:
+                with run.phase("sync"):
+                    workers.sync_weights()
             metrics = measure(groups, updates, sum(run.seconds.values())) | workers.peak_memory()
             refused = validated(run, workers, val_jobs, (step, total), metrics)
             run.write_rollouts(step, groups, advantages)
@@ -176,6 +176,14 @@ def sampling(cfg: Config) -> Sampling:
     return Sampling(n=r.n, temperature=r.temperature, max_tokens=limit)
 
 
+def advantages_of(cfg: Config, groups: list[Group]) -> list[list[float | None]]:
+    """The advantage of each rollout of each group, None for those that are not learnt from."""
+    from timemaster.algo.advantages import group_advantages
+
+    how = (cfg.algorithm.adv_estimator, cfg.algorithm.norm_adv_by_std_in_grpo, cfg.reward.on_unknown)
+    return [group_advantages(group, *how) for group in groups]
+
+
 def with_reference(workers: Workers, learnt: list[list[Sample]]) -> list[list[Sample]]:
     """The samples of each group with the reference model's log-probs put at their trained tokens."""
     values = iter(workers.logprobs([sample for own in learnt for sample in own], "reference"))
@@ -218,7 +226,7 @@ def measure(groups: list[Group], updates: list[dict[str, float]], seconds: float
 
 
 def answers(groups: list[Group]) -> dict[str, float]:
-    """What the answers were worth and how long they were. Unknown scores are counted, and left out of the rest."""
+    """What the answers were worth, and their lengths. Unknown scores are counted; of theirs only known parts are."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     scores = [rollout.score for rollout in rollouts if rollout.score is not None]
     known = [score for score in scores if not score.unknown]

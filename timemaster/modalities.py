@@ -88,10 +88,9 @@ def compare(image_run: Path, numeric_run: Path) -> dict[str, Any]:
     out = {}
     for name, run in (("image", image_run), ("numeric", numeric_run)):
         found = latest_evaluation(run)
-        if found["modality"] != name:
-            raise InputError(
-                f"{run} was evaluated with data.modality={found['modality']}; the {name} run belongs here."
-            )
+        modality = found.get("modality", name)  # evaluations of earlier versions do not say
+        if modality != name:
+            raise InputError(f"{run} was evaluated with data.modality={modality}; the {name} run belongs here.")
         keys = (
             "folder",
             "files",

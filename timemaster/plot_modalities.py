@@ -23,9 +23,9 @@ def modalities_png(found: dict[str, dict[str, Any]]) -> bytes:
         tokens = one["prompt_tokens_mean"]
         right.bar(x, tokens, color=COLOURS[name], width=0.6)
         right.text(x, tokens, f"{tokens:.0f}", ha="center", va="bottom", fontsize=9)
-    test = next(iter(found.values()))
-    names = ", ".join("/".join(Path(file).parts[-2:]) for file in test["files"])
-    figure.suptitle(f"{test['n']} rows of {names}", fontsize=9)
+    files = {name: ", ".join("/".join(Path(file).parts[-2:]) for file in one["files"]) for name, one in found.items()}
+    tests = {f"{one['n']} rows of {files[name]}" for name, one in found.items()}
+    figure.suptitle(" and ".join(sorted(tests)), fontsize=9)
     left.set_ylabel("test accuracy, % (95 % interval)")
     left.set_ylim(0, 112)
     right.set_ylabel("tokens of a prompt")

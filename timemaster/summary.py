@@ -48,7 +48,7 @@ def write_picture(folder: Path) -> Path:
         .to_pylist()
     )
     path = folder / "overview.png"
-    title = "the model was given these series as numbers" if metrics["modality"] == "numeric" else ""
+    title = "the model was given these series as numbers" if metrics.get("modality") == "numeric" else ""
     path.write_bytes(overview_png(folder / "grpo", answers, [row["images"][0]["bytes"] for row in rows], title))
     return path
 

@@ -99,8 +99,12 @@ def test_a_series_in_two_splits_is_found_by_values_and_by_picture(data: Path):
 
 def test_a_file_passed_off_as_another_is_found(data: Path):
     shutil.copyfile(data / "train.parquet", data / "exam.parquet")
-    report = audit(files(data, "train", "exam"))
-    assert report.serious[0].startswith("18 series in two splits or files: train.parquet row 0 = exam.parquet row 0")
+    for order in (("train", "exam"), ("sft", "train", "exam"), ("train", "sft", "exam"), ("train", "exam", "sft")):
+        report = audit(files(data, *order))
+        assert report.serious[0].startswith(
+            "18 series in two splits or files: train.parquet row 0 = exam.parquet row 0"
+        )
+    assert audit([*files(data, "train"), data / ".." / data.name / "train.parquet"]).serious == []  # one file
 
 
 def test_demonstrations_of_test_rows_are_found_and_those_of_training_rows_are_not(data: Path):
@@ -114,6 +118,26 @@ def test_demonstrations_of_test_rows_are_found_and_those_of_training_rows_are_no
     shutil.copyfile(data / "test.parquet", data / "traces.parquet")
     change(data / "traces.parquet", learn)
     assert "6 series in two splits or files" in audit(files(data, "test", "traces")).serious[0]
+
+
+def test_imported_demonstrations_count_as_training_rows(data: Path):
+    """They do not know their split, as those of `timemaster.data.conversations`."""
+    shutil.copyfile(data / "sft.parquet", data / "talk.parquet")
+    change(data / "talk.parquet", lambda rows: [row["extra_info"].update(split=None) for row in rows] and None)
+    report = audit(files(data, "train", "talk"))
+    assert report.serious == []
+    assert report.notes[0].startswith("18 series twice in a split: train.parquet row 0 = talk.parquet row 0")
+    shutil.copyfile(data / "talk.parquet", data / "more.parquet")
+    assert "18 series twice in a split" in audit(files(data, "talk", "more")).notes[0]
+    shutil.copyfile(data / "test.parquet", data / "talk.parquet")
+
+    def learn(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["extra_info"]["split"] = None
+            row["prompt"].append({"role": "assistant", "content": f"<class>{row['answer']}</class>"})
+
+    change(data / "talk.parquet", learn)
+    assert "6 series in two splits or files" in audit(files(data, "test", "talk")).serious[0]
 
 
 def test_duplicates_within_a_split_are_a_note_and_so_are_their_labels(data: Path):
@@ -237,6 +261,27 @@ def test_labels_that_are_numbers_may_stand_anywhere(data: Path):
 
     change(data / "test.parquet", renumber)
     assert audit(files(data, "test")).serious == []
+
+
+def test_a_number_that_is_right_once_is_no_leak(data: Path):
+    def number(rows: list[dict[str, Any]]) -> None:
+        for i, row in enumerate(rows):
+            row["answer"] = row["reward_model"]["ground_truth"] = str(i % 2)
+            row["file"] = f"rec{i}.csv"  # rec0 is of class 0 and rec1 of class 1
+
+    change(data / "test.parquet", number)
+    report = audit(files(data, "test"))
+    assert report.serious == report.notes == []
+
+
+def test_a_word_that_is_right_once_is_a_note(data: Path):
+    change(
+        data / "test.parquet",
+        lambda rows: [row.update(note=row["answer"] if i == 0 else "") for i, row in enumerate(rows)] and None,
+    )
+    report = audit(files(data, "test"))
+    assert report.serious == []
+    assert report.notes[0].startswith("1 rows name their label in note: test.parquet row 0")
 
 
 def test_rows_that_cannot_be_read_are_serious(data: Path):

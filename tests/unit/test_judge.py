@@ -441,6 +441,7 @@ def test_a_run_whose_judge_cannot_answer_does_not_begin(tmp_path: Path) -> None:
     with ChatServer(says("ready")) as server:
         check_judge(run_with_a_judge(tmp_path, model="m", base_url=server.url))
         assert len(server.requests) == 1
+    check_judge(run_with_a_judge(tmp_path, model="m", base_url=server.url, max_calls=1))  # spent: nothing new is asked
     with pytest.raises(ChatRefused, match="APIConnectionError"):  # although its reply is kept
         check_judge(run_with_a_judge(tmp_path, model="m", base_url=server.url, max_retries=0))
     assert len(server.requests) == 1

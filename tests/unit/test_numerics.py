@@ -184,6 +184,18 @@ def test_each_source_has_its_own_supervised_loss(setting) -> None:
     assert not [name for name in measure(alone["a"], loss(alone["a"], [4]), 1.0) if "@" in name]
 
 
+def test_a_rank_without_samples_joins_in_and_counts_nothing(setting) -> None:
+    from timemaster.data.batch import Collator
+
+    backend, samples = setting
+    for padded in (False, True):
+        backend.collate = Collator(backend.cfg.model.path, backend.spec, 0, padded)
+        assert backend.logprobs([[]], "policy") == [[]]
+        assert backend.evaluate_sft([[]], 1.0) == {}
+        whole = backend.evaluate_sft([samples], trained_tokens(samples))
+        assert backend.evaluate_sft([samples, []], trained_tokens(samples)) == pytest.approx(whole)
+
+
 def test_logprobs_equal_transformers_own_forward(setting) -> None:
     from transformers import Qwen2_5_VLForConditionalGeneration
 

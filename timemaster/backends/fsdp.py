@@ -30,6 +30,7 @@ from timemaster.data.media import banned_token_ids, load_model_config, vision_sp
 from timemaster.types import Sample
 
 MicroBatches = Sequence[Sequence[Sample]]  # this rank's micro-batches; an empty one only joins the collectives
+STAND_IN = Sample(id="", token_ids=[0, 0], mask=[0, 1], media=[])  # what it does so with
 
 
 def init_distributed(rank: int, world_size: int, address: str, port: int, device: str, local_rank: int) -> None:
@@ -115,9 +116,7 @@ class FsdpBackend:
         return out
 
     def _batch(self, micro: Sequence[Sample]) -> Batch:
-        if micro:
-            self._stand_in = micro[:1]
-        return self.collate(micro or self._stand_in).to(self.device)
+        return self.collate(micro or [STAND_IN]).to(self.device)
 
     # ---- updates
 

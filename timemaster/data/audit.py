@@ -15,6 +15,7 @@ for classes ("class0") are not known here, only the labels themselves.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections import Counter, defaultdict
@@ -29,6 +30,7 @@ from timemaster.types import InputError
 
 NUM_LISTED = 3  # rows named in a finding
 SURE = 3.0  # standard deviations above chance
+RARE = 0.02  # the chance that all of a few texts are right
 
 
 @dataclass(slots=True)
@@ -47,7 +49,7 @@ class Report:
 def audit(files: Sequence[Path], out: Path | None = None) -> Report:
     """Read and judge parquet files; writes their contact sheets. Raises InputError for what is no parquet file."""
     report, rows = Report(), []
-    for file in files:
+    for file in {file.resolve(): file for file in files}.values():
         some: Shown = defaultdict(list)
         bad: list[str] = []
         own = list(read_rows(file, some, bad))
@@ -104,7 +106,7 @@ def _find_duplicates(report: Report, rows: Sequence[Row]) -> None:
     """The same series, or the same picture, in rows that are not the same row, or in the same row in two files."""
     for what in ("series", "picture"):
         copies: dict[str, dict[tuple[Any, ...], list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for row in rows:
+        for row in sorted(rows, key=lambda row: row.is_demonstration):  # which join the rows they are of
             for digest in {row.series} if what == "series" else {image[0] for image in row.images}:
                 same = copies[digest][row.identity] if digest else []
                 if not any(_belong_together(row, other) for other in same):
@@ -149,7 +151,7 @@ def _find_overlaps(report: Report, rows: Sequence[Row]) -> None:
 
 def _find_leaks(report: Report, rows: Sequence[Row]) -> None:
     leaks: dict[str, list[str]] = defaultdict(list)
-    chances: dict[str, list[float]] = defaultdict(list)  # of each row that names labels there, to name its own
+    places: dict[str, Place] = defaultdict(Place)
     for source in {row.source for row in rows}:
         own = [row for row in rows if row.source == source]
         labels = sorted({row.label for row in own})
@@ -160,21 +162,39 @@ def _find_leaks(report: Report, rows: Sequence[Row]) -> None:
         fewest = {label: min(count[label] for count in counts.values()) for label in labels}
         for row in own:
             for name, text in row.texts:
+                # Rows of one recording share its number: what numbers say by chance, they say once.
+                key = (text if row.label.isdigit() else row.identity, row.label)
                 if named := [] if text in shared else _named(plain(text), labels):
-                    chances[name].append(sum(shares[label] for label in named))
+                    places[name].chances[key] = sum(shares[label] for label in named)
                 if row.label in named:
                     leaks[name].append(f"{row.where} ({text[:60]!r})")
+                    places[name].right.add(key)
             if [label for label in labels if counts[row.question][label] > fewest[label]] == [row.label]:
                 leaks["the question"].append(row.where)
     for name, found in sorted(leaks.items()):
-        if _is_more_than_chance(len(found), chances[name]):
-            report.serious.append(f"{len(found)} rows name their label in {name}: {_listed(found)}")
+        place, finding = places[name], f"{len(found)} rows name their label in {name}: {_listed(found)}"
+        if name == "the question" or place.is_sure():
+            report.serious.append(finding)
+        elif place.is_possible():
+            report.notes.append(finding)
 
 
-def _is_more_than_chance(num_right: int, chances: Sequence[float]) -> bool:
-    """Labels such as "1" are found anywhere: rows that name one count where they are right too often for that."""
-    deviation = sum(p * (1 - p) for p in chances) ** 0.5
-    return num_right >= len(chances) or num_right > sum(chances) + SURE * deviation
+@dataclass(slots=True)
+class Place:
+    """The rows (where labels are numbers: the different texts) that name any label in a column, with their label."""
+
+    chances: dict[tuple[Any, str], float] = field(default_factory=dict)  # that the label named is by chance the row's
+    right: set[tuple[Any, str]] = field(default_factory=set)  # those in which it is
+
+    def is_sure(self) -> bool:
+        """Whether they are right too often for chance: labels such as "1" are found anywhere."""
+        deviation = math.sqrt(sum(p * (1 - p) for p in self.chances.values()))
+        all_right = len(self.right) == len(self.chances) and math.prod(self.chances.values()) < RARE
+        return all_right or len(self.right) > sum(self.chances.values()) + SURE * deviation
+
+    def is_possible(self) -> bool:
+        """Whether all are right, and by a label that is no number."""
+        return len(self.right) == len(self.chances) and not all(label.isdigit() for _, label in self.right)
 
 
 def _named(text: str, labels: Sequence[str]) -> list[str]:

@@ -74,15 +74,17 @@ def _row(file: Path, number: int, content: Mapping[str, Any], example: Example, 
     if pictures:  # those with the smallest digests: as good as drawn at random, and the same every time
         shown = [*some[example.answer], (pictures[0].uid, pictures[0].data or Path(pictures[0].path).read_bytes())]
         some[example.answer] = sorted(shown)[:PER_CLASS]
-    split = str(example.extra.get("split") or file.stem)
+    is_demonstration = example.messages[-1].role == "assistant"
+    prepared = example.extra.get("split")  # imported demonstrations do not know one
+    split = str(prepared or ("train" if is_demonstration else file.stem))
     asked = [part.text for m in example.messages if m.role != "assistant" for part in m.parts if part.text]
     index = example.extra.get("index")
     return Row(
         where=example.id,
-        file=str(file),
+        file=str(file.resolve()),
         split=split,
-        identity=(example.data_source, split, index) if index is not None else (file, number),
-        is_demonstration=example.messages[-1].role == "assistant",
+        identity=(example.data_source, split, index) if prepared and index is not None else (file, number),
+        is_demonstration=is_demonstration,
         label=example.answer,
         source=example.data_source,
         question=plain("\n".join(asked)),

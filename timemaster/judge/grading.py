@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from timemaster.judge.chat import Chat, ChatRefused
+from timemaster.judge.chat import BudgetSpent, Chat, ChatRefused
 from timemaster.judge.turns import encoded, image_part
 from timemaster.types import Example
 
@@ -63,7 +63,10 @@ class Judge:
         """One small call of every judge, so that what cannot work is found before a run begins. Raises ChatRefused."""
         hello = [{"role": "user", "content": "Reply with the word ready."}]
         for chat in self.chats:
-            reply = await chat.ask(hello, fresh=True)  # of an earlier start nothing follows
+            try:
+                reply = await chat.ask(hello, fresh=True)  # of an earlier start nothing follows
+            except BudgetSpent:
+                reply = await chat.ask(hello)  # all that is to be asked may lie in the cache, too
             if reply.error:
                 raise ChatRefused(f"the judge {chat.endpoint.model!r} at {chat.endpoint.address}: {reply.error}")
 
