@@ -1,6 +1,6 @@
 """Seconds of a run's report: writing the page, opening it, and from a click to the rollout shown.
 
-    python -m benchmarks.report_speed [--steps 50]
+    python benchmarks/report_speed.py [--steps 50]
 
 The run is made up: 40 rollouts a step, 2,000 by default, over 120 plots. The page is opened in headless Chromium, as in
 tests/e2e/test_report.py; a click counts until the browser has painted the frame with the text.
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.e2e.report_run import chromium, make_run
 from timemaster.report.page import write_report
