@@ -85,13 +85,13 @@ class Step:
         return time.perf_counter() - begin
 
 
-def ask_afresh(url: str) -> None:
-    """Make the judge one that has no reply yet."""
-    store = Store(Path(tempfile.mkdtemp()) / "judge.sqlite")
+def ask_afresh(url: str, folder: Path) -> None:
+    """Make the judge one that has no reply yet; `folder` holds those of before."""
+    store = Store(folder / f"judge_{len(list(folder.glob('judge_*.sqlite')))}.sqlite")
     set_judge(Judge(chats=[Chat(Endpoint(base_url=url, model="judge"), Budget(), store, "benchmark", CONCURRENCY)]))
 
 
-def measure(step: Step, url: str, repeats: int) -> dict[str, float]:
+def measure(step: Step, url: str, folder: Path, repeats: int) -> dict[str, float]:
     """Median seconds of each way."""
     unscored = settled(Score(total=0.0, parts={}))
     seconds: dict[str, list[float]] = {"decode": [], "judge": [], "together": []}
@@ -99,9 +99,9 @@ def measure(step: Step, url: str, repeats: int) -> dict[str, float]:
     for _ in range(repeats):
         took, groups = step.decode(unscored)
         seconds["decode"].append(took)
-        ask_afresh(url)
+        ask_afresh(url, folder)
         seconds["judge"].append(step.judge(groups))
-        ask_afresh(url)
+        ask_afresh(url, folder)
         seconds["together"].append(step.decode(step.scorer.submit)[0])
         logger.info("  ".join(f"{name} {values[-1]:.1f} s" for name, values in seconds.items()))
     return {name: median(values) for name, values in seconds.items()}
@@ -128,9 +128,10 @@ def main() -> None:
     spawn = multiprocessing.get_context("spawn")
     urls = spawn.Queue()
     spawn.Process(target=serve, args=(urls, options.seconds), daemon=True).start()
-    with tempfile.TemporaryDirectory() as folder:
-        write_tiny(Path(folder) / "tiny")
-        found = measure(Step(str(Path(folder) / "tiny"), options), urls.get(), options.repeats)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        step = Step(str(write_tiny(folder / "tiny")), options)
+        found = measure(step, urls.get(), folder, options.repeats)
     one_after_the_other = found["decode"] + found["judge"]
     hidden = (one_after_the_other - found["together"]) / min(found["decode"], found["judge"])
     logger.info("decoding alone %.1f s, judging alone %.1f s, one after the other %.1f s", found["decode"],

@@ -83,7 +83,7 @@ def _read(folder: Path, source: Path) -> dict[str, list[Series]]:
     if path := find(folder, "EMG_TRAIN.ts"):
         return read_splits(path.parent, "EMG", {str(code): label for code, label in enumerate(LABELS)})
     if path := find(folder, f"{ARCHIVE}_TRAIN.*"):
-        return read_splits(path.parent, ARCHIVE, {name: label for label in LABELS for name in (label, label.lower())})
+        return read_splits(path.parent, ARCHIVE, {label: label for label in LABELS})
     raise InputError(
         f"{source}: holds none of emg_healthy.hea (PhysioNet's emgdb), train.pt (TF-C), EMG_TRAIN.ts and "
         f"{ARCHIVE}_TRAIN.ts. See recipes/emg.py for where they are to be had."

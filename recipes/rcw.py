@@ -30,7 +30,6 @@ ARCHIVE = "RightWhaleCalls"  # of https://www.timeseriesclassification.com/aeon-
 COMPETITION = "whale-detection-challenge"
 CLASSES = {"1": "RightWhale", "0": "NoWhale"}  # of train.csv
 LABELS = ("RightWhale", "NoWhale")
-NAMES = {name: label for label in LABELS for name in (label, label.lower())}  # of the archive; sktime's are lower case
 RATE = 2000  # readings per second
 LENGTH = 4000  # readings of a clip
 NUM_CLIPS = 10_000  # of all, at most: a tenth of them for testing, a tenth for validation
@@ -68,7 +67,7 @@ def _read(folder: Path, source: Path) -> dict[str, list[Series]]:
     table, archive = find(folder, "train.csv"), find(folder, f"{ARCHIVE}_TRAIN.*")
     if archive and not table:
         test = NUM_CLIPS // 10
-        found = read_splits(archive.parent, ARCHIVE, NAMES)
+        found = read_splits(archive.parent, ARCHIVE, {label: label for label in LABELS})
         most = {"train": NUM_CLIPS - test, "test": test}
         return {split: numbered(at_most(series, most[split])) for split, series in found.items()}
     if table is None:

@@ -34,6 +34,9 @@ log = logging.getLogger("timemaster.modalities")
 # Qwen2.5 cuts a text before it merges: digits stay single, a run of signs is one piece (and one token: "." "," ",-" are
 # all in its vocabulary), a word takes one sign or space before it along.
 PIECES = re.compile(r"\d|(?:[^\r\n\w]|_)?[^\W\d_]+| ?(?:[^\s\w]|_)+|\s+")
+SHOWN = (
+    "folder", "files", "n", "accuracy", "accuracy_ci95", "unparsed", "prompt_tokens_mean", "response_tokens_mean",
+)  # fmt: skip
 PUBLISHED_MIN_PIXELS = 512 * 28 * 28  # of the fine-tuning tool that the published system names; the library's is 3136
 
 
@@ -91,17 +94,7 @@ def compare(image_run: Path, numeric_run: Path) -> dict[str, Any]:
         modality = found.get("modality", name)  # evaluations of earlier versions do not say
         if modality != name:
             raise InputError(f"{run} was evaluated with data.modality={modality}; the {name} run belongs here.")
-        keys = (
-            "folder",
-            "files",
-            "n",
-            "accuracy",
-            "accuracy_ci95",
-            "unparsed",
-            "prompt_tokens_mean",
-            "response_tokens_mean",
-        )
-        out[name] = {"run": str(run), **{key: found[key] for key in keys}}
+        out[name] = {"run": str(run), **{key: found[key] for key in SHOWN}}
     image, numeric = out["image"], out["numeric"]
     if (image["files"], image["n"]) != (numeric["files"], numeric["n"]):
         tests = [f"{one['n']} rows of {', '.join(one['files'])}" for one in (image, numeric)]

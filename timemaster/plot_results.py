@@ -113,10 +113,9 @@ def overview_png(run: str | Path, answers: Sequence[dict[str, Any]], images: Seq
     reward.set(xlabel="GRPO step", ylabel="reward", ylim=(0, 1.05))
     reward.legend(fontsize=8)
     difference = figure.add_subplot(grid[1, half:])
-    difference.semilogy(
-        steps, [max(row.get("rollout/logprob_diff_mean", math.nan), 1e-12) for row in rows], label="mean"
-    )
-    difference.semilogy(steps, [max(row.get("rollout/logprob_diff_max", math.nan), 1e-12) for row in rows], label="max")
+    for name in ("mean", "max"):
+        values = [row.get(f"rollout/logprob_diff_{name}", math.nan) for row in rows]
+        difference.semilogy(steps, [max(value, 1e-12) for value in values], label=name)
     difference.set(xlabel="GRPO step", ylabel="|trainer - engine| log-prob")
     difference.legend(fontsize=8)
     buffer = io.BytesIO()

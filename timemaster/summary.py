@@ -42,11 +42,8 @@ def write_picture(folder: Path) -> Path:
     evaluation = folder / "grpo" / "eval" / f"step_{max(steps)}"
     metrics = json.loads((evaluation / "metrics.json").read_text())
     answers = some_of_each([json.loads(line) for line in (evaluation / "predictions.jsonl").read_text().splitlines()])
-    rows = (
-        pq.read_table(metrics["files"][0], columns=["images"])
-        .take([int(a["id"].rpartition(":")[2]) for a in answers])
-        .to_pylist()
-    )
+    numbers = [int(answer["id"].rpartition(":")[2]) for answer in answers]
+    rows = pq.read_table(metrics["files"][0], columns=["images"]).take(numbers).to_pylist()
     path = folder / "overview.png"
     title = "the model was given these series as numbers" if metrics.get("modality") == "numeric" else ""
     path.write_bytes(overview_png(folder / "grpo", answers, [row["images"][0]["bytes"] for row in rows], title))

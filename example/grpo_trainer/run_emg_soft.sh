@@ -4,7 +4,7 @@
 #
 #   NUM_GPUS=4 bash example/grpo_trainer/run_emg_soft.sh                 # RL from the base model
 #   MODEL_PATH=checkpoints/TimeMaster_EMG_SOFT/qwen2.5_vl_3b_sft/global_step_<N>/huggingface \
-#       NAME=qwen2.5_vl_3b_grpo_sft_rl NUM_GPUS=4 bash example/grpo_trainer/run_emg_soft.sh             # SFT, then RL
+#       NAME=qwen2.5_vl_3b_grpo_sft_rl NUM_GPUS=4 bash example/grpo_trainer/run_emg_soft.sh   # SFT, then RL
 #   EVAL=True bash example/grpo_trainer/run_emg_soft.sh
 #   JUDGE=NAME JUDGE_URL=http://host:8000/v1 bash example/grpo_trainer/run_emg_soft.sh judge.max_calls=50000
 set -euo pipefail

@@ -107,8 +107,8 @@ def _find_duplicates(report: Report, rows: Sequence[Row]) -> None:
     for what in ("series", "picture"):
         copies: dict[str, dict[tuple[Any, ...], list[Row]]] = defaultdict(lambda: defaultdict(list))
         for row in sorted(rows, key=lambda row: row.is_demonstration):  # which join the rows they are of
-            for digest in {row.series} if what == "series" else {image[0] for image in row.images}:
-                same = copies[digest][row.identity] if digest else []
+            for digest in ({row.series} if what == "series" else {image[0] for image in row.images}) - {""}:
+                same = copies[digest][row.identity]
                 if not any(_belong_together(row, other) for other in same):
                     same.append(row)
         groups: list[list[Row]] = []

@@ -45,18 +45,21 @@ class Series:
 def read_series(path: Path, class_names: Mapping[str, str]) -> list[Series]:
     """All series of one `.ts` or `.arff` file, labels translated by `class_names` (archive's class -> label).
 
+    A class that `class_names` has in other letters counts: sktime's reader of `.ts` files gives them in lower case.
     Raises InputError for another file type, a class that `class_names` does not know, and missing values.
     """
     frame, classes = _parse(path)
     columns = [frame[name] for name in frame.columns]
+    labels = {name.lower(): label for name, label in class_names.items()} | dict(class_names)
     series = []
     for index, (name, *channels) in enumerate(zip(classes, *columns, strict=True)):
-        if name not in class_names:
+        label = labels.get(name, labels.get(name.lower()))
+        if label is None:
             raise InputError(f"{path}: series {index} has class {name!r}; the recipe knows {list(class_names)}.")
         values = [[float(value) for value in channel] for channel in channels]
         if not all(math.isfinite(value) for channel in values for value in channel):
             raise InputError(f"{path}: series {index} has missing values; fill them first or leave the series out.")
-        series.append(Series(values, class_names[name], index))
+        series.append(Series(values, label, index))
     return series
 
 
