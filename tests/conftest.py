@@ -33,7 +33,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = write_tiny(tmp_path_factory.mktemp("model") / "tiny")
     path = folder / "generation_config.json"
     defaults = {"repetition_penalty": 1.3, "temperature": 0.1, "top_p": 0.5, "top_k": 5, "do_sample": True}
-    path.write_text(json.dumps(json.loads(path.read_text()) | defaults))  # an engine must not follow them
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | defaults), encoding="utf-8"
+    )  # an engine must not follow them
     return str(folder)
 
 

@@ -31,7 +31,7 @@ def write_ts(folder: Path, name: str, sizes: dict[str, int], classes: Sequence[s
         head += f"@seriesLength {length}\n@classLabel true {' '.join(classes)}\n@data\n"
         kinds = [i % len(classes) for i in range(size)]
         lines = [f"{','.join(map(str, wave(kind, length, rng)))}:{classes[kind]}\n" for kind in kinds]
-        (folder / f"{name}_{split.upper()}.ts").write_text(head + "".join(lines))
+        (folder / f"{name}_{split.upper()}.ts").write_text(head + "".join(lines), encoding="utf-8")
     return folder
 
 
@@ -57,9 +57,9 @@ def write_cinc(folder: Path, num_records: int = 40, seconds: Sequence[int] = (9,
         signal = np.array([1000 * np.array(wave(i % 4, size, random.Random(name)))]).astype("<i2")
         savemat(folder / f"{name}.mat", {"val": signal}, format="4")
         header = f"{name} 1 300 {size} 05:05:15 1/05/2000 \n{name}.mat 16+24 1000/mV 16 0 {signal[0, 0]} 0 0 ECG \n"
-        (folder / f"{name}.hea").write_text(header)
+        (folder / f"{name}.hea").write_text(header, encoding="utf-8")
         lines.append(f"{name},{'NAO~'[i % 4]}\n")
-    (folder / "REFERENCE.csv").write_text("".join(lines))
+    (folder / "REFERENCE.csv").write_text("".join(lines), encoding="utf-8")
     return folder
 
 
@@ -88,15 +88,17 @@ def write_har(folder: Path, sizes: dict[str, int], subjects: bool = True, origin
         signals = top / "Inertial Signals" if original else top
         signals.mkdir(parents=True)
         codes = [i // 4 % 6 + 1 for i in range(size)]  # four windows in a row, as a recording gives them
-        (top / f"y_{split}.txt").write_text("".join(f"{code}\n" for code in codes))
+        (top / f"y_{split}.txt").write_text("".join(f"{code}\n" for code in codes), encoding="utf-8")
         if subjects:
             shift = 0 if split == "train" else 100
-            (top / f"subject_{split}.txt").write_text("".join(f"{i // 24 + 1 + shift}\n" for i in range(size)))
+            (top / f"subject_{split}.txt").write_text(
+                "".join(f"{i // 24 + 1 + shift}\n" for i in range(size)), encoding="utf-8"
+            )
         for name in HAR_CHANNELS:
             lines = [" ".join(f" {v: .7e}" for v in wave(code, 128, rng)) + "\n" for code in codes]
             path = signals / f"{name}_{split}.txt"
             if original:
-                path.write_text("".join(lines))
+                path.write_text("".join(lines), encoding="utf-8")
             else:
                 path.with_name(f"{path.name}.gz").write_bytes(gzip.compress("".join(lines).encode()))
     return folder
@@ -114,7 +116,7 @@ def write_clips(folder: Path, num_clips: int = 40, rate: int = 2000, length: int
         values = np.array(wave(40 * (1 + call), length, random.Random(i))) * 0.1
         soundfile.write(clips / f"train{i + 1}.aiff", values, rate, subtype="PCM_16", format="AIFF")
         lines.append(f"train{i + 1}.aiff,{call}\n")
-    (folder / "data" / "train.csv").write_text("".join(lines))
+    (folder / "data" / "train.csv").write_text("".join(lines), encoding="utf-8")
     return folder
 
 

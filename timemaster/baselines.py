@@ -136,7 +136,11 @@ def baseline(name: str, train: Sequence[Example], test: Sequence[Example], folde
     for file in files:
         key.update(hashlib.sha256(Path(file).read_bytes()).digest())
     about = folder / "baseline.json"
-    if about.is_file() and (folder / NAME).is_file() and json.loads(about.read_text())["key"] == key.hexdigest():
+    if (
+        about.is_file()
+        and (folder / NAME).is_file()
+        and json.loads(about.read_text(encoding="utf-8"))["key"] == key.hexdigest()
+    ):
         log.info("%s: the answers in %s are of the same files, and are taken again", name, folder)
         return folder / NAME
     log.info("%s: learning from %d series, answering %d", name, len(train), len(test))
@@ -145,6 +149,8 @@ def baseline(name: str, train: Sequence[Example], test: Sequence[Example], folde
     rows = [prediction_row(example, label, label) for example, label in zip(test, predicted, strict=True)]
     path = write_predictions(folder, rows)
     seconds = round(time.perf_counter() - started, 1)
-    about.write_text(json.dumps(settings | {"files": files, "seconds": seconds, "key": key.hexdigest()}, indent=2))
+    about.write_text(
+        json.dumps(settings | {"files": files, "seconds": seconds, "key": key.hexdigest()}, indent=2), encoding="utf-8"
+    )
     log.info("%s: %.1f seconds", name, seconds)
     return path

@@ -218,8 +218,8 @@ def write_table(out: Path, task: Task, results: Sequence[Result], test: Sequence
         *(f"\n(quoted): quoted, not reproduced here, n unknown; {note}." for note in dict.fromkeys(notes)),
     ]
     out.mkdir(parents=True, exist_ok=True)
-    (out / "compare.md").write_text("\n".join(about) + "\n")
-    with open(out / "compare.csv", "w", newline="") as file:
+    (out / "compare.md").write_text("\n".join(about) + "\n", encoding="utf-8")
+    with open(out / "compare.csv", "w", encoding="utf-8", newline="") as file:
         rows = [asdict(one) for one in results]
         writer = csv.writer(file)
         writer.writerow(["name", "kind", "n", "accuracy", "low95", "high95", "macro_f1", "unparsed", "p", "note"])

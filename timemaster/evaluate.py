@@ -205,7 +205,7 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
     about |= {"sampling": {name: getattr(cfg.eval, name) for name in ("temperature", "top_p", "top_k")}}
     about |= {"rows_left_out": count_rows(cfg.data.test_files) - len(groups)}  # bad rows, or too long
     write_config(folder, cfg)
-    (folder / "metrics.json").write_text(json.dumps(about | summary, indent=2) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(about | summary, indent=2) + "\n", encoding="utf-8")
     rows = (rollout_rows(group, tasks.get(group.example.data_source)) for group in groups)
     more = [{"prediction": None} | ({"sample": k} if n > 1 else {}) for k in range(n)]
     write_predictions(folder, [more[k] | row for some in rows for k, row in enumerate(some)])

@@ -134,7 +134,7 @@ def _report_dropped(cfg: Config, folder: Path, dropped: list[dict[str, object]],
 
 
 def _list_rows(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
-    with open(folder / name, "a") as file:
+    with open(folder / name, "a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 

@@ -49,7 +49,7 @@ def main() -> None:
         now = tree_gib(pid)
         if now > peak:
             peak = now
-            path.write_text(f"{peak:.3f}\n")
+            path.write_text(f"{peak:.3f}\n", encoding="utf-8")
         time.sleep(SECONDS_BETWEEN)
 
 

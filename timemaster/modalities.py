@@ -50,7 +50,7 @@ def latest_evaluation(run: Path) -> dict[str, Any]:
     if not steps:
         raise InputError(f"{run} has no eval/step_<N>/metrics.json: evaluate the run first (EVAL=True).")
     path = steps[-1][1]
-    return json.loads(path.read_text()) | {"folder": str(path.parent)}
+    return json.loads(path.read_text(encoding="utf-8")) | {"folder": str(path.parent)}
 
 
 def count_tokens(text: str) -> int:
@@ -104,7 +104,7 @@ def compare(image_run: Path, numeric_run: Path) -> dict[str, Any]:
 
 def style_of(evaluation: Path, decimals: int | None) -> NumericConfig:
     """How the numbers of an evaluation were written; with other `decimals` if given."""
-    settings = yaml.safe_load((evaluation / "config.yaml").read_text())["data"]["numeric"]
+    settings = yaml.safe_load((evaluation / "config.yaml").read_text(encoding="utf-8"))["data"]["numeric"]
     return NumericConfig(**settings | ({} if decimals is None else {"decimals": decimals}))
 
 
@@ -148,7 +148,9 @@ def main() -> None:
         sys.exit(2)
     report(found, costs)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "modalities.json").write_text(json.dumps({"runs": found, "tokens": costs}, indent=2) + "\n")
+    (options.out / "modalities.json").write_text(
+        json.dumps({"runs": found, "tokens": costs}, indent=2) + "\n", encoding="utf-8"
+    )
     (options.out / "modalities.png").write_bytes(modalities_png(found))
     log.info("\n  written to %s/modalities.json and modalities.png", options.out)
 

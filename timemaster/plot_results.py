@@ -79,7 +79,7 @@ def comparison_png(results: Sequence[Result], title: str, chance: float) -> byte
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl."""
-    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def overview_png(run: str | Path, answers: Sequence[dict[str, Any]], images: Sequence[bytes], title: str = "") -> bytes:

@@ -46,7 +46,7 @@ def write_predictions(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     temporary = path.with_suffix(".tmp")
-    with open(temporary, "w") as file:
+    with open(temporary, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     temporary.replace(path)
     return path
@@ -62,7 +62,9 @@ def read_predictions(path: Path, data_source: str, labels: Sequence[str]) -> dic
         raise InputError(f"{path} does not exist (looked from {Path.cwd()}): evaluate first, or correct it.")
     samples: dict[str, list[Prediction]] = defaultdict(list)
     seen, sources = set(), set()
-    with open(path) as file:  # its lines end at "\n"; splitlines() cuts inside of a string that holds U+2028
+    with open(
+        path, encoding="utf-8"
+    ) as file:  # its lines end at "\n"; splitlines() cuts inside of a string that holds U+2028
         for number, line in enumerate(file, start=1):
             row, one = _read_line(line, f"{path}, line {number}", labels)
             sources.add(one.data_source)

@@ -148,7 +148,7 @@ class Run:
         """Write a step's metrics everywhere and one line with those in `shown` to the console."""
         self.seconds["step"] = sum(self.seconds.values())
         row = {"step": step, **metrics, **{f"seconds/{name}": value for name, value in self.seconds.items()}}
-        with open(self.folder / "metrics.jsonl", "a") as file:
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         for sink in self._sinks:
             sink.write(step, {name: value for name, value in row.items() if name != "step"})
@@ -168,9 +168,9 @@ class Run:
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return
-        rows = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+        rows = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(row + "\n" for row in rows))
+        temporary.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
         temporary.replace(path)
 
     def write_rollouts(self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]]) -> None:
@@ -181,7 +181,7 @@ class Run:
         num_shown = -(-self.cfg.trainer.rollouts_to_log // max(len(groups[0].rollouts), 1))
         folder = self.folder / "rollouts"
         (folder / "media").mkdir(parents=True, exist_ok=True)
-        with open(folder / f"step_{step}.jsonl", "w") as file:
+        with open(folder / f"step_{step}.jsonl", "w", encoding="utf-8") as file:
             for group, own in list(zip(groups, advantages, strict=True))[:num_shown]:
                 rows = rollout_rows(group, self.tasks.get(group.example.data_source))
                 for row, advantage in zip(rows, own, strict=True):
@@ -214,7 +214,7 @@ def save(run: Run, workers: Workers, step: int) -> None:
 
 def write_config(folder: Path, cfg: Config) -> None:
     """The resolved settings as config.yaml."""
-    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(cfg), sort_keys=False))
+    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(cfg), sort_keys=False), encoding="utf-8")
 
 
 def _step_of(line: str) -> float:
@@ -288,9 +288,9 @@ class Wandb:
             raise InputError("trainer.logger has wandb, which is not installed: uv pip install wandb") from error
         names = {"project": cfg.trainer.project_name, "name": cfg.trainer.experiment_name}
         known = folder / "wandb_id"  # a resumed run goes on in the same curves
-        one = known.read_text() if known.exists() else None
+        one = known.read_text(encoding="utf-8") if known.exists() else None
         self._run = wandb.init(dir=str(folder), config=asdict(cfg), id=one, resume="allow", **names)
-        known.write_text(self._run.id)
+        known.write_text(self._run.id, encoding="utf-8")
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         self._run.log(metrics, step=step)

@@ -22,13 +22,16 @@ def collect(folder: Path) -> dict[str, Any]:
     names = {"before": f"step_{steps[0]}", "after": f"step_{steps[-1]}"}
     blank = f"step_{steps[-1]}_blank"
     names |= {"blank": blank} if (evaluations / blank).is_dir() else {}  # numbers have no image to blank
-    metrics = {key: json.loads((evaluations / name / "metrics.json").read_text()) for key, name in names.items()}
-    seconds = dict(line.split() for line in (folder / "seconds").read_text().splitlines())
+    metrics = {
+        key: json.loads((evaluations / name / "metrics.json").read_text(encoding="utf-8"))
+        for key, name in names.items()
+    }
+    seconds = dict(line.split() for line in (folder / "seconds").read_text(encoding="utf-8").splitlines())
     return {
         "n": metrics["after"]["n"],
         **{key: {"accuracy": m["accuracy"], "ci95": m["accuracy_ci95"]} for key, m in metrics.items()},
         "seconds": {name: float(value) for name, value in seconds.items()},
-        "peak_memory_gib": float((folder / "peak_memory_gib").read_text()),
+        "peak_memory_gib": float((folder / "peak_memory_gib").read_text(encoding="utf-8")),
     }
 
 
@@ -40,8 +43,10 @@ def write_picture(folder: Path) -> Path:
 
     steps = [int(p.name[5:]) for p in (folder / "grpo" / "eval").glob("step_*") if p.name[5:].isdigit()]
     evaluation = folder / "grpo" / "eval" / f"step_{max(steps)}"
-    metrics = json.loads((evaluation / "metrics.json").read_text())
-    answers = some_of_each([json.loads(line) for line in (evaluation / "predictions.jsonl").read_text().splitlines()])
+    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+    answers = some_of_each(
+        [json.loads(line) for line in (evaluation / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    )
     numbers = [int(answer["id"].rpartition(":")[2]) for answer in answers]
     rows = pq.read_table(metrics["files"][0], columns=["images"]).take(numbers).to_pylist()
     path = folder / "overview.png"
@@ -64,7 +69,7 @@ def main() -> None:
     setup_logging()
     folder = Path(sys.argv[1])
     summary = collect(folder)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     picture = write_picture(folder)
     log.info("\n  accuracy on %d test rows     95 %% interval", summary["n"])
     for key, label in (("before", "before RL"), ("after", "after RL"), ("blank", "blanked images")):

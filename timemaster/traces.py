@@ -218,7 +218,7 @@ def make_traces(task: Task, options: argparse.Namespace) -> None:
         spending = f"{calls - before} calls now, {calls} with earlier ones, which cost {cost:.2f}"
     rejected = out.with_suffix(".rejected.jsonl")
     lines = sorted(found.rejected, key=lambda row: (row["row"], row["try"]))
-    rejected.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    rejected.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     chosen = balance(questions, found, options.per_class)
     write_demonstrations(str(options.data), out, [(example, found.kept[example.id]) for example in chosen])
     written = Counter(example.answer for example in chosen)

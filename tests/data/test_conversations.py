@@ -53,7 +53,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
     def write(*entries: Any) -> Path:
         file = tmp_path / "talk.json"
-        file.write_text(json.dumps(entries))
+        file.write_text(json.dumps(entries), encoding="utf-8")
         return file
 
     return write
@@ -91,7 +91,7 @@ def test_lines_of_json_a_list_of_images_and_another_tag_are_read(save: Callable[
     entry = LLAVA | {"image": ["a.png"]}
     entry["conversations"] = [LLAVA["conversations"][0], {"from": "gpt", "value": "<label>Laptop</label> it is"}]
     file = save().with_name("talk.jsonl")
-    file.write_text(f"{json.dumps(entry)}\n\n{json.dumps(entry)}\n")
+    file.write_text(f"{json.dumps(entry)}\n\n{json.dumps(entry)}\n", encoding="utf-8")
     assert [e.answer for e in imported(file, answer_tag="label")] == ["Laptop", "Laptop"]
     assert [e.answer for e in imported(file)] == ["<label>Laptop</label> it is"] * 2
 

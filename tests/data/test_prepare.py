@@ -68,7 +68,7 @@ def test_the_tree_is_complete_and_nothing_else_is_left(folder: Path):
         "validation.parquet",
     ]
     assert [p.name for p in folder.parent.iterdir()] == ["toy_image"]
-    assert json.loads((folder / "dataset_dict.json").read_text()) == {"splits": ["train", "test"]}
+    assert json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8")) == {"splits": ["train", "test"]}
 
 
 TAGS = "Give <think>why</think>, then <class>one</class>."
@@ -178,7 +178,9 @@ def test_a_validation_split_of_the_recipe_is_used(tmp_path: Path, caplog: pytest
     assert {e.messages[0].parts[0].media.data for e in rows} == {
         path.read_bytes() for path in (made / "images" / "validation").iterdir()
     }
-    assert json.loads((made / "dataset_dict.json").read_text()) == {"splits": ["train", "test", "validation"]}
+    assert json.loads((made / "dataset_dict.json").read_text(encoding="utf-8")) == {
+        "splits": ["train", "test", "validation"]
+    }
     assert "validation is the recipe's own split" in caplog.text
 
 

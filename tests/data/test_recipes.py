@@ -230,7 +230,9 @@ def test_ctu_is_the_published_set_and_another_is_warned_of(tmp_path: Path, caplo
     for name in ("Computers_TRAIN.ts", "Computers_TEST.ts"):
         shutil.copyfile(COMPUTERS / name, tmp_path / name)
     test = tmp_path / "Computers_TEST.ts"
-    test.write_text(test.read_text().replace("1.6310162,0.78428487", "1.6310162,0.78438487", 1))
+    test.write_text(
+        test.read_text(encoding="utf-8").replace("1.6310162,0.78428487", "1.6310162,0.78438487", 1), encoding="utf-8"
+    )
     load(tmp_path)
     assert "not the ones this recipe was checked with" in caplog.text
 

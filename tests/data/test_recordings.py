@@ -82,12 +82,12 @@ def test_a_folder_that_holds_the_downloaded_zip_is_read_as_the_zip_is(name: str,
     plain = load(name, tmp_path / "in")
     shutil.make_archive(str(tmp_path / "downloads" / "UCI HAR Dataset"), "zip", tmp_path / "in")
     assert load(name, tmp_path / "downloads") == plain
-    (tmp_path / "in" / "other.zip").write_text("not looked at: the set itself is there")
+    (tmp_path / "in" / "other.zip").write_text("not looked at: the set itself is there", encoding="utf-8")
     assert load(name, tmp_path / "in") == plain
 
 
 def test_opened_refuses_what_is_neither_folder_nor_zip(tmp_path: Path):
-    (tmp_path / "text.zip").write_text("no")
+    (tmp_path / "text.zip").write_text("no", encoding="utf-8")
     with pytest.raises(InputError, match="neither a folder nor a zip file"), opened(tmp_path / "text.zip"):
         pass
     with pytest.raises(InputError, match="No such folder or file"), opened(tmp_path / "nowhere"):
@@ -185,8 +185,8 @@ def test_a_record_with_gaps_is_refused(tmp_path: Path):
 def test_a_header_without_a_unit_means_millivolts(tmp_path: Path):
     write_emgdb(tmp_path)
     header = tmp_path / "emg_healthy.hea"
-    first, *rest = header.read_text().splitlines()
-    header.write_text("\n".join([first, "emg_healthy.dat 16 6600 16 0 0 0 0 EMG", *rest[1:]]) + "\n")
+    first, *rest = header.read_text(encoding="utf-8").splitlines()
+    header.write_text("\n".join([first, "emg_healthy.dat 16 6600 16 0 0 0 0 EMG", *rest[1:]]) + "\n", encoding="utf-8")
     values = read_record(tmp_path / "emg_healthy", 4000)
     assert max(values) > 0.1
     assert all(abs(v * 6600 - round(v * 6600)) < 1e-6 for v in values)  # the step that the real windows have
@@ -198,7 +198,7 @@ def test_physionet_files_are_compared_with_the_published_sums(tmp_path: Path, mo
     write_emgdb(host)
     names = sorted(path.name for path in host.iterdir())
     sums = "".join(f"{hashlib.sha256((host / name).read_bytes()).hexdigest()} {name}\n" for name in names)
-    (host / "SHA256SUMS.txt").write_text(sums)
+    (host / "SHA256SUMS.txt").write_text(sums, encoding="utf-8")
     url = (tmp_path / "host").as_uri()
     folder = fetch_physionet("emgdb/1.0.0", names, tmp_path / "a", url)
     assert sizes(load("emg", folder))["train"] == 18
@@ -273,7 +273,7 @@ def test_of_references_as_long_the_choice_does_not_hang_on_the_file_system(
         (tmp_path / name).mkdir()
         write_cinc(tmp_path / name, 16)
     reference = tmp_path / "two" / "REFERENCE.csv"
-    reference.write_text("".join(f"A{i + 1:05d},{'ANO~'[i % 4]}\n" for i in range(16)))
+    reference.write_text("".join(f"A{i + 1:05d},{'ANO~'[i % 4]}\n" for i in range(16)), encoding="utf-8")
     before, listed = load("ecg", tmp_path), Path.rglob
     monkeypatch.setattr(Path, "rglob", lambda self, pattern: reversed(list(listed(self, pattern))))
     assert load("ecg", tmp_path) == before
@@ -312,7 +312,7 @@ def test_tfc_ecg_warns_of_what_its_files_do_not_say(tmp_path: Path, caplog: pyte
 
 
 def test_a_reference_with_an_unknown_class_is_refused(tmp_path: Path):
-    (tmp_path / "REFERENCE.csv").write_text("A00001,N\nA00002,X\n")
+    (tmp_path / "REFERENCE.csv").write_text("A00001,N\nA00002,X\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"line 2: 'A00002,X'"):
         read_reference(tmp_path / "REFERENCE.csv", {"N": "normal"})
 
@@ -361,7 +361,7 @@ def test_pt_files_that_cannot_be_used_are_refused_and_run_no_code(tmp_path: Path
         with pytest.raises(InputError, match=message):
             read_pt(path, {0: "a", 1: "b"})
     assert "run" not in capsys.readouterr().out
-    path.write_text("text")
+    path.write_text("text", encoding="utf-8")
     with pytest.raises(InputError, match=r"not a \.pt dictionary"):
         read_pt(path, {0: "a"})
 
@@ -472,7 +472,7 @@ def test_broken_clips_and_tables_are_named(tmp_path: Path):
     with pytest.raises(InputError, match="expected 3000 at 1000"):
         fill_clips(planned, tmp_path, 1000, 3000)
     clip = tmp_path / "data" / "train" / "train1.aiff"
-    clip.write_text("no")
+    clip.write_text("no", encoding="utf-8")
     with pytest.raises(InputError, match="not a readable sound file"):
         fill_clips(planned, tmp_path, 1000, 4000)
     clip.unlink()

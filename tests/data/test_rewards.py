@@ -187,7 +187,9 @@ def test_other_signatures_are_refused():
 def test_load_function_from_module_and_file(tmp_path: Path):
     assert load_function("timemaster.rewards.parts:format_strict") is format_strict
     file = tmp_path / "mine.py"
-    file.write_text("def short(rollout, example):\n    return 1.0 if len(rollout.text) < 9 else 0.0\n")
+    file.write_text(
+        "def short(rollout, example):\n    return 1.0 if len(rollout.text) < 9 else 0.0\n", encoding="utf-8"
+    )
     assert load_function(f"{file}:short")(rollout("brief"), EXAMPLE) == 1.0
 
 
@@ -206,7 +208,7 @@ def judge(rollout, example):
 """
     for folder, answer in (("a", "yes"), ("b", "no")):  # two files of one name stay apart
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "judge.py").write_text(f"{text}\nTEXT = {answer!r}\n")
+        (tmp_path / folder / "judge.py").write_text(f"{text}\nTEXT = {answer!r}\n", encoding="utf-8")
     yes, no = (load_function(f"{tmp_path / folder / 'judge.py'}:judge") for folder in ("a", "b"))
     assert [fn(rollout("yes"), EXAMPLE) for fn in (yes, no)] == [1.0, 0.0]
     assert pickle.loads(pickle.dumps(yes)) is yes

@@ -57,25 +57,28 @@ COMPUTERS = SHARED_DATA / "Computers"
 @pytest.mark.parametrize(("suffix", "text"), [(".ts", TS), (".arff", ARFF)])
 def test_both_formats_give_the_same_series(tmp_path: Path, suffix: str, text: str):
     file = tmp_path / f"Tiny_TRAIN{suffix}"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     assert read_series(file, CLASSES) == TINY
 
 
 def test_channels_are_read_in_order(tmp_path: Path):
     file = tmp_path / "Tiny_TRAIN.ts"
-    file.write_text(TS.split("@data")[0].replace("@univariate true", "@univariate false") + "@data\n1,2,3:4,5,6:2\n")
+    file.write_text(
+        TS.split("@data")[0].replace("@univariate true", "@univariate false") + "@data\n1,2,3:4,5,6:2\n",
+        encoding="utf-8",
+    )
     assert read_series(file, CLASSES) == [Series([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], "Laptop", 0)]
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path):
     file = tmp_path / "Tiny_TRAIN.ts"
-    file.write_text(TS)
+    file.write_text(TS, encoding="utf-8")
     with pytest.raises(InputError, match="series 1 has class '2'"):
         read_series(file, {"1": "Desktop"})
-    file.write_text(TS.replace("0.25", "?").replace("@missing false", "@missing true"))
+    file.write_text(TS.replace("0.25", "?").replace("@missing false", "@missing true"), encoding="utf-8")
     with pytest.raises(InputError, match="series 1 has missing values"):
         read_series(file, CLASSES)
-    file.write_text("nonsense")
+    file.write_text("nonsense", encoding="utf-8")
     with pytest.raises(InputError, match="not a readable"):
         read_series(file, CLASSES)
     with pytest.raises(InputError, match=r"\.ts or \.arff"):
@@ -100,7 +103,7 @@ def test_splits_come_from_a_zip_or_from_a_folder_with_one(tmp_path: Path, inner:
 def test_a_folder_without_the_set_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"no Tiny_TRAIN\.ts or \.arff"):
         read_splits(tmp_path, "Tiny", CLASSES)
-    (tmp_path / "Tiny.zip").write_text("<html>not found</html>")
+    (tmp_path / "Tiny.zip").write_text("<html>not found</html>", encoding="utf-8")
     with pytest.raises(InputError, match="not a zip file"):
         read_splits(tmp_path, "Tiny", CLASSES)
 
@@ -115,8 +118,8 @@ def test_a_source_that_is_not_given_or_not_there_is_named(tmp_path: Path, monkey
 
 def test_the_digest_is_of_what_was_parsed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     files = [tmp_path / "Tiny_TRAIN.ts", tmp_path / "Tiny_TRAIN.arff"]
-    files[0].write_text(TS)
-    files[1].write_text(ARFF)
+    files[0].write_text(TS, encoding="utf-8")
+    files[1].write_text(ARFF, encoding="utf-8")
 
     def digest_of(splits: dict[str, list[Series]]) -> str:
         caplog.clear()

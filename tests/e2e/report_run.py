@@ -71,9 +71,11 @@ def make_run(folder: Path, num_steps: int = 50, num_prompts: int = 10, group: in
         written: list[dict[str, Any]] = []
         for row in rng.sample(rows, num_prompts):
             written += one_group(rng, row, group, skill, step)
-        (folder / "rollouts" / f"step_{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+        (folder / "rollouts" / f"step_{step}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in written), encoding="utf-8"
+        )
         metrics.append(measures(rng, written, step, num_steps))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics), encoding="utf-8")
     write_config(folder, num_steps)
     for name, skill, step in (("step_0", 0.5, 0), (f"step_{num_steps}", 0.9, num_steps)):
         write_evaluation(folder / "eval" / name, rng, skill, {"step": step, "blank_images": False})
@@ -131,7 +133,7 @@ def write_config(folder: Path, num_steps: int) -> None:
     cfg.trainer.total_training_steps = num_steps
     cfg.data.recipes = ["recipes.italy_power", "recipes.ctu"]
     cfg.model.path, cfg.rollout.limit_logprob_diff = "checkpoints/tiny", 1e-4
-    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(cfg), sort_keys=False))
+    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(cfg), sort_keys=False), encoding="utf-8")
 
 
 def write_evaluation(folder: Path, rng: random.Random, skill: float, about: dict[str, Any]) -> None:
@@ -153,4 +155,4 @@ def write_evaluation(folder: Path, rng: random.Random, skill: float, about: dict
     text = json.dumps(
         {"model": f"step {about['step']}", "files": ["test.parquet"], "rows_left_out": 0} | about | summary
     )
-    (folder / "metrics.json").write_text(text)
+    (folder / "metrics.json").write_text(text, encoding="utf-8")

@@ -59,20 +59,20 @@ def url(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command += ["--enforce-eager", "--distributed-executor-backend", "uni", "--max-model-len", "4096"]
     command += ["--max-num-seqs", "4", "--kv-cache-memory-bytes", str(2**28), "--generation-config", "vllm"]
     command += ["--structured-outputs-config", GRAMMAR]
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         server = subprocess.Popen(
             command, env=os.environ | ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         for _ in range(600):
-            assert server.poll() is None, f"the server has ended:\n{log.read_text()[-3000:]}"
+            assert server.poll() is None, f"the server has ended:\n{log.read_text(encoding='utf-8')[-3000:]}"
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
                 break
             except OSError:
                 time.sleep(0.5)
         else:
-            pytest.fail(f"no answer from the server:\n{log.read_text()[-3000:]}")
+            pytest.fail(f"no answer from the server:\n{log.read_text(encoding='utf-8')[-3000:]}")
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGTERM)  # the group that it leads: itself and its engine
@@ -148,6 +148,8 @@ def test_traces_are_asked_for_and_what_a_random_model_says_is_rejected(url: str,
             f"recipes.ctu --data {tmp_path}/train.parquet --out {tmp_path}/traces.parquet --base-url {url}/v1 "
             "--model tiny --tries 2 --max-tokens 16".split()
         )
-    rejected = [json.loads(line) for line in (tmp_path / "traces.rejected.jsonl").read_text().splitlines()]
+    rejected = [
+        json.loads(line) for line in (tmp_path / "traces.rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [row["reason"] for row in rejected] == ["accuracy is 0.0, format is 0.0"] * 4  # answered, all of them
     assert len({row["text"] for row in rejected}) == 4  # each try is a new one

@@ -72,7 +72,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logged(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for path in (run / "rollouts").glob("*.jsonl") for line in path.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for path in (run / "rollouts").glob("*.jsonl")
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def shown(page: Any) -> int:
@@ -82,8 +86,8 @@ def shown(page: Any) -> int:
 def write_rows(folder: Path, *rows: dict[str, Any]) -> Path:
     """A run's folder with one step of rollouts."""
     (folder / "rollouts").mkdir(parents=True)
-    (folder / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n')
-    (folder / "rollouts" / "step_1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n', encoding="utf-8")
+    (folder / "rollouts" / "step_1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 
 
@@ -115,7 +119,7 @@ def test_filters_change_the_counts(run: Path, show: Callable[..., Any]) -> None:
 def test_a_rollout_is_shown_in_full_with_its_plot_parts_and_advantage(run: Path, show: Callable[..., Any]) -> None:
     page = show(run / "report.html")
     page.click("#list .row >> nth=2")
-    third = json.loads((run / "rollouts" / "step_1.jsonl").read_text().splitlines()[2])
+    third = json.loads((run / "rollouts" / "step_1.jsonl").read_text(encoding="utf-8").splitlines()[2])
     assert page.inner_text("#detail .answer") == third["response"]
     assert page.evaluate("document.querySelector('#detail img').naturalWidth") == images.MAX_WIDTH
     worth = page.inner_text("#detail .worth")
@@ -136,7 +140,7 @@ def test_the_keyboard_reaches_every_rollout_and_only_rows_in_view_are_drawn(
     page.focus("#list")
     page.keyboard.press("End")
     assert page.inner_text("#place") == "2,000 of 2,000"
-    last = json.loads((run / "rollouts" / "step_50.jsonl").read_text().splitlines()[-1])
+    last = json.loads((run / "rollouts" / "step_50.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert page.inner_text("#detail .answer") == last["response"]
     assert page.locator("#list .row").count() < 40
     assert page.locator("#row-current").is_visible()
@@ -176,7 +180,7 @@ def test_every_tag_of_an_answer_stands_out(tmp_path: Path, show: Callable[..., A
 def test_evaluations_alone_make_a_page(tmp_path: Path, show: Callable[..., Any]) -> None:
     (tmp_path / "eval" / "step_0").mkdir(parents=True)
     figures = {"n": 4, "accuracy": 0.5, "accuracy_ci95": [0.15, 0.85], "step": 0}
-    (tmp_path / "eval" / "step_0" / "metrics.json").write_text(json.dumps(figures))
+    (tmp_path / "eval" / "step_0" / "metrics.json").write_text(json.dumps(figures), encoding="utf-8")
     page = show(write_report(tmp_path)[0])
     assert page.inner_text("#head .kind") == "evaluation run"
     assert "0.150 to 0.850" in page.inner_text(".evaluations")
@@ -191,7 +195,7 @@ def test_curves_show_values_and_lead_to_the_rollouts_of_a_step(run: Path, show: 
     box = plot.bounding_box()
     page.mouse.move(box["x"] + 46, box["y"] + 60)  # the first step, at the left end of the axis
     assert page.inner_text("#cursor") == "step 1"
-    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    first = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
     value = float(page.inner_text("#curves .legend b >> nth=0"))
     assert value == pytest.approx(first["reward/mean"], abs=0.005)
     before = page.locator("#curves .chart path >> nth=0").get_attribute("d")
@@ -204,7 +208,7 @@ def test_curves_show_values_and_lead_to_the_rollouts_of_a_step(run: Path, show: 
 
 def test_evaluations_stand_with_interval_control_and_matrix(run: Path, show: Callable[..., Any]) -> None:
     page = show(run / "report.html")
-    metrics = json.loads((run / "eval" / "step_50" / "metrics.json").read_text())
+    metrics = json.loads((run / "eval" / "step_50" / "metrics.json").read_text(encoding="utf-8"))
     table, matrix = page.inner_text(".evaluations"), page.inner_text(".confusion")
     low, high = metrics["accuracy_ci95"]
     assert f"{low:.3f} to {high:.3f}" in table
@@ -224,7 +228,7 @@ def test_an_evaluation_of_several_samples_shows_vote_and_pass_at_k(tmp_path: Pat
     }
     one |= {"pass_at_k": {"8": {"value": 0.875, "ci95": [0.6, 0.9]}}}
     (folder / "eval" / "step_4_t0.4_n8").mkdir(parents=True)
-    (folder / "eval" / "step_4_t0.4_n8" / "metrics.json").write_text(json.dumps(one))
+    (folder / "eval" / "step_4_t0.4_n8" / "metrics.json").write_text(json.dumps(one), encoding="utf-8")
     rows = show(write_report(folder)[0]).locator(".evaluations tbody tr").all_inner_texts()
     assert rows[0].startswith("step 4, temperature 0.4, 8 samples")
     assert "4 (5.0 %)" in rows[0]  # of 10 x 8 answers
@@ -253,9 +257,11 @@ def test_markup_in_an_answer_is_shown_as_text_and_does_nothing(tmp_path: Path, s
         "unknown": [HOSTILE],
     }
     folder = write_rows(tmp_path / HOSTILE.replace("/", "_"), row)
-    (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, HOSTILE: 1.0, f"reward/{HOSTILE}": 1.0}) + "\n")
+    (folder / "metrics.jsonl").write_text(
+        json.dumps({"step": 1, HOSTILE: 1.0, f"reward/{HOSTILE}": 1.0}) + "\n", encoding="utf-8"
+    )
     (folder / "config.yaml").write_text(
-        json.dumps({"model": {"path": HOSTILE}, "trainer": {"experiment_name": HOSTILE}})
+        json.dumps({"model": {"path": HOSTILE}, "trainer": {"experiment_name": HOSTILE}}), encoding="utf-8"
     )
     path, data = write_report(folder, tmp_path / "page.html")
     page = show(path)
@@ -278,7 +284,7 @@ def test_old_rows_and_missing_pieces_are_shown_as_absent(tmp_path: Path, show: C
     assert "KL" in page.inner_text("#curves .absent")
     only_config = tmp_path / "begun"
     only_config.mkdir()
-    (only_config / "config.yaml").write_text("model: {path: some/model}\n")
+    (only_config / "config.yaml").write_text("model: {path: some/model}\n", encoding="utf-8")
     page = show(write_report(only_config)[0])
     assert "no curves" in page.inner_text("#curves")
     assert "no answers were logged" in page.inner_text("#rollouts")
@@ -286,10 +292,10 @@ def test_old_rows_and_missing_pieces_are_shown_as_absent(tmp_path: Path, show: C
 
 def test_a_run_that_is_being_written_is_readable(tmp_path: Path, show: Callable[..., Any]) -> None:
     folder = write_rows(tmp_path / "live", {"id": "a", "response": "", "score": math.nan})
-    with open(folder / "metrics.jsonl", "a") as file:
+    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 2, "reward/mean": NaN, "actor/entropy": Infinity}\n{"step": 3, "rewa')
     (folder / "eval" / "step_1").mkdir(parents=True)
-    (folder / "eval" / "step_1" / "metrics.json").write_text('{"n": ')
+    (folder / "eval" / "step_1" / "metrics.json").write_text('{"n": ', encoding="utf-8")
     path, data = write_report(folder)
     assert data["steps"] == [1, 2]
     assert data["metrics"]["reward/mean"] == [0.5, None]

@@ -39,7 +39,7 @@ def test_ctu_from_the_archives_files_to_eval(tmp_path: Path) -> None:
     names = {"DATA": str(data), "MODEL_PATH": str(model)}
     said = bash("grpo_trainer/run_ctu.sh", *SMALL.split(), run, **names)
     assert "resuming" not in said
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert max(row["rollout/logprob_diff_mean"] for row in rows) <= 1e-4
     assert max(row["rollout/logprob_diff_max"] for row in rows) <= 1e-2
@@ -49,11 +49,11 @@ def test_ctu_from_the_archives_files_to_eval(tmp_path: Path) -> None:
     said = bash("grpo_trainer/run_ctu.sh", *SMALL.split(), run, EVAL="True", **names)
     assert "global_step_4/huggingface" in said
     folder = tmp_path / "run" / "eval" / "step_4"
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     wanted = {"n", "accuracy", "accuracy_ci95", "macro_f1", "format_rate", "unparsed", "per_class", "reward_mean"}
     assert wanted | {"response_tokens_mean"} <= metrics.keys()
     assert metrics["n"] == 250
-    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {"id", "prompt", "response", "prediction", "truth", "parts"} <= lines[0].keys()
     assert metrics["unparsed"] == sum(line["prediction"] is None for line in lines)
     assert (folder / "confusion.png").exists()

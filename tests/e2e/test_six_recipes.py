@@ -75,7 +75,7 @@ def settings(cluster: str, data: dict[str, Path], model: str, run: Path) -> Conf
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_each_recipe_makes_sound_data(data: dict[str, Path]) -> None:
@@ -120,7 +120,9 @@ def test_all_six_go_through_sft_and_grpo_to_evaluation(
     cfg.trainer.val_only, cfg.rollout.name = True, "hf"  # which starts sooner
     check(cfg, "eval")
     (result,) = evaluate.evaluate(cfg)
-    answers = (tmp_path / "grpo" / "eval" / "step_2_short" / "predictions.jsonl").read_text().splitlines()
+    answers = (
+        (tmp_path / "grpo" / "eval" / "step_2_short" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     tested = {name: pq.read_metadata(folder / "short.parquet").num_rows for name, folder in data.items()}
     assert result["n"] == len(answers) == sum(tested.values())
     assert {s: own["n"] for s, own in result["by_data_source"].items()} == {

@@ -84,7 +84,7 @@ def run(cfg: Config, steps: int) -> list[dict[str, Any]]:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [{k: v for k, v in row.items() if not k.startswith(IGNORED)} for row in rows]
 
 
@@ -134,8 +134,10 @@ def test_vllm_run_with_two_engines_and_ranks_writes_everything_and_its_checkpoin
     assert max(row["rollout/logprob_diff_mean"] for row in rows) <= 1e-4
     assert 0 <= rows[-1]["val/accuracy"] <= 1
     folder = tmp_path / "run"
-    assert "ppo_mini_batch_size: 4" in (folder / "config.yaml").read_text()
-    rollouts = [json.loads(line) for line in (folder / "rollouts" / "step_1.jsonl").read_text().splitlines()]
+    assert "ppo_mini_batch_size: 4" in (folder / "config.yaml").read_text(encoding="utf-8")
+    rollouts = [
+        json.loads(line) for line in (folder / "rollouts" / "step_1.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert len(rollouts) == 8 * 4
     assert set(rollouts[0]["parts"]) == {"accuracy", "format"}
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0})
@@ -158,12 +160,13 @@ def test_vllm_run_with_two_engines_and_ranks_writes_everything_and_its_checkpoin
     assert [(r["step"], r["blank_images"]) for r in results] == [(0, False), (0, True), (2, False), (2, True)]
     for result in results:
         out = folder / "eval" / (f"step_{result['step']}_t1" + ("_blank" if result["blank_images"] else ""))
-        lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
         assert result["n"] == len(lines) == 328
         assert result["accuracy"] == sum(line["prediction"] == line["truth"] for line in lines) / 328
         assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
     answers = [
-        (folder / "eval" / f"step_{name}" / "predictions.jsonl").read_text() for name in ("0_t1", "2_t1", "2_t1_blank")
+        (folder / "eval" / f"step_{name}" / "predictions.jsonl").read_text(encoding="utf-8")
+        for name in ("0_t1", "2_t1", "2_t1_blank")
     ]
     assert len(set(answers)) == 3
 
@@ -173,7 +176,7 @@ def kill_when(marker: Path, name: str, number: int) -> Callable[[], float]:
     when: list[float] = []
 
     def wait() -> None:
-        while not (marker.exists() and marker.read_text().count("\n")):
+        while not (marker.exists() and marker.read_text(encoding="utf-8").count("\n")):
             time.sleep(0.1)
         for process in psutil.process_iter(["cmdline"]):
             if name in " ".join(process.info["cmdline"] or []):
@@ -212,13 +215,13 @@ def test_a_killed_engine_is_named_at_once(cluster, data, taught, tmp_path: Path)
 
 
 def test_ctrl_c_saves_then_exits_and_a_failing_reward_can_be_counted(cluster, data, taught, tmp_path: Path) -> None:
-    (tmp_path / "bad.py").write_text("def score(rollout, example):\n    return float('nan')\n")
+    (tmp_path / "bad.py").write_text("def score(rollout, example):\n    return float('nan')\n", encoding="utf-8")
     cfg = settings(cluster, data, taught, tmp_path / "run")
     cfg.reward.path, cfg.reward.on_error = f"{tmp_path}/bad.py:score", "zero"
     marker = tmp_path / "run" / "metrics.jsonl"
 
     def interrupt() -> None:
-        while not (marker.exists() and marker.read_text().count("\n") >= 2):
+        while not (marker.exists() and marker.read_text(encoding="utf-8").count("\n") >= 2):
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -232,7 +235,9 @@ def test_ctrl_c_saves_then_exits_and_a_failing_reward_can_be_counted(cluster, da
 
 
 def test_a_failing_reward_stops_the_run_and_names_the_example(cluster, data, taught, tmp_path: Path) -> None:
-    (tmp_path / "bad.py").write_text("def score(rollout, example):\n    raise KeyError('nothing there')\n")
+    (tmp_path / "bad.py").write_text(
+        "def score(rollout, example):\n    raise KeyError('nothing there')\n", encoding="utf-8"
+    )
     cfg = settings(cluster, data, taught, tmp_path / "run")
     cfg.reward.path = f"{tmp_path}/bad.py:score"
     with pytest.raises(InputError, match=r"example 'train\.parquet:\d+'.*KeyError.*nothing there"):
@@ -255,7 +260,7 @@ async def score(rollout, example):
 
 def test_a_judge_that_refuses_midway_loses_no_step_and_its_budget_lasts(cluster, data, taught, tmp_path: Path) -> None:
     """32 answers a step. The judge knows no grade for every eighth, and refuses its key after the first step."""
-    (tmp_path / "graded.py").write_text(GRADED)
+    (tmp_path / "graded.py").write_text(GRADED, encoding="utf-8")
     cfg = settings(cluster, data, taught, tmp_path / "run")
     cfg.reward.path, cfg.judge.model = f"{tmp_path}/graded.py:score", "judge"
     graded: list[str] = []
@@ -285,7 +290,10 @@ def test_a_judge_that_refuses_midway_loses_no_step_and_its_budget_lasts(cluster,
         assert row["reward/unknown"] == 4
         assert row["reward/score"] > 0
     for step in (1, 2):
-        logged = [json.loads(x) for x in (tmp_path / f"run/rollouts/step_{step}.jsonl").read_text().splitlines()]
+        logged = [
+            json.loads(x)
+            for x in (tmp_path / f"run/rollouts/step_{step}.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         groups = [logged[i : i + 4] for i in range(0, 32, 4)]
         unsettled = [group for group in groups if any(row["unknown"] for row in group)]
         assert 1 <= len(unsettled) <= 4
@@ -307,7 +315,7 @@ def test_numbers_in_the_place_of_plots_train_and_evaluate(cluster, data, taught,
     cfg.data.max_prompt_length, cfg.actor.ppo_max_token_len_per_gpu = 256, 1200
     rows = run(cfg, 1)
     assert rows[0]["rollout/logprob_diff_mean"] <= 1e-4
-    logged = json.loads((tmp_path / "run" / "rollouts" / "step_1.jsonl").read_text().splitlines()[0])
+    logged = json.loads((tmp_path / "run" / "rollouts" / "step_1.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert logged["media"] == []
     assert logged["prompt"].count(",") >= 23  # 24 readings
     cfg.trainer.val_only = True

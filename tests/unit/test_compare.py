@@ -150,25 +150,25 @@ def test_an_evaluation_with_samples_writes_a_line_each(cfg: Config, data: Path, 
     example = read_examples(cfg.data.test_files)[0][0]
     groups = [Group(example, [rollout(example.id, label) for label in (L, D, D)])]
     metrics = write_results(tmp_path / target.name, cfg, target, groups)
-    assert json.loads((tmp_path / target.name / "metrics.json").read_text()) == metrics
+    assert json.loads((tmp_path / target.name / "metrics.json").read_text(encoding="utf-8")) == metrics
     assert metrics["majority"]["accuracy"] == 1.0
     assert metrics["prompt_tokens_mean"] == 7.0  # the mask's zeros before the first sampled token
     path = tmp_path / target.name / "predictions.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [(line["sample"], line["prediction"]) for line in lines] == [(0, L), (1, D), (2, D)]
     assert read_predictions(path, TASK.data_source, TASK.labels)[example.id].predicted == D
     one = write_results(
         tmp_path / "one", cfg, Target(40, "model", False, 0.0), [Group(example, groups[0].rollouts[:1])]
     )
     assert not {"majority", "pass_at_k", "num_samples"} & set(one)
-    assert "sample" not in json.loads((tmp_path / "one" / "predictions.jsonl").read_text())
+    assert "sample" not in json.loads((tmp_path / "one" / "predictions.jsonl").read_text(encoding="utf-8"))
 
 
 def test_evaluations_of_other_rows_are_no_rows_of_the_table(tmp_path: Path) -> None:
     names = ("step_4", "step_4_blank", "step_40_t0.7_n8", "step_4_validation", "step_4_t0.7_short_blank")
     for name in names:
         (tmp_path / "eval" / name).mkdir(parents=True)
-        (tmp_path / "eval" / name / "predictions.jsonl").write_text("")
+        (tmp_path / "eval" / name / "predictions.jsonl").write_text("", encoding="utf-8")
     assert [entry.name for entry in run_entries(tmp_path, "mine")] == [f"mine/{name}" for name in names[:3]]
     for name in names[:3]:
         (tmp_path / "eval" / name / "predictions.jsonl").unlink()
@@ -242,11 +242,11 @@ def test_checkpoints_files_and_quoted_rows_make_one_table(data: Path, tmp_path: 
     assert (theirs.accuracy, theirs.unparsed) == (pytest.approx(2 / 6), 0.5)  # unparsed ones stay in the denominator
     # Rows 0 to 3 only step_40 has right, row 4 both, row 5 only theirs.
     assert theirs.p == pytest.approx(2 * (1 + 5) / 2**5)
-    text = (tmp_path / "out" / "compare.md").read_text()
+    text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
     assert "| TimeMaster 3B SFT+RL, plots (quoted) " in text
     assert "unknown |   84.4 % |" in text
     assert "quoted, not reproduced here" in text
-    with open(tmp_path / "out" / "compare.csv") as file:
+    with open(tmp_path / "out" / "compare.csv", encoding="utf-8") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert float(rows["theirs"]["low95"]) == pytest.approx(theirs.ci95[0])
     assert rows["TimeMaster 3B SFT+RL, plots"]["n"] == rows["TimeMaster 3B SFT+RL, plots"]["low95"] == ""
@@ -257,9 +257,9 @@ def test_checkpoints_files_and_quoted_rows_make_one_table(data: Path, tmp_path: 
 
 def test_wrong_input_is_refused_with_advice(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = predictions_file(data, tmp_path / "short", "DLDLDL")
-    short.write_text("".join(short.read_text().splitlines(keepends=True)[:5]))
+    short.write_text("".join(short.read_text(encoding="utf-8").splitlines(keepends=True)[:5]), encoding="utf-8")
     broken = tmp_path / "broken.jsonl"
-    broken.write_text('{"id": "test.parquet:0"}\n')
+    broken.write_text('{"id": "test.parquet:0"}\n', encoding="utf-8")
     for arguments, message in (
         (["--runs", str(tmp_path)], "no eval/step_*/predictions.jsonl: evaluate the run first"),
         (["--predictions", "file.jsonl"], "write NAME=FILE"),
@@ -280,7 +280,7 @@ def test_wrong_input_is_refused_with_advice(data: Path, tmp_path: Path, capsys: 
 
 def test_what_is_wrong_is_said_before_anything_is_computed_or_asked(data: Path, tmp_path: Path) -> None:
     short = predictions_file(data, tmp_path / "short", "DLDLDL")
-    short.write_text("".join(short.read_text().splitlines(keepends=True)[:5]))
+    short.write_text("".join(short.read_text(encoding="utf-8").splitlines(keepends=True)[:5]), encoding="utf-8")
     whole = predictions_file(data, tmp_path / "whole", "DLDLDL")
     out = tmp_path / "out"
     with ChatServer(says("<class>Laptop</class>")) as server:
@@ -303,7 +303,11 @@ def test_what_is_wrong_is_said_before_anything_is_computed_or_asked(data: Path, 
 
 def test_lines_end_at_a_line_feed_only(data: Path, tmp_path: Path) -> None:
     path = predictions_file(data, tmp_path, "DLDLDL")
-    rows = [json.loads(line) | {"response": "a\u2028b\u2029c\x85d"} for line in path.read_text().split("\n") if line]
+    rows = [
+        json.loads(line) | {"response": "a\u2028b\u2029c\x85d"}
+        for line in path.read_text(encoding="utf-8").split("\n")
+        if line
+    ]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     assert len(read_predictions(path, TASK.data_source, TASK.labels)) == 6
 
@@ -360,7 +364,10 @@ def test_api_models_answer_zero_shot_and_few_shot_within_budget_and_cache(data: 
         )
         text = "".join(part.get("text", "<image>") for part in turns[-1]["content"])
         assert text == TASK.question
-        lines = [json.loads(line) for line in (out / "pupil_zero-shot" / "predictions.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line)
+            for line in (out / "pupil_zero-shot" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         assert [line["prediction"] for line in lines] == [D, L, L, None, D, D]
         before = len(server.requests)
         assert before == 6 + 6 + 1  # both ways, and the second try of row 4

@@ -133,7 +133,9 @@ def test_keys_read_sees_reads_and_nothing_else() -> None:
 def test_every_setting_is_read_somewhere() -> None:
     read = set()
     for path in (ROOT / "timemaster").rglob("*.py"):
-        for node in ast.parse(path.read_text()).body if path.name != "checks.py" else []:  # to check is not to follow
+        for node in (
+            ast.parse(path.read_text(encoding="utf-8")).body if path.name != "checks.py" else []
+        ):  # to check is not to follow
             read |= set().union(*map(keys_read, node.body if isinstance(node, ast.ClassDef) else [node]))
     assert sorted(set(leaves(Config())) - read) == []
 

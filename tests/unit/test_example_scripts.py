@@ -39,7 +39,7 @@ CPU, GPU = ("uv pip sync -r requirements-cpu.txt -e .", "uv pip sync -r requirem
 
 
 def test_the_whales_usage_lines_all_name_their_source() -> None:
-    text = (ROOT / "example" / "data_preprocess" / "rcw.sh").read_text()
+    text = (ROOT / "example" / "data_preprocess" / "rcw.sh").read_text(encoding="utf-8")
     usage = [line for line in text.splitlines() if line.startswith("#   bash") and "--help" not in line]
     assert len(usage) == 2
     assert all("--source whale_data.zip" in line for line in usage)  # Kaggle asks for a login: nothing is fetched
@@ -52,9 +52,9 @@ def project(tmp_path: Path) -> Path:
     (project / "example").mkdir(parents=True)
     shutil.copy(ROOT / "example" / "setup_env.sh", project / "example")
     shutil.copy(ROOT / "pyproject.toml", project)
-    (project / "example" / "script.sh").write_text(SCRIPT)
+    (project / "example" / "script.sh").write_text(SCRIPT, encoding="utf-8")
     for name in ("requirements-cpu.txt", "requirements-gpu.txt"):
-        (project / name).write_text("numpy==2\n")
+        (project / name).write_text("numpy==2\n", encoding="utf-8")
     command(project, "python3", PYTHON.replace("REAL", sys.executable))
     command(project, "uv", UV)
     command(project, "nvidia-smi", "#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
@@ -63,7 +63,7 @@ def project(tmp_path: Path) -> Path:
 
 def command(project: Path, name: str, text: str) -> None:
     (project / "bin").mkdir(exist_ok=True)
-    (project / "bin" / name).write_text(text)
+    (project / "bin" / name).write_text(text, encoding="utf-8")
     (project / "bin" / name).chmod(0o755)
 
 
@@ -87,7 +87,7 @@ def run(project: Path, *arguments: str, **environment: str) -> tuple[int, str]:
 def steps(project: Path) -> list[str]:
     """What was done since the last look."""
     log = project / "steps.log"
-    done = log.read_text().splitlines() if log.exists() else []
+    done = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     log.unlink(missing_ok=True)
     return done
 
@@ -98,7 +98,7 @@ def test_packages_are_installed_once_and_again_when_the_list_changes(project: Pa
     assert steps(project) == ["venv", "pip", CPU]
     assert run(project)[0] == 0
     assert steps(project) == []
-    (project / "requirements-cpu.txt").write_text("numpy==3\n")
+    (project / "requirements-cpu.txt").write_text("numpy==3\n", encoding="utf-8")
     assert run(project)[0] == 0
     assert steps(project) == ["pip", CPU]
 
@@ -110,7 +110,7 @@ def test_a_failed_step_is_named_and_the_next_start_goes_on_from_it(project: Path
     assert run(project)[0] == 0
     if step == "venv":
         shutil.rmtree(project / ".venv")
-    (project / "requirements-cpu.txt").write_text("numpy==3\n")
+    (project / "requirements-cpu.txt").write_text("numpy==3\n", encoding="utf-8")
     code, said = run(project, FAIL=step)
     assert code == 1
     assert says in said
@@ -162,7 +162,7 @@ def test_paths_are_seen_from_the_callers_folder(project: Path) -> None:
 
 
 def texts(folder: str) -> dict[str, str]:
-    return {path.name: path.read_text() for path in sorted((ROOT / "example" / folder).glob("*.sh"))}
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "example" / folder).glob("*.sh"))}
 
 
 def settings_of(script: str, **environment: str) -> dict[str, Any]:
@@ -208,6 +208,6 @@ def test_a_script_that_limits_the_difference_of_logprobs_pins_float32() -> None:
 def test_scripts_run_where_vllm_does_not_install() -> None:
     for text in texts("grpo_trainer").values():
         assert "rollout.name=auto" in text or "\nsource example/grpo_trainer/published.sh\n" in text
-    for line in (ROOT / "requirements-cpu.txt").read_text().splitlines():
+    for line in (ROOT / "requirements-cpu.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith(("vllm", "intel-", "xgrammar", "llguidance")):
             assert "sys_platform == 'linux'" in line

@@ -201,7 +201,7 @@ def test_a_folder_that_is_not_qwen_is_an_error(tmp_path) -> None:
         load_model_config("checkpoints/misspelt/tiny")
     with pytest.raises(InputError, match="cannot be read as a model"):
         load_model_config(str(tmp_path))
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     with pytest.raises(InputError, match="is a llama model"):
         load_model_config(str(tmp_path))
 

@@ -448,7 +448,9 @@ def test_a_run_whose_judge_cannot_answer_does_not_begin(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
-    (tmp_path / "judge.sqlite").write_text("these are notes, not a database, and they are longer than a header" * 20)
+    (tmp_path / "judge.sqlite").write_text(
+        "these are notes, not a database, and they are longer than a header" * 20, encoding="utf-8"
+    )
     with pytest.raises(InputError, match=r"judge\.sqlite: not a cache of replies"):
         Store(tmp_path / "judge.sqlite")
 

@@ -30,8 +30,8 @@ def evaluated(run: Path, step: int, accuracy: float, prompt_tokens: float, modal
     figures = {"n": 100, "accuracy": accuracy, "accuracy_ci95": [accuracy - 0.1, accuracy + 0.1], "unparsed": 0}
     figures |= {"modality": modality, "files": [f"data/toy_{modality}/test.parquet"]}
     tokens = {"prompt_tokens_mean": prompt_tokens, "response_tokens_mean": 20.0}
-    (folder / "metrics.json").write_text(json.dumps(figures | tokens))
-    (folder / "config.yaml").write_text("data: {numeric: {decimals: 1, separator: ' '}}")
+    (folder / "metrics.json").write_text(json.dumps(figures | tokens), encoding="utf-8")
+    (folder / "config.yaml").write_text("data: {numeric: {decimals: 1, separator: ' '}}", encoding="utf-8")
     return run
 
 
@@ -39,7 +39,7 @@ def test_the_last_greedy_evaluation_counts(tmp_path: Path) -> None:
     run = evaluated(tmp_path, 4, 0.5, 90.0)
     evaluated(tmp_path, 20, 0.6, 90.0)
     (tmp_path / "eval" / "step_30_blank").mkdir()
-    (tmp_path / "eval" / "step_30_blank" / "metrics.json").write_text("{}")
+    (tmp_path / "eval" / "step_30_blank" / "metrics.json").write_text("{}", encoding="utf-8")
     assert latest_evaluation(run)["accuracy"] == 0.6
     with pytest.raises(InputError, match="EVAL=True"):
         latest_evaluation(tmp_path / "nowhere")
@@ -77,7 +77,10 @@ def test_the_command_prints_and_draws(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "argv", ["modalities", str(image), str(numeric), "--out", str(tmp_path / "out")])
     main()
     assert (tmp_path / "out" / "modalities.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((tmp_path / "out" / "modalities.json").read_text())["runs"]["image"]["accuracy"] == 0.8
+    assert (
+        json.loads((tmp_path / "out" / "modalities.json").read_text(encoding="utf-8"))["runs"]["image"]["accuracy"]
+        == 0.8
+    )
     assert "7.0 times the tokens" in capsys.readouterr().out + capsys.readouterr().err + caplog.text
 
 
@@ -110,7 +113,7 @@ def test_tokens_are_counted_as_the_numeric_run_wrote_its_numbers(
     for more, tokens in (([], 11), (["--decimals", "2"], 14)):
         monkeypatch.setattr(sys, "argv", command + more)
         main()
-        counted = json.loads((tmp_path / "modalities.json").read_text())["tokens"]["plots as they are"]
+        counted = json.loads((tmp_path / "modalities.json").read_text(encoding="utf-8"))["tokens"]["plots as they are"]
         assert counted == {"numeric": tokens, "image": 50, "ratio": tokens / 50, "published": 6.3}
     assert "(published: 6.3)" in caplog.text + capsys.readouterr().out
 

@@ -15,7 +15,7 @@ from timemaster.rewards import as_reward, load_function
 from timemaster.tasks import load_task
 from timemaster.types import Example, InputError, Rollout
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", README, re.S))  # by the file named in the first line
 
 SERIES = """@problemName Sleep
@@ -39,7 +39,7 @@ def test_every_python_block_names_its_file_and_is_tested_here() -> None:
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The README's dataset as a file in recipes/."""
-    (tmp_path / "sleep.py").write_text(BLOCKS["recipes/sleep.py"])
+    (tmp_path / "sleep.py").write_text(BLOCKS["recipes/sleep.py"], encoding="utf-8")
     monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(tmp_path)])
     importlib.invalidate_caches()
     yield "recipes.sleep"
@@ -53,7 +53,7 @@ def test_the_dataset_is_a_task_and_reads_its_files(recipe: str, tmp_path: Path) 
     with pytest.raises(InputError, match="--source DIR"):
         task.load(None)
     for split in ("TRAIN", "TEST"):
-        (tmp_path / f"Sleep_{split}.ts").write_text(SERIES)
+        (tmp_path / f"Sleep_{split}.ts").write_text(SERIES, encoding="utf-8")
     splits = task.load(tmp_path)
     assert [s.label for s in splits["train"]] == [s.label for s in splits["test"]] == ["Awake", "Asleep"]
 
@@ -67,7 +67,7 @@ def rollout(text: str, num_tokens: int) -> Rollout:
 
 def test_the_rewards_pay_for_the_right_label_and_not_for_naming_all(tmp_path: Path) -> None:
     file = tmp_path / "my_reward.py"
-    file.write_text(BLOCKS["my_reward.py"])
+    file.write_text(BLOCKS["my_reward.py"], encoding="utf-8")
     score, verl = (as_reward(load_function(f"{file}:{name}")) for name in ("score", "compute_score"))
     example = Example(id="train:0", messages=[], answer="Asleep", data_source="sleep")
     right, wrong = (f"<think>so</think><class>{label}</class>" for label in ("Asleep", "Awake"))

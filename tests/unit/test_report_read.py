@@ -16,11 +16,13 @@ from timemaster.types import InputError
 def write_run(folder: Path, *rows: dict[str, Any], evaluations: dict[str, dict[str, Any]] | None = None) -> Path:
     """A run's folder with one step of rollouts."""
     (folder / "rollouts").mkdir(parents=True)
-    (folder / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n')
-    (folder / "rollouts" / "step_1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n', encoding="utf-8")
+    (folder / "rollouts" / "step_1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for name, metrics in (evaluations or {}).items():
         (folder / "eval" / name).mkdir(parents=True)
-        (folder / "eval" / name / "metrics.json").write_text(json.dumps({"n": 2, "accuracy": 0.5} | metrics))
+        (folder / "eval" / name / "metrics.json").write_text(
+            json.dumps({"n": 2, "accuracy": 0.5} | metrics), encoding="utf-8"
+        )
     return folder
 
 
@@ -82,7 +84,7 @@ def test_a_folder_of_evaluations_alone_is_a_runs(tmp_path: Path) -> None:
     (tmp_path / "eval" / "step_0").mkdir(parents=True)
     with pytest.raises(InputError, match="nor evaluations"):
         read_run(tmp_path, 100)
-    (tmp_path / "eval" / "step_0" / "metrics.json").write_text('{"n": 2, "accuracy": 0.5, "step": 0}')
+    (tmp_path / "eval" / "step_0" / "metrics.json").write_text('{"n": 2, "accuracy": 0.5, "step": 0}', encoding="utf-8")
     data = read_run(tmp_path, 100)
     assert data["kind"] == "evaluation"
     assert [one["accuracy"] for one in data["evaluations"]] == [0.5]

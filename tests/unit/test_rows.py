@@ -56,7 +56,7 @@ def answers(cfg: Config, file: str, folder: Path) -> list[str]:
 
 
 def reasons(folder: Path) -> dict[int, str]:
-    listed = [json.loads(line) for line in (folder / "skipped_rows.jsonl").read_text().splitlines()]
+    listed = [json.loads(line) for line in (folder / "skipped_rows.jsonl").read_text(encoding="utf-8").splitlines()]
     return {row["row"]: row["reason"] for row in listed}
 
 
@@ -124,7 +124,7 @@ def test_long_prompts_are_dropped_counted_and_listed(
         jobs = load_jobs(cfg, [file], make_renderer(cfg), tmp_path)
     assert [example.answer for example, _ in jobs] == ["Winter"]
     assert "dropped 1 rows over 64 tokens" in caplog.text
-    assert json.loads((tmp_path / "dropped_rows.jsonl").read_text())["id"].endswith(":1")
+    assert json.loads((tmp_path / "dropped_rows.jsonl").read_text(encoding="utf-8"))["id"].endswith(":1")
     cfg.data.max_prompt_length = 8
     with pytest.raises(InputError, match="no row is left"):
         load_jobs(cfg, [file], make_renderer(cfg), tmp_path)

@@ -89,7 +89,7 @@ def finished(run: Path, step: int, keep: int = 2) -> Path:
     folder = checkpoint.begin(run, step, needed_bytes=1)
     for name in ("state/.metadata", "huggingface/config.json", "rng_0.pt"):
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("w" * 100)
+        (folder / name).write_text("w" * 100, encoding="utf-8")
     return checkpoint.commit(folder, {"step": step, "updates_done": step}, num_ranks=1, keep=keep)
 
 
@@ -103,7 +103,7 @@ def test_older_checkpoints_are_pruned_after_the_new_one_is_there(tmp_path: Path)
 def test_a_kill_while_saving_leaves_the_older_checkpoint_as_latest(tmp_path: Path) -> None:
     finished(tmp_path, 5)
     half = checkpoint.begin(tmp_path, 10, needed_bytes=1)
-    (half / "weights").write_text("half")  # and then the process is killed
+    (half / "weights").write_text("half", encoding="utf-8")  # and then the process is killed
     assert checkpoint.latest(tmp_path) == tmp_path / "global_step_5"
     finished(tmp_path, 10)
     assert checkpoint.latest(tmp_path) == tmp_path / "global_step_10"
@@ -266,7 +266,7 @@ def test_a_row_of_an_unknown_source_says_what_to_add() -> None:
 
 def test_the_users_own_reward_replaces_the_recipes(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "def score(data_source, solution_str, ground_truth, extra_info):\n    return 0.25\n"
+        "def score(data_source, solution_str, ground_truth, extra_info):\n    return 0.25\n", encoding="utf-8"
     )
     rollout = Rollout(id="r", token_ids=[], mask=[], logprobs=[], versions=[], media=[], text="", finish_reason="stop")
     scorer = make_scorer({}, RewardConfig(path=f"{tmp_path}/mine.py:score"))
@@ -280,14 +280,18 @@ def test_metrics_of_undone_steps_are_dropped_on_resume(tmp_path: Path) -> None:
     config = Config()
     config.trainer.default_local_dir = str(tmp_path)
     rows = "".join(json.dumps({"step": s}) + "\n" for s in range(1, 8))
-    (tmp_path / "metrics.jsonl").write_text(rows + '{"step": 8, "los')  # a full disk cut the last line
+    (tmp_path / "metrics.jsonl").write_text(
+        rows + '{"step": 8, "los', encoding="utf-8"
+    )  # a full disk cut the last line
     (tmp_path / "rollouts").mkdir()
     for step in (5, 6, 7):
-        (tmp_path / "rollouts" / f"step_{step}.jsonl").write_text("{}")
+        (tmp_path / "rollouts" / f"step_{step}.jsonl").write_text("{}", encoding="utf-8")
     finished(tmp_path, 5)
     assert Run(config, "grpo").resume_point(100) == (str(tmp_path / "global_step_5"), 5)
     assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["step_5.jsonl"]
-    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+    assert [
+        json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ] == [
         1,
         2,
         3,
@@ -309,8 +313,8 @@ def test_another_kind_of_run_or_order_of_rows_is_not_continued(tmp_path: Path) -
     run = Run(config, "sft")
     run.resume_point(100)
     finished(tmp_path, 5)
-    state = json.loads((tmp_path / "global_step_5" / "trainer.json").read_text())
-    (tmp_path / "global_step_5" / "trainer.json").write_text(json.dumps(state | run.identity))
+    state = json.loads((tmp_path / "global_step_5" / "trainer.json").read_text(encoding="utf-8"))
+    (tmp_path / "global_step_5" / "trainer.json").write_text(json.dumps(state | run.identity), encoding="utf-8")
     assert run.resume_point(100)[1] == 5
     with pytest.raises(InputError, match="written with mode 'sft', now 'grpo'; rows 100, now 99"):
         Run(config, "grpo").resume_point(99)

@@ -22,21 +22,23 @@ def finished(tmp_path: Path) -> Path:
     labels = ["A"] * 7 + ["B"] * 2
     rows = [plot_row(Series([[1.0]], label, i), png, "<image>?", "toy", "test") for i, label in enumerate(labels)]
     write_rows(tmp_path / "test.parquet", rows)
-    (tmp_path / "peak_memory_gib").write_text("2.5")
-    (tmp_path / "seconds").write_text("data 3.5\ngrpo 60\n")
+    (tmp_path / "peak_memory_gib").write_text("2.5", encoding="utf-8")
+    (tmp_path / "seconds").write_text("data 3.5\ngrpo 60\n", encoding="utf-8")
     for name, accuracy in (("step_0", 0.5), ("step_8", 0.75), ("step_8_blank", 0.25)):
         folder = tmp_path / "grpo" / "eval" / name
         folder.mkdir(parents=True)
         metrics = {"n": 9, "accuracy": accuracy, "accuracy_ci95": [0.1, 0.9], "modality": "image"}
         metrics |= {"files": [str(tmp_path / "test.parquet")]}
-        (folder / "metrics.json").write_text(json.dumps(metrics))
+        (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
         lines = [
             {"id": f"test.parquet:{i}", "truth": label, "prediction": "A", "response": "<class>A</class>"}
             for i, label in enumerate(labels)
         ]
-        (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     step = {"reward/mean": 0.5, "rollout/logprob_diff_mean": 1e-7, "rollout/logprob_diff_max": 1e-6}
-    (tmp_path / "grpo" / "metrics.jsonl").write_text("".join(json.dumps({"step": s, **step}) + "\n" for s in (1, 2)))
+    (tmp_path / "grpo" / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": s, **step}) + "\n" for s in (1, 2)), encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -53,7 +55,7 @@ def test_a_run_without_blanked_images_has_none_in_figures_and_table(
     shutil.rmtree(finished / "grpo" / "eval" / "step_8_blank")  # numbers have no image to blank
     monkeypatch.setattr(sys, "argv", ["summary", str(finished)])
     main()
-    assert "blank" not in json.loads((finished / "summary.json").read_text())
+    assert "blank" not in json.loads((finished / "summary.json").read_text(encoding="utf-8"))
     printed = caplog.text + "".join(capsys.readouterr())
     assert "after RL" in printed
     assert "blanked images" not in printed
@@ -66,7 +68,7 @@ def test_every_class_is_shown_even_where_there_are_more_than_plots() -> None:
 
 
 def test_the_picture_takes_classes_in_turn(finished: Path) -> None:
-    lines = (finished / "grpo" / "eval" / "step_8" / "predictions.jsonl").read_text().splitlines()
+    lines = (finished / "grpo" / "eval" / "step_8" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     chosen = some_of_each([json.loads(line) for line in lines])
     assert [one["truth"] for one in chosen] == ["A", "B", "A", "B", "A", "A"]
     assert len(chosen) == NUM_PLOTS
@@ -75,5 +77,5 @@ def test_the_picture_takes_classes_in_turn(finished: Path) -> None:
 def test_the_command_writes_figures_and_picture(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["summary", str(finished)])
     main()
-    assert json.loads((finished / "summary.json").read_text())["after"]["accuracy"] == 0.75
+    assert json.loads((finished / "summary.json").read_text(encoding="utf-8"))["after"]["accuracy"] == 0.75
     assert (finished / "overview.png").read_bytes().startswith(b"\x89PNG")

@@ -76,7 +76,9 @@ def run(server: ChatServer, data: Path, *options: str) -> list[Example]:
 
 
 def listed(data: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (data.parent / "traces.rejected.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (data.parent / "traces.rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def test_right_answers_become_rows_for_sft_and_classes_are_balanced(

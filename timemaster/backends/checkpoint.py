@@ -117,7 +117,7 @@ def latest(run: str | Path) -> Path | None:
 
 def read_state(folder: str | Path) -> dict[str, Any]:
     """The driver's part of a checkpoint."""
-    return json.loads(Path(folder, "trainer.json").read_text())
+    return json.loads(Path(folder, "trainer.json").read_text(encoding="utf-8"))
 
 
 def begin(run: str | Path, step: int, needed_bytes: int) -> Path:
@@ -157,7 +157,7 @@ def commit(folder: Path, state: dict[str, Any], num_ranks: int, keep: int) -> Pa
             "path: put it on a shared disk (trainer.default_local_dir). Earlier checkpoints are as they were."
         )
     step = int(folder.name.rsplit("_", 1)[1])
-    (folder / "trainer.json").write_text(json.dumps(state, indent=1))
+    (folder / "trainer.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
     final = folder.with_name(f"global_step_{step}")

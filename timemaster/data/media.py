@@ -64,7 +64,7 @@ def load_model_config(path: str) -> dict[str, Any]:
     if not Path(path).is_dir():
         _check_hub_id(path)
     try:
-        config = json.loads(Path(str(cached_file(path, "config.json"))).read_text())
+        config = json.loads(Path(str(cached_file(path, "config.json"))).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         hint = "Give a local Qwen2.5-VL folder (with config.json) or a hub id such as Qwen/Qwen2.5-VL-3B-Instruct."
         raise InputError(f"model.path={path!r} cannot be read as a model: {error}. {hint}") from error

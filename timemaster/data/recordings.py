@@ -110,7 +110,11 @@ def _har_lines(folder: Path, name: str, optional: bool = False) -> list[str]:
         zipped = path.with_name(f"{name}.gz")
         if path.is_file() or zipped.is_file():
             try:
-                text = path.read_text() if path.is_file() else gzip.decompress(zipped.read_bytes()).decode()
+                text = (
+                    path.read_text(encoding="utf-8")
+                    if path.is_file()
+                    else gzip.decompress(zipped.read_bytes()).decode()
+                )
             except (OSError, EOFError, ValueError) as error:
                 raise InputError(f"{path if path.is_file() else zipped}: not readable: {error}") from error
             return [line.strip() for line in text.splitlines() if line.strip()]
@@ -134,7 +138,7 @@ def _numbers(line: str, where: str) -> list[float]:
 
 def fetch_physionet(project: str, names: Sequence[str], folder: Path, host: str = PHYSIONET) -> Path:
     """The files `names` of a project ("emgdb/1.0.0") in `folder`, compared with the sums that the project publishes."""
-    listed = download(f"{host}/{project}/SHA256SUMS.txt", "", folder).read_text().splitlines()
+    listed = download(f"{host}/{project}/SHA256SUMS.txt", "", folder).read_text(encoding="utf-8").splitlines()
     sums = {words[-1].removeprefix("./"): words[0] for line in listed if len(words := line.split()) == 2}
     for name in names:
         if name not in sums:
@@ -145,7 +149,7 @@ def fetch_physionet(project: str, names: Sequence[str], folder: Path, host: str 
 
 def read_reference(path: Path, class_names: Mapping[str, str]) -> dict[str, str]:
     """Record -> label of a PhysioNet REFERENCE.csv ("A00001,N" a line, no header). InputError for an unknown class."""
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
     for number, row in enumerate(rows, start=1):
         if len(row) != 2 or row[1] not in class_names:
@@ -267,7 +271,7 @@ def _numpy_globals() -> list[Any]:
 def plan_clips(table: Path, class_names: Mapping[str, str]) -> list[Series]:
     """The clips of a table with the columns clip_name and label (Kaggle's train.csv); values not yet read."""
     planned: list[Series] = []
-    with table.open(newline="") as file:
+    with table.open(encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.DictReader(file), start=2):
             name, code = str(row.get("clip_name") or "").strip(), str(row.get("label") or "").strip()
             if not name or code not in class_names:

@@ -167,7 +167,7 @@ def read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
     found = []
     for path in folder.glob("step_*/metrics.json"):
         try:
-            metrics = json.loads(path.read_text())
+            metrics = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             metrics = {}
         if not isinstance(metrics, dict) or not {"n", "accuracy"} <= set(metrics):
