@@ -20,7 +20,7 @@ if [ "${SMALL:-False}" = True ]; then
     DATA="$ROOT/data/${DATASET}_small"
     for modality in image numeric; do
         printf '\n=== %s\n' "$modality"
-        MODALITY=$modality bash example/small.sh "$DATASET" "$@"
+        run_until_signal env MODALITY="$modality" bash example/small.sh "$DATASET" "$@"
     done
     RUNS=("$ROOT/checkpoints/small_$DATASET/grpo" "$ROOT/checkpoints/small_${DATASET}_numeric/grpo")
 else
@@ -32,16 +32,16 @@ else
         folder="$OUT/$modality" warm=
         if [ "${SFT:-False}" = True ]; then
             printf '\n=== %s: warm start\n' "$modality"
-            bash "example/sft_trainer/run_$DATASET.sh" ${SHARED[@]+"${SHARED[@]}"} data.modality=$modality \
-                trainer.default_local_dir="$folder/sft"
+            run_until_signal bash "example/sft_trainer/run_$DATASET.sh" ${SHARED[@]+"${SHARED[@]}"} \
+                data.modality="$modality" trainer.default_local_dir="$folder/sft"
             warm="$(ls -d "$folder"/sft/global_step_*/huggingface | sort -V | tail -n 1)"
         fi
         run=(env ${warm:+MODEL_PATH="$warm"} bash "example/grpo_trainer/run_$DATASET.sh" "$@"
-            data.modality=$modality trainer.default_local_dir="$folder")
+            data.modality="$modality" trainer.default_local_dir="$folder")
         printf '\n=== %s: training\n' "$modality"
-        "${run[@]}"
+        run_until_signal "${run[@]}"
         printf '\n=== %s: evaluation\n' "$modality"
-        EVAL=True "${run[@]}"
+        run_until_signal env EVAL=True "${run[@]}"
     done
 fi
 printf '\n=== comparison\n'

@@ -1,18 +1,20 @@
 # Sourced by every script: makes .venv in the project, or brings it up to date, puts it on PATH, and goes to the project
 # folder. Needs a python3 that pyproject.toml allows (another one: PYTHON=python3.12) and a package index.
 #
-# .venv holds the packages of requirements-gpu.txt, where nvidia-smi finds a GPU, or of requirements-cpu.txt, and no
-# others: what you add yourself goes when that file or pyproject.toml changes. Until then nothing is done.
+# .venv holds the packages of requirements-gpu.txt, where nvidia-smi finds a GPU, or of requirements-cpu.txt (or of the
+# file that REQUIREMENTS names), and no others: what you add yourself goes when that file or pyproject.toml changes. Until then nothing is done.
 #
 # A relative path given to a script, in DATA, MODEL_PATH, --source or --out, is seen from the folder the script is
 # started in. Settings (KEY=VALUE) are the programs' own: their paths are seen from the project folder.
+
+# Signals: SIGTERM, as SLURM and Kubernetes send it, reaches the program, by `exec` or by run_until_signal below.
 
 stop() {
     echo "error: $*" >&2
     exit 1
 }
 
-seen_from_here() { case "$1" in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
+seen_from_here() { case "$1" in /*) printf '%s\n' "$1" ;; *) printf '%s\n' "$PWD/$1" ;; esac; }
 
 allowed() { # python: is it there, and within requires-python?
     "$1" -c 'import re, sys
@@ -40,9 +42,36 @@ install_packages() { # lock file. `set -e` does not reach into here, so every st
     echo "$WANTED" >.venv/.installed
 }
 
+check_driver() { # CUDA 13, which requirements-gpu.txt has, needs R580, or an older driver under NVIDIA's cuda-compat-13
+    local driver
+    driver="$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null)" || return 0
+    driver="${driver%%$'\n'*}"
+    [[ "$driver" =~ ^[0-9]+ ]] && [ "${BASH_REMATCH[0]}" -lt 580 ] || return 0
+    case "$(nvidia-smi 2>/dev/null)" in *"CUDA Version: 1"[3-9]*) return 0 ;; esac
+    stop "the NVIDIA driver is $driver, and the packages of requirements-gpu.txt are built for CUDA 13, which needs" \
+        "R580 or later. Update the driver; or, on a data-centre GPU, install the package cuda-compat-13-0 and put" \
+        "/usr/local/cuda-13.0/compat first in LD_LIBRARY_PATH. To work without the GPU: REQUIREMENTS=requirements-cpu.txt bash $0"
+}
+
+run_until_signal() { # command...: runs it and passes signals on; after one, the script ends with the command
+    local code=0 signal= name child
+    set -m # a process group of its own: in this one's, bash would have it ignore Ctrl-C
+    "$@" &
+    set +m
+    child=$!
+    for name in INT TERM HUP; do trap "signal=$name; kill -$name $child" $name; done
+    while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done # a signal ends the wait, not the command
+    wait "$child" || code=$?
+    trap - INT TERM HUP
+    [ -z "$signal" ] || exit $((code > 0 ? code : 128 + $(kill -l "$signal")))
+    return "$code"
+}
+
 setup_env() {
-    local lock=requirements-cpu.txt
-    case "$(nvidia-smi -L 2>/dev/null)" in *"GPU "[0-9]*) lock=requirements-gpu.txt ;; esac
+    local lock="${REQUIREMENTS:-requirements-cpu.txt}"
+    if [ -z "${REQUIREMENTS:-}" ]; then
+        case "$(nvidia-smi -L 2>/dev/null)" in *"GPU "[0-9]*) check_driver && lock=requirements-gpu.txt ;; esac
+    fi
     WANTED="$(cat "$lock" pyproject.toml | cksum) $lock"
     if ! is_current; then (
         # One script at a time: flock holds pyproject.toml, opened for appending but never written, until the ) below.
@@ -54,18 +83,17 @@ setup_env() {
     export PATH="$ROOT/.venv/bin:$PATH"
 }
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 [ -z "${DATA:-}" ] || DATA="$(seen_from_here "$DATA")"
 [ ! -d "${MODEL_PATH:-}" ] || MODEL_PATH="$(seen_from_here "$MODEL_PATH")" # no folder: a hub id
 previous=
 for argument; do # "$@" of the script that sources this, rewritten
-    case "$previous $argument" in
-        "--source "* | "--out "*) argument="$(seen_from_here "$argument")" ;;
-        *" --source="* | *" --out="*) argument="${argument%%=*}=$(seen_from_here "${argument#*=}")" ;;
-    esac
+    rewritten="$argument"
+    case "$argument" in --source=* | --out=*) rewritten="${argument%%=*}=$(seen_from_here "${argument#*=}")" ;; esac
+    case "$previous" in --source | --out) rewritten="$(seen_from_here "$argument")" ;; esac
     previous="$argument"
     shift
-    set -- "$@" "$argument"
+    set -- "$@" "$rewritten"
 done
-cd "$ROOT"
+cd "$ROOT" || exit
 setup_env

@@ -54,7 +54,7 @@ GRPO=(
 )
 
 stage data bash "example/data_preprocess/$DATASET.sh" --plot small "$@"
-ROWS=$(python -c "import pyarrow.parquet as p; print(p.read_metadata('$DATA/sft.parquet').num_rows)")
+ROWS=$(python -c "import pyarrow.parquet as p, sys; print(p.read_metadata(sys.argv[1]).num_rows)" "$DATA/sft.parquet")
 STEPS=$((ROWS * 20 / 32)) # 20 epochs of the warm start's batches
 SFT_STEPS="${SFT_STEPS:-$((STEPS < 200 ? 200 : STEPS > 600 ? 600 : STEPS))}"
 stage model python -m timemaster.models.tiny "$OUT/tiny" --text-from "$DATA/sft.parquet"

@@ -5,7 +5,10 @@ A refusal is an InputError with the key, the value, what is allowed and what to 
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from timemaster.config import Config, run_dir, world_size
@@ -54,6 +57,9 @@ def check(cfg: Config, mode: str) -> None:
     """Check a configuration for mode "grpo", "sft" or "eval". Raises InputError."""
     for key, allowed in CHOICES.items():
         _require(cfg, key, get(cfg, key) in allowed, f"one of {', '.join(map(str, allowed))}", "")
+    for key, value in _numbers(cfg):
+        if not math.isfinite(value):
+            raise InputError(f"{key}={value!r}: must be a finite number.")
     for key in POSITIVE:
         _require(cfg, key, get(cfg, key) > 0, "greater than 0", "")
     for key in NOT_NEGATIVE:
@@ -67,17 +73,23 @@ def check(cfg: Config, mode: str) -> None:
     _require(cfg, "data.numeric.channel", ok, "a text with {values}, and {name} if you like, and no other braces", "")
     ok = cfg.data.modality == "image" or cfg.eval.blank_images is False
     _require(cfg, "eval.blank_images", ok, "false with data.modality=numeric", "There is no image to blank.")
+    ok = bool(cfg.data.numeric.separator)
+    _require(cfg, "data.numeric.separator", ok, "set", "Without it readings run together.")
+    named = cfg.trainer.default_local_dir or (cfg.trainer.project_name and cfg.trainer.experiment_name)
+    _require(cfg, "trainer.experiment_name", bool(named), "set, and trainer.project_name, too", "They name the folder.")
     _make_absolute(cfg)
     _require(cfg, "model.path", bool(cfg.model.path), "a Qwen2.5-VL folder or hub id", "Set MODEL_PATH or model.path.")
     known = {"console", "tensorboard", "wandb"}
     _require(cfg, "trainer.logger", set(cfg.trainer.logger) <= known, f"a list out of {', '.join(sorted(known))}", "")
     lo, hi = cfg.data.min_pixels, cfg.data.max_pixels
     _require(cfg, "data.max_pixels", hi >= lo, f"at least data.min_pixels={lo}", "")
+    _require(cfg, "data.max_pixels", hi >= 784, "at least 784", "28 x 28 pixels become one token.")
     files = "test_files" if mode == "eval" else "train_files"
     _require(cfg, f"data.{files}", bool(get(cfg, f"data.{files}")), "set", "Make one with example/data_preprocess/.")
     o = cfg.actor.optim
     _require(cfg, "actor.optim.betas", len(o.betas) == 2 and all(0 <= b < 1 for b in o.betas), "two of 0 <= b < 1", "")
     _require(cfg, "actor.optim.min_lr_ratio", 0 <= o.min_lr_ratio <= 1, "between 0 and 1", "")
+    _require(cfg, "eval.top_k", cfg.eval.top_k == -1 or cfg.eval.top_k > 0, "greater than 0, or -1 for all tokens", "")
     _require(cfg, "eval.top_p", 0 < cfg.eval.top_p <= 1, "greater than 0, at most 1", "")
     advice = "Greedy answers to one row are all the same: set eval.temperature too, such as 0.7."
     _require(cfg, "eval.n", cfg.eval.n == 1 or cfg.eval.temperature > 0, "1 with eval.temperature=0", advice)
@@ -95,6 +107,16 @@ def check(cfg: Config, mode: str) -> None:
         advice = "It is data.max_prompt_length + data.max_response_length: one sequence must fit a micro-batch."
         ok = cfg.actor.ppo_max_token_len_per_gpu >= longest
         _require(cfg, "actor.ppo_max_token_len_per_gpu", ok, f"at least {longest}", advice)
+
+
+def _numbers(node: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every number among the settings with its key, those in lists and dicts included."""
+    for item in fields(node):
+        key, value = prefix + item.name, getattr(node, item.name)
+        if is_dataclass(value):
+            yield from _numbers(value, f"{key}.")
+        several = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        yield from ((key, one) for one in several if isinstance(one, float))
 
 
 def _is_channel_form(text: str) -> bool:
@@ -186,7 +208,8 @@ def _check_rollout(cfg: Config) -> None:
     share = cfg.rollout.gpu_memory_utilization
     _require(cfg, "rollout.gpu_memory_utilization", 0 < share < 1, "between 0 and 1", "0.5 to 0.9 is usual.")
     cfg.eval.checkpoint = as_list(cfg.eval.checkpoint, "eval.checkpoint")
-    ok = all(name in ("latest", "base") or name.isdigit() for name in cfg.eval.checkpoint)
+    names = cfg.eval.checkpoint
+    ok = bool(names) and all(name in ("latest", "base") or (name.isascii() and name.isdigit()) for name in names)
     _require(cfg, "eval.checkpoint", ok, "latest, base, a step number, or a list of these", "")
     if cfg.rollout.placement == "separate":
         ok = cfg.rollout.num_engines > 0

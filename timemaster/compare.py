@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from timemaster.baselines import baseline, check_settings
+from timemaster.console import print_any_letter
 from timemaster.judge import Chat, Store, add_chat_options, chat_from, settings_of
 from timemaster.metrics import Prediction, Result, check_pairs, mcnemar, summarise
 from timemaster.predictions import NAME, read_predictions, write_predictions
@@ -281,6 +282,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
+    print_any_letter()
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("timemaster").setLevel(logging.INFO)

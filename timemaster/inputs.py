@@ -8,15 +8,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TypeVar
 
 from tqdm import tqdm
 
-from timemaster.config import Config, NumericConfig, world_size
+from timemaster.config import Config, NumericConfig, run_dir, world_size
 from timemaster.data.media import load_model_config, vision_spec
 from timemaster.data.numeric import as_numbers
 from timemaster.data.render import Renderer
-from timemaster.data.store import bad_row, check_labels, read_examples, report_bad_rows, with_task_labels
+from timemaster.data.store import bad_row, check_labels, count_rows, read_examples, report_bad_rows, with_task_labels
 from timemaster.data.stream import Order, make_stream
 from timemaster.rollout.engine import EngineSpec, resolve_engine
 from timemaster.tasks import Task, load_tasks
@@ -28,14 +29,19 @@ Rendered = TypeVar("Rendered", Prompt, Sample)
 
 
 def check_inputs(cfg: Config, files: list[str]) -> None:
-    """Find a wrong model, recipe or file name at once, before any process is started. Raises InputError."""
+    """Find a wrong model, recipe, file or folder at once, before any process is started. Raises InputError."""
     load_model_config(cfg.model.path)
     load_tasks(cfg.data.recipes)
-    for file in files:
-        if not Path(file).exists():
-            raise InputError(
-                f"{file} does not exist. Make it with a script of example/data_preprocess/, or correct it."
-            )
+    count_rows(files)
+    folder = Path(run_dir(cfg))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the run's folder {folder} cannot be written: {error.strerror}. Set trainer.default_local_dir to another."
+        ) from error
 
 
 def make_renderer(cfg: Config) -> Renderer:

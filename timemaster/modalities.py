@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from timemaster.config import DataConfig, NumericConfig
+from timemaster.console import print_any_letter
 from timemaster.data.media import num_tokens, vision_spec
 from timemaster.data.numeric import write_series
 from timemaster.data.store import read_examples
@@ -125,6 +126,7 @@ def report(found: dict[str, Any], costs: dict[str, dict[str, float]]) -> None:
 
 def main() -> None:
     """Command line."""
+    print_any_letter()
     from timemaster.plot_modalities import modalities_png
     from timemaster.run import setup_logging
 

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from timemaster.console import print_any_letter
 from timemaster.run import setup_logging
 
 log = logging.getLogger("timemaster.summary")
@@ -66,6 +67,7 @@ def some_of_each(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Print the table and write the files."""
+    print_any_letter()
     setup_logging()
     folder = Path(sys.argv[1])
     summary = collect(folder)

@@ -28,6 +28,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from timemaster.console import print_any_letter
 from timemaster.data.prepare import small_variant
 from timemaster.data.series import Series
 from timemaster.judge import BudgetSpent, Chat, Store, add_chat_options, chat_from, chat_turn, settings_of
@@ -264,6 +265,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    print_any_letter()
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for name in ("httpx", "httpx2"):

@@ -15,10 +15,10 @@ NUM_GPUS="${NUM_GPUS:-1}"
 NUM_NODES="${NUM_NODES:-1}"
 case "$VARIANT" in paper) KL=0.001 ;; script) KL=0.01 ;; *) stop "VARIANT=$VARIANT; paper and script are known" ;; esac
 
-grpo() { # dataset, settings: those given last count
+grpo() { # dataset, settings: those given last count. Does not return: python takes the place, and signals, of bash
     local dataset="$1" data="${DATA:-data/$1_image}"
     shift
-    python -m timemaster.grpo \
+    exec python -m timemaster.grpo \
         data.recipes="recipes.$dataset" \
         data.train_files="$data/train.parquet" \
         data.val_files="$data/validation.parquet" \

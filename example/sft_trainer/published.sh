@@ -8,10 +8,10 @@ MODEL_PATH="${MODEL_PATH:-Qwen/Qwen2.5-VL-3B-Instruct}"
 NUM_GPUS="${NUM_GPUS:-1}"
 NUM_NODES="${NUM_NODES:-1}"
 
-sft() { # dataset, settings: those given last count
+sft() { # dataset, settings: those given last count. Does not return: python takes the place, and signals, of bash
     local dataset="$1" data="${DATA:-data/$1_image}"
     shift
-    python -m timemaster.sft \
+    exec python -m timemaster.sft \
         data.recipes="recipes.$dataset" \
         data.train_files="$data/sft.parquet" \
         data.train_batch_size=32 \

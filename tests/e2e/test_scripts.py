@@ -32,14 +32,15 @@ def bash(script: str, *arguments: str, **environment: str) -> str:
 def test_ctu_from_the_archives_files_to_eval(tmp_path: Path) -> None:
     from timemaster.models.tiny import texts_of, write_tiny
 
-    bash("data_preprocess/ctu.sh", "--source", str(COMPUTERS), "--out", str(tmp_path))
-    data = tmp_path / "ctu_image"
-    model = write_tiny(tmp_path / "tiny", texts_of(data / "sft.parquet"))
-    run = f"trainer.default_local_dir={tmp_path}/run"
+    here = tmp_path / "a b=1,(ü)#'日[x]&{};!~$y"  # the worst letters of a path
+    bash("data_preprocess/ctu.sh", "--source", str(COMPUTERS), "--out", str(here))
+    data = here / "ctu_image"
+    model = write_tiny(here / "tiny", texts_of(data / "sft.parquet"))
+    run = f"trainer.default_local_dir={here}/run"
     names = {"DATA": str(data), "MODEL_PATH": str(model)}
     said = bash("grpo_trainer/run_ctu.sh", *SMALL.split(), run, **names)
     assert "resuming" not in said
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (here / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert max(row["rollout/logprob_diff_mean"] for row in rows) <= 1e-4
     assert max(row["rollout/logprob_diff_max"] for row in rows) <= 1e-2
@@ -48,7 +49,7 @@ def test_ctu_from_the_archives_files_to_eval(tmp_path: Path) -> None:
 
     said = bash("grpo_trainer/run_ctu.sh", *SMALL.split(), run, EVAL="True", **names)
     assert "global_step_4/huggingface" in said
-    folder = tmp_path / "run" / "eval" / "step_4"
+    folder = here / "run" / "eval" / "step_4"
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     wanted = {"n", "accuracy", "accuracy_ci95", "macro_f1", "format_rate", "unparsed", "per_class", "reward_mean"}
     assert wanted | {"response_tokens_mean"} <= metrics.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -11,11 +12,20 @@ from pathlib import Path
 import pytest
 
 from timemaster.checks import CHOICES, NOT_NEGATIVE, POSITIVE, check, get
+from timemaster.cli import literal
 from timemaster.config import Config
 from timemaster.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = [*(item.name for item in fields(Config())), "actor.optim", "data.numeric"]
+
+
+def leaves(node: object, prefix: str = "") -> list[str]:
+    out = []
+    for item in fields(node):  # type: ignore[arg-type]
+        value = getattr(node, item.name)
+        out += leaves(value, f"{prefix}{item.name}.") if is_dataclass(value) else [prefix + item.name]
+    return out
 
 
 def valid() -> Config:
@@ -56,6 +66,14 @@ def test_a_valid_configuration_passes_and_paths_become_lists() -> None:
         ("data.numeric.channel", "{values.mean}", "a text with {values}"),
         ("data.numeric.channel", "{{values}}", "a text with {values}"),
         ("data.numeric.channel", "{values", "a text with {values}"),
+        ("data.numeric.separator", "", "readings run together"),
+        ("eval.checkpoint", [], "step number"),
+        ("eval.checkpoint", "³", "step number"),
+        ("eval.top_k", 0, "-1 for all tokens"),
+        ("trainer.experiment_name", "", "name the folder"),
+        ("trainer.project_name", "", "trainer.project_name"),
+        ("actor.optim.betas", [0.9, float("nan")], "finite"),
+        ("data.mixture", {"a": 1.0, "b": float("inf")}, "finite"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_its_key_and_advice(key: str, value: object, says: str) -> None:
@@ -66,6 +84,99 @@ def test_a_wrong_setting_is_refused_with_its_key_and_advice(key: str, value: obj
         check(config, "grpo")
     assert says in str(error.value)
     assert key.split(".")[0] in str(error.value)
+
+
+@pytest.mark.parametrize("key", [key for key in leaves(Config()) if isinstance(get(Config(), key), float)])
+def test_a_number_must_be_finite(key: str) -> None:
+    group, name = key.rsplit(".", 1)
+    for value in (float("inf"), float("-inf"), float("nan")):
+        config = valid()
+        setattr(get(config, group), name, value)
+        with pytest.raises(InputError, match=key):
+            check(config, "grpo")
+
+
+def test_no_image_is_smaller_than_a_token() -> None:
+    config = valid()
+    config.data.min_pixels, config.data.max_pixels = 100, 783
+    with pytest.raises(InputError, match="at least 784"):
+        check(config, "grpo")
+
+
+TEXTS = [
+    *(
+        "a b",
+        " a ",
+        "",
+        "a=b,c(d)#'&[]{};!~",
+        "ü日",
+        "1e-6",
+        "1_000",
+        "null",
+        "true",
+        "-x",
+        "--help-me",
+        "a:b",
+        "\t",
+        "\n",
+    ),
+    *(
+        '"',
+        "'",
+        "\\",
+        "a\\",
+        "\\\\'",
+        "it's",
+        "*?%+@|<>`^",
+        "'a' and 'b'",
+        "a'b\"",
+        "[a",
+        "{a: b}",
+        "choice(a,b)",
+        "a,b",
+    ),
+    *("$", "${", "$x", "${a}", "a${b}c", "$${a}", "\\${a}", "\\\\${a}\\", "${oc.env:HOME}", "${trainer.seed}'"),
+]
+
+
+def composed(*arguments: str) -> Config:
+    from hydra import compose, initialize_config_module
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    ConfigStore.instance().store(name="schema", node=Config)
+    with initialize_config_module("timemaster.conf", version_base="1.3"):
+        config = OmegaConf.to_object(compose("config", overrides=literal(arguments)))
+    assert isinstance(config, Config)
+    return config
+
+
+def test_text_is_taken_as_it_is_typed() -> None:
+    for text in TEXTS:
+        config = composed(f"model.path={text}", f"data.train_files={text}", f"++trainer.experiment_name={text}")
+        assert [config.model.path, config.data.train_files, config.trainer.experiment_name] == [text] * 3
+
+
+def test_quotes_lists_and_numbers_are_hydras() -> None:
+    config = composed(
+        "model.path='a b'", 'reward.path="it\'s"', "trainer.project_name='1'",
+        "data.train_files=[a.parquet,'b 1,2=[x].parquet']", "data.recipes=recipes.ctu", "eval.checkpoint=[base,3]",
+        "trainer.logger=[console]", "actor.optim.lr=1e-6", "actor.optim.betas=[0.8, 0.9]", "rollout.n=1_000",
+        "+data.mixture={a: 1, b: 2.5}", "+judge.extra_body={max_tokens: null}", "eval.blank_images=both",
+        "trainer.val_only=True", "data.numeric.decimals=null",
+    )  # fmt: skip
+    assert [config.model.path, config.reward.path, config.trainer.project_name] == ["a b", "it's", "1"]
+    assert config.data.train_files == ["a.parquet", "b 1,2=[x].parquet"]
+    assert [config.data.recipes, config.eval.checkpoint] == ["recipes.ctu", ["base", 3]]
+    assert [config.trainer.logger, config.actor.optim.lr, config.actor.optim.betas] == [["console"], 1e-6, [0.8, 0.9]]
+    assert [config.rollout.n, config.data.mixture] == [1000, {"a": 1.0, "b": 2.5}]
+    assert [config.judge.extra_body, config.eval.blank_images] == [{"max_tokens": None}, "both"]
+    assert [config.trainer.val_only, config.data.numeric.decimals] == [True, None]
+
+
+def test_what_is_no_text_setting_is_left_to_hydra() -> None:
+    given = ["--cfg", "job", "rollout.n=3", "model.path", "hydra.run.dir=x y", "~trainer", "model.pat=a b", "=a b"]
+    assert literal(given) == given
 
 
 @pytest.mark.parametrize(("given", "value"), [("data.numeric.decimals=3", 3), ("data.numeric.decimals=null", None)])
@@ -79,14 +190,6 @@ def test_decimals_are_a_number_or_left_to_the_task(given: str, value: int | None
     assert config.data.numeric.decimals == value
     config.model.path, config.data.recipes, config.data.train_files = "model", "recipes.ctu", "train.parquet"
     check(config, "grpo")
-
-
-def leaves(node: object, prefix: str = "") -> list[str]:
-    out = []
-    for item in fields(node):  # type: ignore[arg-type]
-        value = getattr(node, item.name)
-        out += leaves(value, f"{prefix}{item.name}.") if is_dataclass(value) else [prefix + item.name]
-    return out
 
 
 def dotted(node: ast.AST) -> str:
@@ -157,9 +260,21 @@ def test_unknown_keys_and_wrong_types_stop_the_program() -> None:
     wrong = run("rollout.n=many")
     assert wrong.returncode != 0
     assert "many" in wrong.stderr
+    reserved = run("model.path=???")
+    assert reserved.returncode == 2
+    assert "./???" in reserved.stdout
     missing = run("data.train_files=nowhere.parquet")
     assert missing.returncode == 2
     assert "MODEL_PATH" in missing.stderr + missing.stdout
+
+
+def test_a_letter_that_the_console_cannot_print_is_escaped() -> None:
+    out = subprocess.run(
+        [sys.executable, "-m", "timemaster.grpo", "data.recipes=recipes.ctu", "data.train_files=x", "model.path=./日"],
+        cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "latin-1"}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert out.returncode == 2, out.stderr
+    assert "model.path='./\\u65e5': no such folder" in out.stdout
 
 
 def test_help_lists_the_settings_without_torch_ray_or_vllm() -> None:

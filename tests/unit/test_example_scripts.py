@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,10 @@ case "$*" in
         log venv; rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python
         test "$FAIL" != venv && touch .venv/pip ;;
     "-m pip --version") test -f .venv/pip ;;
+    "-m timemaster.memory"*) ;;
+    "-m timemaster."*)
+        trap 'log TERM; exit 5' TERM; trap 'log INT; exit 6' INT; log "started $2"
+        while test -e "$PROJECT"; do sleep 0.05; done ;;
     "-m pip install --quiet uv") log pip; test "$FAIL" != pip && cp "$PROJECT/bin/uv" .venv/bin/uv ;;
 esac
 """
@@ -31,6 +37,7 @@ UV = """#!/bin/sh
 echo "uv $1 $2" $(cat) >>"$PROJECT/steps.log"
 test "$FAIL" != uv
 """
+WORST = "a b=1,(ü)#'日[x]&{};!~$y"  # the worst letters of a path
 SCRIPT = """set -euo pipefail
 source "$(dirname "$0")/setup_env.sh"
 echo "in $(pwd) with ${DATA:-} ${MODEL_PATH:-} $*"
@@ -48,9 +55,8 @@ def test_the_whales_usage_lines_all_name_their_source() -> None:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project folder with the real setup_env.sh and stand-ins for the commands it calls."""
-    project = tmp_path / "a project"
-    (project / "example").mkdir(parents=True)
-    shutil.copy(ROOT / "example" / "setup_env.sh", project / "example")
+    project = tmp_path / WORST
+    shutil.copytree(ROOT / "example", project / "example")
     shutil.copy(ROOT / "pyproject.toml", project)
     (project / "example" / "script.sh").write_text(SCRIPT, encoding="utf-8")
     for name in ("requirements-cpu.txt", "requirements-gpu.txt"):
@@ -67,19 +73,20 @@ def command(project: Path, name: str, text: str) -> None:
     (project / "bin" / name).chmod(0o755)
 
 
-def start(project: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+def start(project: Path, *arguments: str, script: str = "script.sh", **environment: str) -> subprocess.Popen[str]:
     here = project.parent / "elsewhere"
     (here / "model").mkdir(parents=True, exist_ok=True)
     environment |= {"PATH": f"{project}/bin:/usr/bin:/bin", "PROJECT": str(project)}
-    kept = {name: value for name, value in os.environ.items() if name not in ("DATA", "MODEL_PATH", "PYTHON")}
+    cleared = ("DATA", "MODEL_PATH", "PYTHON", "REQUIREMENTS")
+    kept = {name: value for name, value in os.environ.items() if name not in cleared}
     return subprocess.Popen(
-        ["bash", str(project / "example" / "script.sh"), *arguments],
+        ["bash", str(project / "example" / script), *arguments],
         cwd=here, env=kept | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
-def run(project: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    process = start(project, *arguments, **environment)
+def run(project: Path, *arguments: str, script: str = "script.sh", **environment: str) -> tuple[int, str]:
+    process = start(project, *arguments, script=script, **environment)
     said, _ = process.communicate(timeout=60)
     return process.returncode, said
 
@@ -161,6 +168,95 @@ def test_paths_are_seen_from_the_callers_folder(project: Path) -> None:
     assert said == f"in {project} with /data Qwen/Qwen2.5-VL-3B-Instruct --source /x\n"  # absolute; a hub id
 
 
+def test_a_path_that_looks_like_an_option_is_left_alone(project: Path) -> None:
+    said = run(project, "--source", "/x --out=y", "--workers", "2", "model.path=/z --out=y")[1]
+    assert said.endswith("--source /x --out=y --workers 2 model.path=/z --out=y\n")
+
+
+def gpu(project: Path, driver: str, cuda: str) -> None:
+    """A machine with a GPU: what nvidia-smi says there."""
+    answers = f'-L) echo "GPU 0: a name" ;; --query-gpu=driver_version*) echo {driver}; echo {driver} ;;'
+    command(project, "nvidia-smi", f'#!/bin/sh\ncase "$*" in {answers} *) echo "| CUDA Version: {cuda} |" ;; esac\n')
+
+
+@pytest.mark.parametrize(("driver", "cuda"), [("580.65.06", "13.0"), ("600.1", "13.4"), ("550.54.15", "13.0")])
+def test_a_driver_that_runs_cuda_13_is_accepted(project: Path, driver: str, cuda: str) -> None:
+    gpu(project, driver, cuda)  # the last: an older driver under cuda-compat-13
+    assert run(project)[0] == 0
+    assert steps(project) == ["venv", "pip", GPU]
+
+
+@pytest.mark.parametrize("driver", ["570.211.01", "535.274.02", "99.9"])
+def test_an_older_driver_is_refused_with_what_to_do(project: Path, driver: str) -> None:
+    gpu(project, driver, "12.8")
+    code, said = run(project)
+    assert code == 1
+    assert f"driver is {driver}" in said
+    assert "R580 or later" in said
+    assert "cuda-compat" in said
+    assert steps(project) == []
+    assert run(project, REQUIREMENTS="requirements-cpu.txt")[0] == 0  # as the message says
+    assert steps(project) == ["venv", "pip", CPU]
+
+
+def wait_for(project: Path, text: str) -> None:
+    log = project / "steps.log"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and text in log.read_text(encoding="utf-8")):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("script", "program"),
+    [
+        ("data_preprocess/har.sh", "timemaster.data.prepare"),
+        ("sft_trainer/run_ctu.sh", "timemaster.sft"),
+        ("grpo_trainer/run_ctu.sh", "timemaster.grpo"),
+        ("grpo_trainer/run_italy_power.sh", "timemaster.grpo"),
+        ("quickstart.sh", "timemaster.data.prepare"),
+        ("small.sh italy_power", "timemaster.data.prepare"),
+        ("compare_modalities.sh italy_power", "timemaster.grpo"),
+    ],
+)
+def test_a_signal_to_the_script_reaches_the_program_and_ends_both(project: Path, script: str, program: str) -> None:
+    name, *arguments = script.split()
+    for number, code in ((signal.SIGTERM, 5), (signal.SIGINT, 6)):
+        process = start(project, *arguments, script=name)
+        wait_for(project, f"started {program}")
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == code, said
+        assert steps(project)[-1] == number.name[3:]
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")
+def test_a_folder_in_use_is_not_emptied(project: Path) -> None:
+    first = start(project, script="quickstart.sh")
+    wait_for(project, "started timemaster.data.prepare")
+    code, said = run(project, script="quickstart.sh")
+    assert (code, "another script works in checkpoints/quickstart" in said) == (1, True), said
+    first.terminate()
+    first.communicate(timeout=60)
+    run_folder = project / "checkpoints" / "quickstart" / "sft"  # of a run whose script was killed
+    run_folder.mkdir()
+    (run_folder / ".lock").write_text('{"pid": 12345}', encoding="utf-8")
+    with subprocess.Popen(["flock", str(run_folder / ".lock"), "sh", "-c", "echo held; cat"],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:  # fmt: skip
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        code, said = run(project, script="quickstart.sh")
+        assert code == 1
+        assert 'checkpoints/quickstart/sft is in use: {"pid": 12345}' in said
+        holder.communicate()
+    steps(project)
+    again = start(project, script="quickstart.sh")
+    wait_for(project, "started timemaster.data.prepare")
+    assert not run_folder.exists()
+    again.terminate()
+    again.communicate(timeout=60)
+
+
 def texts(folder: str) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "example" / folder).glob("*.sh"))}
 
@@ -190,6 +286,16 @@ def test_each_dataset_has_its_scripts_with_the_published_settings(task: str) -> 
     assert trainer["project_name"] == warm["trainer"]["project_name"] == f"TimeMaster_{task.upper()}"
     assert run["judge"]["model"] == ("gpt-4o" if task == "emg_soft" else "")
     assert f"timemaster.data.prepare recipes.{task} " in texts("data_preprocess")[f"{task}.sh"]
+
+
+def test_scripts_pass_the_worst_letters_on(tmp_path: Path) -> None:
+    model = tmp_path / WORST
+    model.mkdir()
+    names = {"DATA": str(tmp_path / f"{WORST}${{x}}\\"), "MODEL_PATH": str(model)}
+    found = settings_of("grpo_trainer/run_ctu.sh", NAME='"1e-6', **names)
+    assert found["model"]["path"] == names["MODEL_PATH"]
+    assert found["data"]["test_files"] == f"{names['DATA']}/test.parquet".replace("${", "\\${")  # omegaconf's way
+    assert found["trainer"]["experiment_name"] == '"1e-6_paper'
 
 
 def test_the_two_published_variants_differ_in_the_kl_coefficient_and_have_folders_of_their_own() -> None:

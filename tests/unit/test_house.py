@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "timemaster"
 LAYERS = {
-    "types": 0, "config": 0, "checks": 0, "conf": 0, "locks": 0,
+    "types": 0, "config": 0, "checks": 0, "conf": 0, "locks": 0, "console": 0,
     "judge": 1, "algo": 1, "rewards": 1, "data": 1, "models": 1, "metrics": 1, "memory": 1, "plot_results": 1, "plot_modalities": 1,
     "predictions": 1, "published": 1,
     "tasks": 2, "backends": 2, "rollout": 2,
@@ -108,13 +108,22 @@ def test_text_files_are_read_and_written_as_utf8_whatever_the_locale() -> None:
             if not isinstance(node, ast.Call):
                 continue
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            modes = [str(a.value) for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant)]
+            modes = [
+                str(a.value) for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant)
+            ]
             of_text = name in ("read_text", "write_text") or (
                 name == "open"
                 and not any(re.fullmatch(r"[rwxa+]*b[rwxa+]*", mode) for mode in modes)
                 and ast.unparse(node.func) not in ("os.open", "Image.open", "av.open")
             )
             assert not of_text or any(k.arg == "encoding" for k in node.keywords), f"{path}:{node.lineno}: encoding?"
+
+
+def test_every_command_prints_any_letter_in_any_locale() -> None:
+    for path in files():
+        text = path.read_text(encoding="utf-8")
+        if '__name__ == "__main__"' in text and path.name != "memory.py":  # which prints nothing
+            assert re.search(r"^    print_any_letter\(\)\n|^    launch\(", text, re.MULTILINE), path
 
 
 def test_the_readmes_tree_is_true() -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from timemaster.console import print_any_letter
 from timemaster.data.audit_rows import Row, Shown, plain, read_rows
 from timemaster.data.sheet import contact_sheet
 from timemaster.types import InputError
@@ -217,6 +218,7 @@ def _listed(found: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    print_any_letter()
     parser = argparse.ArgumentParser(prog="python -m timemaster.data.audit", description="Judge a data set.")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="parquet files, all splits at once")
     parser.add_argument("--out", type=Path, help="folder for the contact sheets (default: beside each file)")

@@ -26,6 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from timemaster.console import print_any_letter
 from timemaster.data.rows import example_from_row
 from timemaster.data.store import (
     BATCH,
@@ -216,6 +217,7 @@ def _answer(text: str, tag: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    print_any_letter()
     parser = argparse.ArgumentParser(
         prog="python -m timemaster.data.conversations", description="Conversations in JSON to a parquet file for SFT."
     )

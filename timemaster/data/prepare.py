@@ -33,6 +33,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from timemaster.console import print_any_letter
 from timemaster.types import InputError
 
 if TYPE_CHECKING:
@@ -210,6 +211,7 @@ def _summarise(folder: Path, rows: dict[str, Counter[str]], plots: dict[str, lis
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    print_any_letter()
     parser = argparse.ArgumentParser(prog="python -m timemaster.data.prepare", description="Make a recipe's data.")
     parser.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     parser.add_argument("--source", type=Path, help="folder or zip with the series files (default: fetch them)")

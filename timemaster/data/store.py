@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -212,11 +213,19 @@ def _channels(values: Any) -> list[list[float]] | None:
 
 
 def _open(file: str) -> pq.ParquetFile:
-    path = Path(file)
-    if not path.is_file():
-        raise InputError(f"Data file {file!r} does not exist (looked from {Path.cwd()}). Prepare the data first.")
     try:
-        parquet = pq.ParquetFile(path)
+        if not stat.S_ISREG(os.stat(file).st_mode):
+            kind = "folder" if os.path.isdir(file) else "device or pipe"
+            raise InputError(
+                f"Data file {file!r} is a {kind}. Name parquet files; several are a list: [a.parquet,b.parquet]."
+            )
+        parquet = pq.ParquetFile(file)
+    except FileNotFoundError as error:
+        several = " Several files are a list: [a.parquet,b.parquet]." if "," in file else ""
+        raise InputError(
+            f"Data file {file!r} does not exist (looked from {Path.cwd()}). Make it with a script of "
+            f"example/data_preprocess/, or correct it.{several}"
+        ) from error
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"Data file {file!r} is not a readable parquet file: {error}") from error
     if parquet.metadata.num_rows == 0:

@@ -44,16 +44,18 @@ class Store:
     """
 
     def __init__(self, path: Path, several_hosts: bool = False) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         # Threads share the connection, and with it the number of rows that the last statement changed.
         self._lock = threading.Lock()
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             # A write-ahead log is read through shared memory, which machines do not have in common.
             self._db.execute(f"PRAGMA journal_mode={'DELETE' if several_hosts else 'WAL'}")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(SCHEMA)
+        except OSError as error:
+            raise InputError(f"{path}: its folder cannot be made: {error.strerror}. Name another file.") from error
         except sqlite3.DatabaseError as error:
             raise InputError(f"{path}: not a cache of replies ({error}); move it away or name another file.") from error
 

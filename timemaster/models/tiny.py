@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from timemaster.console import print_any_letter
+
 log = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = [
@@ -179,6 +181,7 @@ def texts_of(parquet: str | Path) -> list[str]:
 
 def main() -> None:
     """Command line."""
+    print_any_letter()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("folder", help="where to write the model")
     parser.add_argument("--text-from", default="", help="parquet whose texts train the tokenizer")

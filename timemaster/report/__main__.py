@@ -10,12 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from timemaster.console import print_any_letter
 from timemaster.report.page import write_report
 from timemaster.types import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page and say where it lies."""
+    print_any_letter()
     parser = argparse.ArgumentParser(prog="python -m timemaster.report", description="Write a run as one HTML page.")
     parser.add_argument("run", type=Path, help="the run's folder, checkpoints/<project>/<experiment>")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the run's folder)")
