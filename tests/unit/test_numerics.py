@@ -13,7 +13,7 @@ import torch
 
 from tests.helpers import random_samples, trained_tokens
 from timemaster.algo.advantages import group_advantages, grpo, to_samples
-from timemaster.algo.losses import LossConfig, LossInputs, k3, policy_loss, ppo_clip
+from timemaster.algo.losses import LossConfig, LossInputs, difference, k3, policy_loss, ppo_clip
 from timemaster.algo.sums import add_up, means
 from timemaster.data.plan import spread
 from timemaster.sft import measure
@@ -90,6 +90,36 @@ def test_metrics_are_means_over_the_tokens_of_all_ranks_and_of_each_source() -> 
 def test_k3_is_never_negative_and_limited() -> None:
     values = k3(torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -9.0, 30.0]))
     assert values.tolist() == pytest.approx([0.0, math.exp(-8) + 8 - 1, 10.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rounded_to", [torch.float32, torch.bfloat16])
+def test_k3_of_small_differences_is_never_negative_and_right(dtype: torch.dtype, rounded_to: torch.dtype) -> None:
+    """exp(d) - d - 1 rounds below 0 for a third of the |d| < 1e-3, by up to 6e-8: more than d^2 / 2 itself.
+
+    The error allowed: one unit in the last place of expm1(d), and half a unit of the result.
+    """
+    steps = 10 ** torch.linspace(-9, 1, 4001, dtype=torch.float64)
+    d = torch.cat([steps, -steps])
+    logprobs = torch.linspace(-12, 0, len(d)).to(rounded_to).to(dtype)
+    ref = (logprobs.double() + d).to(rounded_to).to(dtype)
+    got = k3(logprobs, ref)
+    assert got.min() >= 0
+    exact = (ref - logprobs).double()
+    expected = (torch.expm1(exact) - exact).clamp(max=10)
+    unit = torch.finfo(dtype).eps
+    assert ((got.double() - expected).abs() <= 2 * unit * torch.maximum(exact.abs(), expected)).all()
+    assert difference(ref, logprobs)["logprob_diff_k3"].clamp(max=10).equal(got)
+    alone = k3(torch.zeros_like(d, dtype=dtype), d.to(dtype))  # differences down to 1e-9, which a sum rounds away
+    assert alone.min() >= 0
+
+
+def test_k3_is_not_negative_where_expm1_is_off_by_a_unit_in_the_last_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = torch.expm1  # as CUDA's may be: its documentation grants one unit
+    monkeypatch.setattr(torch, "expm1", lambda d: torch.nextafter(exact(d), torch.tensor(-math.inf)))
+    d = torch.cat([torch.zeros(1), 10 ** torch.linspace(-12, -6, 1001)])
+    assert k3(torch.zeros_like(d), d).min() == 0
+    assert k3(d, torch.zeros_like(d)).min() == 0
 
 
 def test_samples_carry_their_rollouts_advantage() -> None:
@@ -280,6 +310,24 @@ def test_a_bfloat16_folder_gets_float32_masters_and_a_frozen_tower_stays_whole(c
     text = Sample(id="text", token_ids=[5, 6, 7, 8], mask=[0, 0, 1, 1], media=[])
     policy, reference = (backend.logprobs([[text]], which)[0][0] for which in ("policy", "reference"))
     assert policy == pytest.approx(reference, abs=1e-6)
+
+
+def test_the_entropy_of_a_sure_policy_is_not_negative(setting) -> None:
+    """One logit far above the others. log Z - (mean logit), two numbers near 200 here, was wrong by 0.02."""
+    backend, _ = setting
+    generator = torch.Generator().manual_seed(1)
+    weight = 50 * torch.randn(64, 16, generator=generator)
+    hidden = torch.randn(2000, 16, generator=generator)
+    banned = backend.policy.banned
+    backend.policy.banned = torch.tensor([3])
+    logprobs, entropy = backend.policy._head(hidden, weight, torch.zeros(2000, dtype=torch.long), 1.0, False)
+    backend.policy.banned = banned
+    logits = torch.nn.functional.linear(hidden.double(), weight.double()).index_fill(-1, torch.tensor([3]), -torch.inf)
+    exact = torch.distributions.Categorical(logits=logits)
+    assert entropy.min() >= 0
+    assert (entropy - exact.entropy()).abs().max() < 1e-3
+    assert logprobs.max() <= 0
+    assert (logprobs - exact.logits[:, 0]).abs().max() < 1e-3
 
 
 def test_entropy_has_a_gradient_only_when_it_is_trained(setting) -> None:

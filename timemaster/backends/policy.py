@@ -51,11 +51,10 @@ class Policy(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logits = F.linear(hidden, weight.to(hidden.dtype)).float() / temperature
         logits = logits.index_fill(-1, self.banned, BANNED_LOGIT)
-        log_z = logits.logsumexp(-1)
-        chosen = logits.gather(-1, targets[:, None])[:, 0]
+        logprobs = logits.log_softmax(-1)  # never above 0, so no term of the entropy is below
         with torch.set_grad_enabled(train_entropy and torch.is_grad_enabled()):
-            entropy = log_z - ((logits - log_z[:, None]).exp() * logits).sum(-1)
-        return chosen - log_z, entropy
+            entropy = -(logprobs.exp() * logprobs).sum(-1)
+        return logprobs.gather(-1, targets[:, None])[:, 0], entropy
 
     def hidden_states(self, batch: Batch) -> torch.Tensor:
         """The language model's last hidden states [B, T, hidden]."""
