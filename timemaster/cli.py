@@ -38,6 +38,13 @@ def help_text(node: Any, prefix: str = "") -> str:
     return out
 
 
+def overrides() -> list[str]:
+    """The settings of the command line, in its words; [] where no command line started this process."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def launch(main: Callable[[Config], None], mode: str) -> None:
     """Compose the configuration, check it for `mode` ("grpo" or "sft"), run `main`; turn user errors into messages."""
     if {"--help", "-h"} & set(sys.argv[1:]):

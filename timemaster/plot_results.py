@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from timemaster.data.fonts import fonts_for
-from timemaster.metrics import Result
+from timemaster.metrics import Result, how_sampled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,7 +168,7 @@ def training_sampling(run: str | Path) -> str:
     path = Path(run, "config.yaml")
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     temperature = config.get("rollout", {}).get("temperature")
-    return "sampled" if temperature is None else f"sampled at temperature {temperature:g}"
+    return "sampled" if temperature is None else how_sampled(temperature)
 
 
 def _draw_answer(axes: Axes, answer: Answer) -> None:

@@ -114,9 +114,9 @@ def test_the_title_of_an_evaluation_tells_rows_step_sampling_and_accuracy() -> N
     )
     about |= {"step": 0, "blank_images": True, "sampling": {"temperature": 0.4, "top_p": 0.9, "top_k": 20}}
     title = picture_title(about, summary | {"num_samples": 8})
-    assert title.startswith("test rows before training, temperature 0.4, top-p 0.9, top-k 20, blanked images\n")
+    assert title.startswith("test rows before training, sampled at temperature 0.4, top-p 0.9, top-k 20, blanked images\n")
     assert "of 328 rows x 8 answers" in title
-    assert how_sampled(1) == "temperature 1"
+    assert how_sampled(1) == "sampled at temperature 1"
 
 
 def test_words_stay_whole() -> None:
