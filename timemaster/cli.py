@@ -34,6 +34,7 @@ trainer.experiment_name=1e-6. There are two exceptions:
 Numbers, true and false, lists, {key: value} and null are written as Hydra reads them.
 """
 QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)
+_typed: list[str] = []  # the settings of this process's command line
 
 
 def help_text(node: Any, prefix: str = "") -> str:
@@ -77,6 +78,11 @@ def literal(arguments: Sequence[str]) -> list[str]:
     return out
 
 
+def overrides() -> list[str]:
+    """The settings of the command line as they were typed; [] where no command line started this process."""
+    return list(_typed)
+
+
 def launch(main: Callable[[Config], None], mode: str) -> None:
     """Compose the configuration, check it for `mode` ("grpo" or "sft"), run `main`; turn user errors into messages."""
     print_any_letter()
@@ -89,6 +95,7 @@ def launch(main: Callable[[Config], None], mode: str) -> None:
     from omegaconf import MissingMandatoryValue, OmegaConf
 
     ConfigStore.instance().store(name="schema", node=Config)
+    _typed[:] = [argument for argument in sys.argv[1:] if "=" in argument]
     sys.argv[1:] = literal(sys.argv[1:])
 
     def run(composed: DictConfig) -> None:

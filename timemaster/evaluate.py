@@ -26,7 +26,7 @@ from timemaster.backends.checkpoint import checkpoints, live_name
 from timemaster.config import Config
 from timemaster.data.store import count_rows
 from timemaster.inputs import Job, check_inputs, engine_spec, load_jobs, make_renderer, most_images
-from timemaster.metrics import Prediction, summarise, summarise_samples
+from timemaster.metrics import Prediction, how_sampled, summarise, summarise_samples
 from timemaster.predictions import write_predictions
 from timemaster.rollout.engine import resolve_engine
 from timemaster.rollout.rank import check_judge
@@ -210,7 +210,7 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
     more = [{"prediction": None} | ({"sample": k} if n > 1 else {}) for k in range(n)]
     write_predictions(folder, [more[k] | row for some in rows for k, row in enumerate(some)])
     if summary["confusion"]:
-        (folder / "confusion.png").write_bytes(confusion_png(summary["confusion"]))
+        (folder / "confusion.png").write_bytes(confusion_png(summary["confusion"], picture_title(about, summary)))
     low, high = summary["accuracy_ci95"]
     log.info(
         "%s (%s): accuracy %.3f [%.3f, %.3f] of %d rows, macro F1 %.3f, format %.3f, unparsed %d, %.1f tokens each",
@@ -224,3 +224,15 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
         ))  # fmt: skip
     log.info("  written to %s", folder)
     return about | summary
+
+
+def picture_title(about: dict[str, Any], summary: dict[str, Any]) -> str:
+    """What an evaluation's picture shows: rows, step, sampling, accuracy."""
+    when = f"after step {about['step']}" if about["step"] else "before training"
+    blank = ", blanked images" if about["blank_images"] else ""
+    answers = f" x {summary['num_samples']} answers" if "num_samples" in summary else ""
+    low, high = summary["accuracy_ci95"]
+    return (
+        f"{about['rows']} rows {when}, {how_sampled(**about['sampling'])}{blank}\n"
+        f"accuracy {summary['accuracy']:.3f} of {summary['n']} rows{answers}, 95 %: {low:.3f} to {high:.3f}"
+    )

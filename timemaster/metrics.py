@@ -45,6 +45,14 @@ class Result:
     note: str = ""  # where it comes from
 
 
+def how_sampled(temperature: float, top_p: float = 1.0, top_k: int = -1) -> str:
+    """What to call answers. Examples: "greedy", "sampled at temperature 0.4, top-p 0.9" """
+    if temperature == 0:
+        return "greedy"
+    more = (f", top-p {top_p:g}" if top_p < 1 else "") + (f", top-k {top_k}" if top_k > 0 else "")
+    return f"sampled at temperature {temperature:g}{more}"
+
+
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """95 % interval of a proportion. Source: Wilson (1927), https://doi.org/10.1080/01621459.1927.10502953"""
     if n == 0:

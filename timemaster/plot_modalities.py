@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
+
+from timemaster.plot_results import png
 
 COLOURS = {"image": "#2a7f4f", "numeric": "#4c72b0"}
 
@@ -25,7 +26,7 @@ def modalities_png(found: dict[str, dict[str, Any]]) -> bytes:
         right.text(x, tokens, f"{tokens:.0f}", ha="center", va="bottom", fontsize=9)
     files = {name: ", ".join("/".join(Path(file).parts[-2:]) for file in one["files"]) for name, one in found.items()}
     tests = {f"{one['n']} rows of {files[name]}" for name, one in found.items()}
-    figure.suptitle(" and ".join(sorted(tests)), fontsize=9)
+    figure.suptitle(" and ".join(sorted(tests)), fontsize=9, parse_math=False)
     left.set_ylabel("test accuracy, % (95 % interval)")
     left.set_ylim(0, 112)
     right.set_ylabel("tokens of a prompt")
@@ -33,6 +34,4 @@ def modalities_png(found: dict[str, dict[str, Any]]) -> bytes:
     for axes in (left, right):
         axes.set_xticks(range(len(found)), list(found))
         axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return png(figure, 110)

@@ -1,13 +1,14 @@
 """A run's folder and voice: config, metrics, TensorBoard or wandb, rollouts, console line, progress bar, Ctrl-C.
 
 checkpoints/<project>/<experiment>/
-    config.yaml  metrics.jsonl  tensorboard/  rollouts/step_<N>.jsonl  global_step_<N>/  eval/step_<N>/
+    config.yaml  overrides.yaml  metrics.jsonl  tensorboard/  rollouts/step_<N>.jsonl  global_step_<N>/  eval/step_<N>/
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import time
@@ -22,6 +23,7 @@ import yaml
 from tqdm import tqdm
 
 from timemaster.backends.checkpoint import begin, commit, latest, no_space, read_state
+from timemaster.cli import overrides
 from timemaster.config import Config, run_dir, world_size
 from timemaster.tasks import Task, load_tasks, predict
 from timemaster.types import Group, InputError, Media, WorkerDied
@@ -213,8 +215,10 @@ def save(run: Run, workers: Workers, step: int) -> None:
 
 
 def write_config(folder: Path, cfg: Config) -> None:
-    """The resolved settings as config.yaml."""
+    """The resolved settings as config.yaml; those that the command line gave, in its words, as overrides.yaml."""
     (folder / "config.yaml").write_text(yaml.safe_dump(asdict(cfg), sort_keys=False), encoding="utf-8")
+    given = yaml.safe_dump(overrides(), allow_unicode=True, width=math.inf)
+    (folder / "overrides.yaml").write_text(given, encoding="utf-8")
 
 
 def _step_of(line: str) -> float:

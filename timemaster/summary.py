@@ -5,64 +5,103 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import Counter
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from timemaster.console import print_any_letter
 from timemaster.run import setup_logging
+from timemaster.types import InputError
 
 log = logging.getLogger("timemaster.summary")
 NUM_PLOTS = 6  # at least; where there are more classes, one of each
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """Accuracy before RL, after RL and, where that was evaluated, with blanked images; seconds; peak memory."""
+    """Accuracy before RL, after RL and with blanked images, of what was evaluated; seconds; peak memory."""
     evaluations = folder / "grpo" / "eval"
-    steps = sorted(int(path.name[5:]) for path in evaluations.glob("step_*") if path.name[5:].isdigit())
-    names = {"before": f"step_{steps[0]}", "after": f"step_{steps[-1]}"}
-    blank = f"step_{steps[-1]}_blank"
-    names |= {"blank": blank} if (evaluations / blank).is_dir() else {}  # numbers have no image to blank
-    metrics = {
-        key: json.loads((evaluations / name / "metrics.json").read_text(encoding="utf-8"))
-        for key, name in names.items()
-    }
+    last = last_step(evaluations)
+    names = {"before": "step_0"} | ({"after": f"step_{last}", "blank": f"step_{last}_blank"} if last else {})
+    metrics = {key: read_metrics(evaluations / name) for key, name in names.items() if (evaluations / name).is_dir()}
     seconds = dict(line.split() for line in (folder / "seconds").read_text(encoding="utf-8").splitlines())
     return {
-        "n": metrics["after"]["n"],
+        "n": next(iter(metrics.values()))["n"],
         **{key: {"accuracy": m["accuracy"], "ci95": m["accuracy_ci95"]} for key, m in metrics.items()},
         "seconds": {name: float(value) for name, value in seconds.items()},
         "peak_memory_gib": float((folder / "peak_memory_gib").read_text(encoding="utf-8")),
     }
 
 
+def last_step(evaluations: Path) -> int:
+    """The last step of which there are greedy answers to rows with their images."""
+    steps = [int(path.name[5:]) for path in evaluations.glob("step_*") if path.name[5:].isdigit()]
+    if not steps:
+        raise InputError(f"{evaluations} holds no step_<N>: evaluate the run first, EVAL=True with its script.")
+    return max(steps)
+
+
+def read_metrics(evaluation: Path) -> dict[str, Any]:
+    """metrics.json of an evaluation."""
+    return dict(json.loads((evaluation / "metrics.json").read_text(encoding="utf-8")))
+
+
 def write_picture(folder: Path) -> Path:
     """overview.png: some test plots of every class with their answers, and the curves of the run."""
     import pyarrow.parquet as pq
 
-    from timemaster.plot_results import overview_png
+    from timemaster.plot_results import OUTCOMES, Answer, overview_png
 
-    steps = [int(p.name[5:]) for p in (folder / "grpo" / "eval").glob("step_*") if p.name[5:].isdigit()]
-    evaluation = folder / "grpo" / "eval" / f"step_{max(steps)}"
-    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
-    answers = some_of_each(
-        [json.loads(line) for line in (evaluation / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-    )
-    numbers = [int(answer["id"].rpartition(":")[2]) for answer in answers]
-    rows = pq.read_table(metrics["files"][0], columns=["images"]).take(numbers).to_pylist()
+    evaluations = folder / "grpo" / "eval"
+    step = last_step(evaluations)
+    metrics = read_metrics(evaluations / f"step_{step}")
+    lines = (evaluations / f"step_{step}" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row | {"outcome": outcome(row, bool(metrics["per_class"]))} for row in map(json.loads, lines)]
+    chosen = some_of_each(rows)
+    numbers = [int(row["id"].rpartition(":")[2]) for row in chosen]
+    plots = pq.read_table(metrics["files"][0], columns=["images"]).take(numbers).to_pylist()
+    answers = [
+        Answer(
+            image=plot["images"][0]["bytes"],
+            truth=row["truth"],
+            said=row["prediction"],
+            text=row["response"],
+            outcome=row["outcome"],
+        )
+        for row, plot in zip(chosen, plots, strict=True)
+    ]
+    counts = Counter(row["outcome"] for row in rows)
+    title = f"Greedy answers after step {step}: " if step else "Greedy answers before training: "
+    title += ", ".join(f"{counts[name]} {name}" for name in OUTCOMES) + f" of {len(rows)} test rows"
+    title += "; the model was given these series as numbers" if metrics.get("modality") == "numeric" else ""
     path = folder / "overview.png"
-    title = "the model was given these series as numbers" if metrics.get("modality") == "numeric" else ""
-    path.write_bytes(overview_png(folder / "grpo", answers, [row["images"][0]["bytes"] for row in rows], title))
+    path.write_bytes(overview_png(folder / "grpo", answers, title))
     return path
 
 
-def some_of_each(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first answers about each class, classes in turn, NUM_PLOTS in all; never fewer than one of each class."""
-    by_class: dict[str, list[dict[str, Any]]] = {}
-    for one in answers:
-        by_class.setdefault(one["truth"], []).append(one)
-    turns = zip_longest(*by_class.values())
-    return [one for turn in turns for one in turn if one is not None][: max(NUM_PLOTS, len(by_class))]
+def outcome(row: dict[str, Any], has_classes: bool) -> str:
+    """Right, wrong or unparsed; for a task without classes right where the accuracy part, or the score, is 1."""
+    from timemaster.plot_results import RIGHT, UNPARSED, WRONG
+
+    if has_classes:
+        return UNPARSED if row["prediction"] is None else RIGHT if row["prediction"] == row["truth"] else WRONG
+    return RIGHT if (row["parts"].get("accuracy", row["score"]) or 0.0) >= 1.0 else WRONG
+
+
+def some_of_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """NUM_PLOTS rows, classes in turn, right and other answers in turn; never fewer than one of each class.
+
+    Where only right ones came up so, though there are others, the first of these takes the place of one of its class.
+    """
+    by_class: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
+    for row in rows:
+        by_class.setdefault(row["truth"], ([], []))[row["outcome"] != "right"].append(row)
+    mixed = [[row for pair in zip_longest(*both) for row in pair if row] for both in by_class.values()]
+    chosen = [row for turn in zip_longest(*mixed) for row in turn if row][: max(NUM_PLOTS, len(by_class))]
+    other = next((row for row in rows if row["outcome"] != "right"), None)
+    if other and all(row["outcome"] == "right" for row in chosen):
+        chosen[max(i for i, row in enumerate(chosen) if row["truth"] == other["truth"])] = other
+    return chosen
 
 
 def main() -> None:
@@ -70,14 +109,17 @@ def main() -> None:
     print_any_letter()
     setup_logging()
     folder = Path(sys.argv[1])
-    summary = collect(folder)
+    try:
+        summary = collect(folder)
+    except InputError as error:
+        sys.exit(str(error))
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     picture = write_picture(folder)
-    log.info("\n  accuracy on %d test rows     95 %% interval", summary["n"])
+    log.info("\n  accuracy on %d test rows, greedy     95 %% interval", summary["n"])
     for key, label in (("before", "before RL"), ("after", "after RL"), ("blank", "blanked images")):
         if key in summary:
             low, high = summary[key]["ci95"]
-            log.info("  %-18s %.3f      [%.3f, %.3f]", label, summary[key]["accuracy"], low, high)
+            log.info("  %-26s %.3f      [%.3f, %.3f]", label, summary[key]["accuracy"], low, high)
     seconds = summary["seconds"]
     log.info(
         "\n  seconds: %s; in all %.0f", ", ".join(f"{k} {v:.0f}" for k, v in seconds.items()), sum(seconds.values())

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks import report_speed
 from tests.e2e.report_run import BROWSERS, chromium, make_run
+from timemaster.config import Config
 from timemaster.report import images
 from timemaster.report.__main__ import main
 from timemaster.report.page import write_report
-from timemaster.report.read import changed_settings, thinned
+from timemaster.report.read import thinned
 from timemaster.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,7 +195,7 @@ def test_curves_show_values_and_lead_to_the_rollouts_of_a_step(run: Path, show: 
     titles = page.locator("#curves h3").all_inner_texts()
     for title in ("Reward", "Validation", "Response length", "Entropy", "KL to the reference", "Log-prob difference"):
         assert title in titles
-    plot = page.locator("#curves .chart svg >> nth=0")
+    plot = page.locator("#curves .plot >> nth=0")
     box = plot.bounding_box()
     page.mouse.move(box["x"] + 46, box["y"] + 60)  # the first step, at the left end of the axis
     assert page.inner_text("#cursor") == "step 1"
@@ -230,7 +234,7 @@ def test_an_evaluation_of_several_samples_shows_vote_and_pass_at_k(tmp_path: Pat
     (folder / "eval" / "step_4_t0.4_n8").mkdir(parents=True)
     (folder / "eval" / "step_4_t0.4_n8" / "metrics.json").write_text(json.dumps(one), encoding="utf-8")
     rows = show(write_report(folder)[0]).locator(".evaluations tbody tr").all_inner_texts()
-    assert rows[0].startswith("step 4, temperature 0.4, 8 samples")
+    assert rows[0].startswith("step 4, sampled at temperature 0.4, 8 samples")
     assert "4 (5.0 %)" in rows[0]  # of 10 x 8 answers
     assert "majority vote" in rows[1]
     assert "0.625" in rows[1]
@@ -318,8 +322,108 @@ def test_beyond_the_limit_plots_are_links_and_still_seen(
     page.wait_for_function("document.querySelector('#detail img').naturalWidth == 560")  # the file itself
 
 
-def test_the_page_is_as_wide_as_a_narrow_window(run: Path, show: Callable[..., Any]) -> None:
-    assert show(run / "report.html", width=700).evaluate("document.documentElement.scrollWidth") == 700
+FALLEN_OUT = """() => [...document.querySelectorAll("button, select, input, td, th, summary, .tiles > div, .title, .legend, .ends")]
+    .filter((node) => node.clientWidth && getComputedStyle(node).display !== "inline"
+        && (node.scrollWidth > node.clientWidth + 1 || node.scrollHeight > node.clientHeight + 2))
+    .map((node) => `${node.tagName} ${node.id || node.className}: ${node.textContent.slice(0, 40)}`)"""
+
+
+@pytest.mark.parametrize("width", [360, 700, 1280])
+def test_in_a_window_of_any_width_nothing_falls_out_of_its_place(
+    run: Path, tmp_path: Path, show: Callable[..., Any], width: int
+) -> None:
+    long = {"source": "har_inertial_signals_of_a_smartphone", "truth": "walking_upstairs" + "x" * 60}
+    row = {"data_source": long["source"], "truth": long["truth"], "response": "?", "id": "i" * 80, "score": 1}
+    hard = write_rows(tmp_path / "run", *[row] * 2000)
+    (hard / "metrics.jsonl").write_text(
+        json.dumps({"step": 1, "reward/" + "y" * 60: 1.0, "reward/mean": 1.0}) + "\n", encoding="utf-8"
+    )
+    counts = {truth: dict.fromkeys([long["truth"], "b", "(unparsed)"], 1000) for truth in (long["truth"], "b")}
+    figures = {"n": 6000, "accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "step": 1, "confusion": counts}
+    figures |= {"by_data_source": {long["source"]: {"n": 6000, "accuracy": 0.5}}}
+    (hard / "eval" / "step_1").mkdir(parents=True)
+    (hard / "eval" / "step_1" / "metrics.json").write_text(json.dumps(figures), encoding="utf-8")
+    for path in (run / "report.html", write_report(hard)[0]):
+        page = show(path, width=width)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate(FALLEN_OUT) == []
+
+
+def test_a_table_that_scrolls_says_so_until_its_end(run: Path, show: Callable[..., Any]) -> None:
+    page = show(run / "report.html", width=360)
+    assert page.locator("#evaluation .sideways").all_inner_texts()[0] == "scroll sideways for all columns →"
+    assert page.locator("#evaluation .scroll >> nth=0").get_attribute("class") == "scroll more"
+    page.evaluate("document.querySelector('#evaluation .scroll').scrollLeft = 9999")
+    page.wait_for_function("document.querySelector('#evaluation .scroll').className === 'scroll'")
+    assert not show(run / "report.html", width=1400).locator("#evaluation .sideways >> nth=0").is_visible()
+
+
+def test_every_line_and_axis_has_its_name(run: Path, show: Callable[..., Any]) -> None:
+    page = show(run / "report.html")
+    page.click(".more summary")
+    page.wait_for_function("[...document.querySelectorAll('.chart')].every((chart) => chart.querySelector('.axis'))")
+    for chart in page.locator("#curves .chart").all():
+        y, x = chart.locator("text.axis").all_text_contents()
+        assert y.strip()
+        assert x == "GRPO step"
+        named = [text.strip() for text in chart.locator(".legend span").all_inner_texts()]
+        assert all(re.match(r"[^\d\s]", name) for name in named), named  # a name before the value
+        looks = [path.get_attribute("class") for path in chart.locator(".legend line").all()]
+        dashes = [look.split()[1] for look in looks if look]
+        assert len(set(dashes)) == len(named)  # told apart without colour
+
+
+def test_sampled_and_greedy_values_are_marked(run: Path, tmp_path: Path, show: Callable[..., Any]) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    metrics = folder / "eval" / "step_50" / "metrics.json"
+    known = json.loads(metrics.read_text(encoding="utf-8"))
+    sampling = {"temperature": 0.0, "top_p": 1.0, "top_k": -1}
+    metrics.write_text(json.dumps(known | {"sampling": sampling}), encoding="utf-8")
+    page = show(write_report(folder)[0])
+    notes = {
+        chart.locator("h3").inner_text(): chart.locator("small").all_inner_texts()
+        for chart in page.locator("#curves .charts >> nth=0").locator(".chart").all()
+    }
+    assert notes["Reward"] == notes["Response length"] == ["sampled at temperature 1"]
+    assert notes["Validation"] == ["greedy"]
+    assert notes["Entropy"] == []
+    assert "test accuracy, step 50, greedy" in page.inner_text(".tiles")
+    assert "reward, sampled at temperature 1" in page.inner_text(".tiles")
+    assert "step 50, greedy" in page.inner_text(".evaluations")
+    assert "step 50, greedy, accuracy 0." in page.inner_text(".matrix h3")
+    assert "sampled at temperature 1" in page.inner_text("#rollouts .bar")
+    assert "before training, greedy" not in page.inner_text(".evaluations")  # of that one it is not recorded
+
+
+def test_figures_that_do_not_exist_are_absent(tmp_path: Path, show: Callable[..., Any]) -> None:
+    """A class without rows has no recall, one that was never said no precision; free text is never unparsed."""
+    nothing = {"n": 0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+    per_class = {"A": {"n": 4, "precision": 0.5, "recall": 0.25, "f1": 0.33}, "B": nothing}
+    confusion = {"A": {"A": 1, "B": 0, "(unparsed)": 3}, "B": {"A": 1, "B": 0, "(unparsed)": 0}}
+    classed = {"n": 5, "accuracy": 0.2, "per_class": per_class, "confusion": confusion}
+    for name, figures in (("x", {"n": 2, "accuracy": 0.5, "unparsed": 0, "per_class": {}}), ("y", classed)):
+        (tmp_path / "eval" / f"step_{name}").mkdir(parents=True)
+        (tmp_path / "eval" / f"step_{name}" / "metrics.json").write_text(json.dumps(figures), encoding="utf-8")
+    page = show(write_report(tmp_path)[0])
+    row = page.locator(".evaluations tbody tr >> nth=0").inner_text().split("\t")
+    assert row == ["step_x", "2", "0.500", "–", "–", "–", "–", "–", "–"]
+    last = page.locator(".confusion tbody tr").all_inner_texts()
+    assert last[0].split("\t")[-4:] == ["4", "0.500", "0.250", "0.330"]
+    assert last[1].split("\t")[-4:] == ["0", "–", "–", "–"]
+    assert "steps\n–" in page.inner_text(".facts")
+
+
+def test_the_command_holds_the_settings_that_were_given(tmp_path: Path, show: Callable[..., Any]) -> None:
+    folder = write_rows(tmp_path / "run")
+    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(Config())), encoding="utf-8")
+    page = show(write_report(folder)[0])
+    assert "which settings were given is not known" in page.inner_text(".settings")
+    (folder / "overrides.yaml").write_text("[rollout.n=5, model.path=a folder, rollout.n=8]", encoding="utf-8")
+    page = show(write_report(folder)[0])
+    assert page.inner_text(".settings summary >> nth=0") == "Command: the 2 settings that were given"
+    page.click(".settings summary >> nth=0")
+    command = page.inner_text(".settings pre >> nth=0")
+    assert command == "python -m timemaster.grpo \\\n    rollout.n=8 \\\n    'model.path=a folder'"
 
 
 def test_a_wrong_folder_says_what_was_looked_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -346,19 +450,3 @@ def test_steps_are_left_out_evenly() -> None:
     assert thinned([4] * 5, 20) == [True] * 5
     assert thinned([4] * 5, 3) == [False] * 4 + [True]
     assert thinned([], 3) == []
-
-
-def test_changed_settings_are_what_the_command_line_reads() -> None:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    changed = {"data": {"recipes": ["recipes.ctu"], "seed": 1}, "rollout": {"n": 8}, "actor": {"optim": {"lr": 2e-6}}}
-    changed["model"] = {"path": "a folder/model"}
-    words = changed_settings(changed | {"unknown": {"setting": 1}})
-    assert "rollout.n=8" in words
-    parsed = {
-        o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides([w.strip("'") for w in words])
-    }
-    assert parsed["data.recipes"] == ["recipes.ctu"]
-    assert parsed["actor.optim.lr"] == 2e-6
-    assert parsed["model.path"] == "a folder/model"
-    assert not any("unknown" in word for word in words)

@@ -10,10 +10,12 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from timemaster.checks import CHOICES, NOT_NEGATIVE, POSITIVE, check, get
 from timemaster.cli import literal
 from timemaster.config import Config
+from timemaster.run import write_config
 from timemaster.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -282,3 +284,18 @@ def test_help_lists_the_settings_without_torch_ray_or_vllm() -> None:
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
     assert "ppo_mini_batch_size" in run("--help").stdout
+
+
+def test_a_run_records_what_the_command_line_set_and_nothing_else(tmp_path: Path) -> None:
+    write = f"write_config(Path({str(tmp_path)!r}), cfg)"
+    program = "from pathlib import Path; from timemaster.cli import launch; from timemaster.run import write_config; "
+    program += f"launch(lambda cfg: {write}, 'grpo')"
+    given = ["model.path=m", "data.recipes=recipes.ctu", "data.train_files=a.parquet", "rollout.n=4", "rollout.n=8"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *given], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load((tmp_path / "overrides.yaml").read_text(encoding="utf-8")) == given
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))["rollout"]["n"] == 8
+    write_config(tmp_path, Config())  # no command line
+    assert yaml.safe_load((tmp_path / "overrides.yaml").read_text(encoding="utf-8")) == []

@@ -25,7 +25,7 @@ DOORS = {
     "vllm": ["rollout/vllm.py", "rollout/vllm_plugins.py", "rollout/engine.py"],
     "hydra": ["cli.py"],
     "omegaconf": ["cli.py"],
-    "matplotlib": ["data/plot.py", "plot_results.py", "plot_modalities.py"],
+    "matplotlib": ["data/plot.py", "data/fonts.py", "plot_results.py", "plot_modalities.py"],
     "sktime": ["data/series.py", "baselines.py"],
     "wfdb": ["data/recordings.py"],
     "soundfile": ["data/recordings.py"],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from timemaster.report.read import changed_settings, flatten, read_run
+from timemaster.report.read import answers_sampled, flatten, given_settings, read_run
 from timemaster.types import InputError
 
 
@@ -68,15 +69,31 @@ def test_in_a_mixture_each_source_has_its_own_labels(tmp_path: Path) -> None:
     assert outcomes(write_run(tmp_path / "apart", *rows, evaluations=apart)) == outcomes(folder)
 
 
-def test_the_command_has_the_mixture_whole() -> None:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def test_settings_that_were_given_are_words_for_a_shell_the_last_of_each(tmp_path: Path) -> None:
+    notes: list[str] = []
+    assert given_settings(tmp_path / "overrides.yaml", notes) is None
+    words = ["rollout.n=5", "+judge.extra_body.top_p=0.9", "model.path=a b's\n(\u00fc)", "rollout.n=8", "~data.mixture"]
+    (tmp_path / "overrides.yaml").write_text(yaml.safe_dump(words), encoding="utf-8")
+    given = given_settings(tmp_path / "overrides.yaml", notes)
+    assert given is not None
+    assert shlex.split(" ".join(given)) == ["rollout.n=8", *words[1:3], words[4]]
+    assert notes == []
+    for broken in ("a: 1", "[", "text"):
+        (tmp_path / "overrides.yaml").write_text(broken, encoding="utf-8")
+        assert given_settings(tmp_path / "overrides.yaml", notes) is None
+    assert len(notes) == 3
 
-    config = yaml.safe_load("data: {mixture: {har_dataset: 2.0, ecg_dataset: 1.0}, seed: 1}")
-    (word,) = changed_settings(config)
-    (override,) = OverridesParser.create().parse_overrides([word.strip("'")])
-    assert override.key_or_group == "data.mixture"
-    assert override.value() == {"har_dataset": 2.0, "ecg_dataset": 1.0}
-    assert changed_settings({"data": {"mixture": {}}}) == []
+
+def test_what_answers_are_called(tmp_path: Path) -> None:
+    assert answers_sampled({"temperature": 0.0, "top_p": 1.0, "top_k": -1}) == "greedy"
+    assert answers_sampled({"temperature": 1, "n": 5}) == "sampled at temperature 1"
+    for unknown in (None, {}, "x", {"temperature": None}, {"temperature": True}):
+        assert answers_sampled(unknown) is None
+    folder = write_run(tmp_path / "run", row("A", "A"))
+    assert read_run(folder, 100)["sampling"] == {"training": None, "validation": None}
+    (folder / "config.yaml").write_text("{rollout: {temperature: 0.7}, eval: {temperature: 0}}", encoding="utf-8")
+    data = read_run(folder, 100)
+    assert data["sampling"] == {"training": "sampled at temperature 0.7", "validation": "greedy"}
     assert flatten({"a": {"b": {}, "c": {"d": 1}}}) == {"a.b": {}, "a.c.d": 1}
 
 

@@ -12,7 +12,8 @@ import pytest
 from tests.helpers import picture
 from timemaster.data.series import Series
 from timemaster.data.store import plot_row, write_rows
-from timemaster.summary import NUM_PLOTS, collect, main, some_of_each
+from timemaster.summary import NUM_PLOTS, collect, main, outcome, some_of_each, write_picture
+from timemaster.types import InputError
 
 
 @pytest.fixture
@@ -24,11 +25,12 @@ def finished(tmp_path: Path) -> Path:
     write_rows(tmp_path / "test.parquet", rows)
     (tmp_path / "peak_memory_gib").write_text("2.5", encoding="utf-8")
     (tmp_path / "seconds").write_text("data 3.5\ngrpo 60\n", encoding="utf-8")
+    per_class = {"A": {}, "B": {}}
     for name, accuracy in (("step_0", 0.5), ("step_8", 0.75), ("step_8_blank", 0.25)):
         folder = tmp_path / "grpo" / "eval" / name
         folder.mkdir(parents=True)
         metrics = {"n": 9, "accuracy": accuracy, "accuracy_ci95": [0.1, 0.9], "modality": "image"}
-        metrics |= {"files": [str(tmp_path / "test.parquet")]}
+        metrics |= {"files": [str(tmp_path / "test.parquet")], "per_class": per_class}
         (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
         lines = [
             {"id": f"test.parquet:{i}", "truth": label, "prediction": "A", "response": "<class>A</class>"}
@@ -63,15 +65,50 @@ def test_a_run_without_blanked_images_has_none_in_figures_and_table(
 
 def test_every_class_is_shown_even_where_there_are_more_than_plots() -> None:
     labels = [*"AAAABCDEFG", "A"]  # seven classes
-    chosen = some_of_each([{"truth": label} for label in labels])
+    chosen = some_of_each([{"truth": label, "outcome": "right"} for label in labels])
     assert [one["truth"] for one in chosen] == list("ABCDEFG")
 
 
-def test_the_picture_takes_classes_in_turn(finished: Path) -> None:
-    lines = (finished / "grpo" / "eval" / "step_8" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    chosen = some_of_each([json.loads(line) for line in lines])
+def rows(*groups: tuple[str, str, int]) -> list[dict[str, str]]:
+    """(truth, outcome, count), in order."""
+    return [{"truth": truth, "outcome": outcome} for truth, outcome, count in groups for _ in range(count)]
+
+
+def test_classes_and_outcomes_take_turns() -> None:
+    chosen = some_of_each(rows(("A", "right", 7), ("B", "right", 5), ("B", "wrong", 1), ("A", "unparsed", 1)))
+    assert [(one["truth"], one["outcome"]) for one in chosen] == [
+        ("A", "right"), ("B", "right"), ("A", "unparsed"), ("B", "wrong"), ("A", "right"), ("B", "right"),
+    ]  # fmt: skip
+    chosen = some_of_each(rows(("A", "right", 9), ("B", "wrong", 2)))
     assert [one["truth"] for one in chosen] == ["A", "B", "A", "B", "A", "A"]
     assert len(chosen) == NUM_PLOTS
+
+
+def test_one_wrong_answer_is_shown_however_many_classes_and_right_ones_there_are() -> None:
+    groups = [(label, "right", 9) for label in "ABCDEFG"]
+    chosen = some_of_each(rows(*groups, ("F", "wrong", 1)))
+    assert [(one["truth"], one["outcome"]) for one in chosen if one["outcome"] != "right"] == [("F", "wrong")]
+    assert [one["truth"] for one in chosen] == list("ABCDEFG")
+    assert {one["outcome"] for one in some_of_each(rows(*groups))} == {"right"}
+
+
+def test_an_answer_without_classes_is_right_when_its_accuracy_is_one() -> None:
+    row = {"prediction": None, "truth": "4.5", "score": 0.1, "parts": {"accuracy": 1.0}}
+    assert [outcome(row, has_classes) for has_classes in (True, False)] == ["unparsed", "right"]
+    assert outcome(row | {"parts": {}}, False) == outcome(row | {"parts": {}, "score": None}, False) == "wrong"
+    assert outcome(row | {"prediction": "4.5"}, True) == "right"
+    assert outcome(row | {"prediction": "A"}, True) == "wrong"
+
+
+def test_what_was_not_evaluated_is_absent(finished: Path) -> None:
+    for name in ("step_8", "step_8_blank"):
+        shutil.rmtree(finished / "grpo" / "eval" / name)
+    assert {"before", "n"} <= collect(finished).keys()
+    assert not {"after", "blank"} & collect(finished).keys()
+    assert write_picture(finished).exists()
+    shutil.rmtree(finished / "grpo" / "eval" / "step_0")
+    with pytest.raises(InputError, match="EVAL=True"):
+        collect(finished)
 
 
 def test_the_command_writes_figures_and_picture(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from timemaster.data.fonts import fonts_for
+
 TILE = 360, 160  # pixels of a plot at most, (width, height)
 GAP = 12  # pixels around everything
 TITLE, HEADING = 18, 14  # pixels of the letters
@@ -13,14 +15,14 @@ TITLE, HEADING = 18, 14  # pixels of the letters
 
 def contact_sheet(title: str, plots: Mapping[str, Sequence[bytes]]) -> bytes:
     """A PNG with one row for each class, its name above its plots. `plots` holds encoded images, at least one."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     rows = {label: [_fitted(data) for data in images] for label, images in plots.items() if images}
     num_columns = max(len(images) for images in rows.values())
     column = max(image.width for images in rows.values() for image in images)
     heights = {label: max(image.height for image in images) for label, images in rows.items()}
-    title_font, heading_font = ImageFont.load_default(TITLE), ImageFont.load_default(HEADING)
-    named = [title_font.getlength(title), *(heading_font.getlength(label) for label in rows)]
+    title_font, heading_fonts = _font(title, TITLE), {label: _font(label, HEADING) for label in rows}
+    named = [title_font.getlength(title), *(heading_fonts[label].getlength(label) for label in rows)]
     width = GAP + max(num_columns * (column + GAP), round(max(named)) + GAP)
     height = TITLE + 2 * GAP + sum(HEADING + 2 * GAP + tall for tall in heights.values())
     sheet = Image.new("RGB", (width, height), (244, 244, 244))
@@ -28,7 +30,7 @@ def contact_sheet(title: str, plots: Mapping[str, Sequence[bytes]]) -> bytes:
     draw.text((GAP, GAP), title, fill="black", font=title_font)
     top = TITLE + 2 * GAP
     for label, images in rows.items():
-        draw.text((GAP, top), label, fill="black", font=heading_font)
+        draw.text((GAP, top), label, fill="black", font=heading_fonts[label])
         top += HEADING + GAP // 2
         for place, image in enumerate(images):
             sheet.paste(image, (GAP + place * (column + GAP), top))
@@ -36,6 +38,16 @@ def contact_sheet(title: str, plots: Mapping[str, Sequence[bytes]]) -> bytes:
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
+
+
+def _font(text: str, size: int) -> Any:
+    """A font that holds the letters of `text`."""
+    from PIL import ImageFont
+
+    if text.isascii():
+        return ImageFont.load_default(size)
+    font = fonts_for([text])[-1]  # those that are asked last hold the rarest letters, and Latin ones too
+    return ImageFont.truetype(font.fname, size, index=font.index)
 
 
 def _fitted(data: bytes) -> Any:

@@ -99,7 +99,8 @@ function drawTimeline() {
     return OUTCOMES.filter((name) => bin[name]).map((name) => {
       const tall = (bin[name] / most) * height;
       y -= tall;
-      return svg("rect", { class: name + faded, x: (i * width) / bins, y, width: Math.max(width / bins - 1, 0.5), height: tall });
+      return svg("rect", { class: name + faded, x: (i * width) / bins, y, width: Math.max(width / bins - 1, 0.5), height: tall },
+        svg("title", {}, `${name}: ${((100 * bin[name]) / OUTCOMES.reduce((sum, one) => sum + bin[one], 0)).toFixed(0)} %`));
     });
   });
   ui.timeline.replaceChildren(svg("svg", { viewBox: `0 0 ${width} ${height}`, width: "100%", height, preserveAspectRatio: "none" }, bars));
@@ -202,11 +203,12 @@ function drawBrowser() {
     waiting = true;
   } }, ui.space);
   ui.detail = el("article", { id: "detail" });
+  const drawn = OUTCOMES.filter((name) => DATA.rollouts.some((row) => row.outcome === name));
   const hint = ["j", "k"].map((key) => el("kbd", {}, key));
   section.append(
-    el("div", { class: "bar" }, el("h2", {}, "Rollouts"), ui.status, el("span", { class: "quiet hint" }, hint, " next, previous ", el("kbd", {}, "/"), " search, ", el("kbd", {}, "esc"), " leave the field"),
+    el("div", { class: "bar" }, el("h2", {}, "Rollouts"), ui.status, DATA.sampling.training ? el("span", { class: "quiet" }, DATA.sampling.training) : null, el("span", { class: "quiet hint" }, hint, " next, previous ", el("kbd", {}, "/"), " search, ", el("kbd", {}, "esc"), " leave the field"),
       el("span", { class: "right" }, ui.place)),
-    toolbar(), ui.timeline, el("div", { class: "ends quiet" }, ["step " + count(ui.steps[0]), "answers by step: drag to choose steps", "step " + count(ui.steps[ui.steps.length - 1])].map((text) => el("span", {}, text))), el("div", { class: "browser" }, ui.list, ui.detail));
+    toolbar(), ui.timeline, el("div", { class: "ends quiet" }, ["step " + count(ui.steps[0]), `answers by step, from below: ${drawn.join(", ")}; drag to choose steps`, "step " + count(ui.steps[ui.steps.length - 1])].map((text) => el("span", {}, text))), el("div", { class: "browser" }, ui.list, ui.detail));
   document.addEventListener("keydown", keys);
   new ResizeObserver(() => { drawTimeline(); drawList(); }).observe(ui.list);
   brush();

@@ -2,8 +2,8 @@
 "use strict";
 
 const CHARTS = [];
-const HEIGHT = 170;
-const EDGE = { left: 46, right: 10, top: 8, bottom: 22 };
+const HEIGHT = 196;
+const EDGE = { left: 46, right: 10, top: 22, bottom: 34 };
 let smoothing = DATA.steps.length > 300 ? 0.9 : 0; // long runs are noise without it
 
 // Exponential moving average, corrected for its start. weight 0 leaves the values as they are.
@@ -36,14 +36,15 @@ function decades(low, high) {
 }
 
 class Chart {
-  // spec: title, note, lines [{key, label}], log, unit (values lie in 0..1), zero (the axis starts at 0), limit {value, label}
+  // spec: title, note, y (the name of the axis), lines [{key, label}], log, unit (values lie in 0..1), zero (the axis starts
+  // at 0), limit {value, label}
   constructor(spec) {
     this.spec = spec;
-    this.lines = spec.lines.map((line, i) => ({ ...line, values: DATA.metrics[line.key], colour: i % 6, dashed: i >= 6 }));
-    this.plot = svg("svg", { role: "img", "aria-label": spec.title });
+    this.lines = spec.lines.map((line, i) => ({ ...line, values: DATA.metrics[line.key], look: `c${i % 6} d${(i + Math.floor(i / 6)) % 6}` }));
+    this.plot = svg("svg", { class: "plot", role: "img", "aria-label": `${spec.title}: ${spec.y} by step` });
     this.readouts = this.lines.map(() => el("b", {}));
     const legend = this.lines.map((line, i) =>
-      el("span", { class: `c${line.colour}`, title: line.key }, el("i", { class: line.dashed ? "dashed" : "" }), this.says(line.label) ? "" : line.label, this.readouts[i]));
+      el("span", { title: line.key }, svg("svg", { class: "sample", width: 26, height: 8 }, svg("line", { class: line.look, x1: 0, x2: 26, y1: 4, y2: 4 })), line.label, this.readouts[i]));
     this.node = el("figure", { class: "chart", tabindex: 0, onkeydown: (event) => this.key(event) },
       el("figcaption", {}, el("h3", {}, spec.title), spec.note ? el("small", {}, spec.note) : null, el("div", { class: "legend" }, legend)),
       this.plot);
@@ -52,11 +53,6 @@ class Chart {
     this.plot.addEventListener("click", (event) => pickStep(DATA.steps[this.indexAt(event)]));
     new ResizeObserver(() => this.draw()).observe(this.node);
     CHARTS.push(this);
-  }
-
-  // A single line whose name stands in the title already.
-  says(label) {
-    return this.spec.lines.length === 1 && this.spec.title.toLowerCase().startsWith(label.split(" ")[0]);
   }
 
   key(event) {
@@ -112,20 +108,22 @@ class Chart {
     this.axes(low, high, first, last);
     for (const line of this.lines) this.line(line);
     this.mark = svg("line", { class: "cursor", y1: EDGE.top, y2: bottom, visibility: "hidden" });
-    this.dots = this.lines.map((line) => svg("circle", { class: `c${line.colour}`, r: 3, visibility: "hidden" }));
+    this.dots = this.lines.map((line) => svg("circle", { class: line.look, r: 3, visibility: "hidden" }));
     this.plot.append(this.mark, ...this.dots);
     this.show();
   }
 
   axes(low, high, first, last) {
-    const right = this.width - EDGE.right;
+    const right = this.width - EDGE.right, bottom = HEIGHT - EDGE.bottom;
     for (const value of this.spec.log ? decades(low, high) : ticks(low, high)) {
       const text = this.spec.log ? value.toExponential(0) : short(value).replace(/(\.\d*?)0+(k|M|$)/, "$1$2").replace(/\.(k|M|$)/, "$1");
       this.plot.append(svg("line", { class: "grid", x1: EDGE.left, x2: right, y1: this.y(value), y2: this.y(value) }),
         svg("text", { x: EDGE.left - 6, y: this.y(value) + 4, "text-anchor": "end" }, text));
     }
     for (const step of ticks(first, last, this.width / 60).filter(Number.isInteger))
-      this.plot.append(svg("text", { x: Math.min(this.x(step), this.width - 3.4 * count(step).length), y: HEIGHT - 6, "text-anchor": "middle" }, count(step)));
+      this.plot.append(svg("text", { x: Math.min(this.x(step), this.width - 3.4 * count(step).length), y: bottom + 14, "text-anchor": "middle" }, count(step)));
+    this.plot.append(svg("text", { class: "axis", x: 2, y: 12 }, this.spec.y + (this.spec.log ? ", log scale" : "")),
+      svg("text", { class: "axis", x: (EDGE.left + right) / 2, y: HEIGHT - 5, "text-anchor": "middle" }, `${DATA.kind} step`));
     const limit = this.spec.limit;
     if (limit && limit.value <= high && limit.value >= low)
       this.plot.append(svg("line", { class: "limit", x1: EDGE.left, x2: right, y1: this.y(limit.value), y2: this.y(limit.value) }),
@@ -145,12 +143,11 @@ class Chart {
       });
       return text;
     };
-    const look = `c${line.colour}${line.dashed ? " dashed" : ""}`;
-    if (smoothing && !sparse) this.plot.append(svg("path", { class: `${look} raw`, d: path(line.values) }));
-    this.plot.append(svg("path", { class: look, d: path(sparse ? line.values : smooth(line.values, smoothing)) }));
+    if (smoothing && !sparse) this.plot.append(svg("path", { class: `${line.look} raw`, d: path(line.values) }));
+    this.plot.append(svg("path", { class: line.look, d: path(sparse ? line.values : smooth(line.values, smoothing)) }));
     if (known <= 40)
       line.values.forEach((value, i) => shown(value) && this.plot.append(
-        svg("circle", { class: `${look} point`, cx: this.x(DATA.steps[i]), cy: this.y(value), r: known === 1 || sparse ? 3 : 1.8 })));
+        svg("circle", { class: `${line.look} point`, cx: this.x(DATA.steps[i]), cy: this.y(value), r: known === 1 || sparse ? 3 : 1.8 })));
   }
 
   // Values in the legend: at the cursor, else the last ones.

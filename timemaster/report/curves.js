@@ -9,30 +9,32 @@ const COUNTS = ["reward/errors", "reward/unknown", "reward/zero_spread_groups"];
 function mainCharts() {
   const parts = named(/^reward\/[^@]+$/).filter((key) => key !== "reward/mean" && !COUNTS.includes(key));
   const limit = DATA.config["rollout.limit_logprob_diff"];
+  const { training, validation } = DATA.sampling; // how the answers behind a metric were sampled
   return [
-    { title: "Reward", note: "mean and parts", lines: lines(["reward/mean", ...parts]), unit: true },
-    { title: "Loss", lines: lines(["sft/loss", "val/loss"], (key) => (key === "val/loss" ? "validation" : "training")) },
-    { title: "Validation", lines: lines(["val/accuracy", ...named(/^val\/[^@]+$/).filter((key) => !/accuracy$|loss$|tokens/.test(key))]), unit: true },
-    ...sourceCharts(),
-    { title: "Response length", note: "tokens", lines: lines(["response/tokens_mean", "response/tokens_max"], (key) => key.split("_").pop()), zero: true },
-    { title: "Without signal", note: "shares", unit: true,
+    { title: "Reward", note: training, y: "mean", lines: lines(["reward/mean", ...parts], (key) => (key === "reward/mean" ? "reward" : key.split("/").pop())), unit: true },
+    { title: "Loss", y: "nats a token", lines: lines(["sft/loss", "val/loss"], (key) => (key === "val/loss" ? "validation" : "training")) },
+    { title: "Validation", note: validation, y: "mean", lines: lines(["val/accuracy", ...named(/^val\/[^@]+$/).filter((key) => !/accuracy$|loss$|tokens/.test(key))]), unit: true },
+    ...sourceCharts(training, validation),
+    { title: "Response length", note: training, y: "tokens", lines: lines(["response/tokens_mean", "response/tokens_max"], (key) => key.split("_").pop()), zero: true },
+    { title: "Without signal", note: training, y: "share", unit: true,
       lines: lines(["response/cut_off", "reward/zero_spread_groups"], (key) => (key.endsWith("off") ? "answers cut off" : "groups all worth the same")) },
-    { title: "Entropy", note: "nats a token", lines: lines(["actor/entropy", "sft/entropy"]) },
-    { title: "KL to the reference", lines: lines(["actor/kl"]) },
-    { title: "Log-prob difference", note: "trainer to engine", log: true, lines: lines(["rollout/logprob_diff_mean", "rollout/logprob_diff_max"], (key) => key.split("_").pop()),
+    { title: "Entropy", y: "nats a token", lines: lines(["actor/entropy", "sft/entropy"]) },
+    { title: "KL to the reference", y: "nats a token", lines: lines(["actor/kl"]) },
+    { title: "Log-prob difference", note: "trainer to engine, same tokens", y: "nats", log: true, lines: lines(["rollout/logprob_diff_mean", "rollout/logprob_diff_max"], (key) => key.split("_").pop()),
       limit: limit > 0 ? { value: limit, label: "limit of the mean" } : null },
-    { title: "Gradient norm", lines: lines(["actor/grad_norm", "sft/grad_norm"]), zero: true },
-    { title: "Throughput", lines: lines(["throughput/tokens_per_second"]), zero: true },
-    { title: "Seconds a step", lines: lines(named(/^seconds\//)), zero: true },
+    { title: "Gradient norm", y: "norm before clipping", lines: lines(["actor/grad_norm", "sft/grad_norm"]), zero: true },
+    { title: "Throughput", y: "tokens a second", lines: lines(["throughput/tokens_per_second"]), zero: true },
+    { title: "Seconds a step", y: "seconds", lines: lines(named(/^seconds\//)), zero: true },
   ].filter((spec) => spec.lines.length);
 }
 
 // With several data sources: each metric that is known by source, a line a source.
-function sourceCharts() {
+function sourceCharts(training, validation) {
   const bases = [...new Set(named(/@/).map((key) => key.split("@")[0]))].filter((base) => /^(reward|val)\//.test(base) && !COUNTS.includes(base));
   const order = (base) => ["val/accuracy", "reward/mean", "reward/accuracy"].indexOf(base) >>> 0;
   return bases.sort((a, b) => order(a) - order(b)).map((base) => ({
-    title: `${base[0].toUpperCase()}${base.slice(1).replace("/", " ")} by data source`, unit: true, main: order(base) < 3,
+    title: `${base[0].toUpperCase()}${base.slice(1).replace("/", " ")} by data source`, note: base.startsWith("val/") ? validation : training,
+    y: base.split("/").pop().replace(/_/g, " "), unit: true, main: order(base) < 3,
     lines: lines(named(/@/).filter((key) => key.startsWith(`${base}@`)), (key) => key.slice(base.length + 1)),
   }));
 }
@@ -40,12 +42,12 @@ function sourceCharts() {
 function otherCharts(drawn) {
   const seen = new Set(drawn.flatMap((spec) => spec.lines.map((line) => line.key)));
   const own = [
-    { title: "Clipped tokens", note: "share", lines: lines(["actor/clip_fraction_low", "actor/clip_fraction_high"], (key) => key.split("_").pop()) },
-    { title: "Rewards that failed", note: "count", lines: lines(["reward/errors", "reward/unknown"]), zero: true },
+    { title: "Clipped tokens", y: "share", lines: lines(["actor/clip_fraction_low", "actor/clip_fraction_high"], (key) => key.split("_").pop()) },
+    { title: "Rewards that failed", y: "count", lines: lines(["reward/errors", "reward/unknown"]), zero: true },
   ].filter((spec) => spec.lines.length);
   own.forEach((spec) => spec.lines.forEach((line) => seen.add(line.key)));
   const rest = Object.keys(DATA.metrics).filter((key) => !seen.has(key) && has(key));
-  return [...own, ...rest.map((key) => ({ title: key, lines: lines([key], () => "") }))];
+  return [...own, ...rest.map((key) => ({ title: key, y: key.split("/").pop().replace(/_/g, " "), lines: lines([key]) }))];
 }
 
 function missing() {

@@ -46,4 +46,18 @@ function tail(path, parts = 2) {
   return pieces.length > parts + 1 ? `…/${pieces.slice(-parts).join("/")}` : String(path);
 }
 
+// A table that may be wider than the window: it scrolls inside its box, and says so as long as there is more to the right.
+function scrolling(table, name) {
+  const hint = el("p", { class: "sideways", hidden: true }, "scroll sideways for all columns →");
+  const box = el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": name }, table);
+  const look = () => {
+    const hidden = box.scrollWidth - box.clientWidth;
+    hint.hidden = hidden <= 1;
+    box.classList.toggle("more", hidden - box.scrollLeft > 1);
+  };
+  box.addEventListener("scroll", look);
+  new ResizeObserver(look).observe(box);
+  return [hint, box];
+}
+
 const absent = (text) => el("p", { class: "absent" }, text);

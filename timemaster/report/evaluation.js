@@ -18,8 +18,8 @@ function drawEvaluation() {
     matrix.replaceChildren(confusion(DATA.evaluations[index]));
   };
   section.append(
-    el("div", { class: "scroll" }, el("table", { class: "evaluations" },
-      el("thead", {}, el("tr", {}, head.map((name) => el("th", { scope: "col" }, name)))), el("tbody", {}, rows))),
+    ...scrolling(el("table", { class: "evaluations" },
+      el("thead", {}, el("tr", {}, head.map((name) => el("th", { scope: "col" }, name)))), el("tbody", {}, rows)), "Evaluations"),
     el("p", { class: "quiet" }, "Intervals are drawn from 0 to 1; the tick is the share of the largest class. A click on a row shows its matrix."),
     matrix);
   rows.forEach((row) => row.addEventListener("click", () => pick(Number(row.dataset.index))));
@@ -27,10 +27,9 @@ function drawEvaluation() {
 }
 
 function evaluationRows(one, index) {
-  const temperature = one.sampling && one.sampling.temperature;
   const name = el("button", { type: "button", title: one.model },
-    one.blank_images ? el("span", { class: "blank" }, "blanked images, ") : null, moment(one), temperature ? `, temperature ${temperature}` : "",
-    one.num_samples > 1 ? `, ${one.num_samples} samples` : "");
+    one.blank_images ? el("span", { class: "blank" }, "blanked images, ") : null,
+    [moment(one), one.how, one.num_samples > 1 ? `${one.num_samples} samples` : null, one.rows && one.rows !== "test" ? `${one.rows} rows` : null].filter(Boolean).join(", "));
   const line = (label, own) => figures(el("span", { class: "source" }, label), { n: one.n, ...own }, index);
   return [
     figures(name, one, index),
@@ -40,14 +39,15 @@ function evaluationRows(one, index) {
   ].flat().filter(Boolean);
 }
 
-const moment = (one) => (one.step ? `step ${count(one.step)}` : "before training");
+const moment = (one) => (isNumber(one.step) ? (one.step ? `step ${count(one.step)}` : "before training") : one.name);
 
 function figures(name, one, index) {
+  const classless = one.per_class && !Object.keys(one.per_class).length; // nothing to parse
   const share = one.n ? ` (${((100 * one.unparsed) / one.n / (one.num_samples || 1)).toFixed(1)} %)` : "";
   return el("tr", { "data-index": index },
     el("th", { scope: "row" }, name), el("td", {}, count(one.n)), el("td", {}, el("b", {}, fixed(one.accuracy))),
     el("td", {}, whisker(one)), el("td", {}, fixed(one.macro_f1)),
-    el("td", {}, isNumber(one.unparsed) ? `${count(one.unparsed)}${one.unparsed ? share : ""}` : "–"),
+    el("td", {}, isNumber(one.unparsed) && !classless ? `${count(one.unparsed)}${one.unparsed ? share : ""}` : "–"),
     el("td", {}, fixed(one.format_rate)), el("td", {}, fixed(one.reward_mean)), el("td", {}, fixed(one.response_tokens_mean, 1)));
 }
 
@@ -66,6 +66,8 @@ function whisker(one) {
     `${fixed(low)} to ${fixed(high)}`);
 }
 
+const label = (name) => el("div", { class: "label" }, name.split(/(?<=[_/-])/).map((piece) => [piece, el("wbr")]));
+
 function confusion(one) {
   const truths = Object.keys(one.confusion || {});
   if (!truths.length) return absent("This evaluation has no classes, so there is no confusion matrix.");
@@ -79,14 +81,16 @@ function confusion(one) {
       cell.style.setProperty("--share", value / total);
       return cell;
     });
-    const scores = [own.n, own.precision, own.recall, own.f1].map((value, i) => el("td", { class: "score" }, i ? fixed(value) : count(value || 0)));
-    return el("tr", {}, el("th", { scope: "row" }, truth), cells, el("td", { class: "gap" }), scores);
+    const read = truths.reduce((sum, other) => sum + (one.confusion[other][truth] || 0), 0);
+    const known = [true, read, own.n, read || own.n]; // a share of nothing is no number
+    const scores = [own.n, own.precision, own.recall, own.f1].map((value, i) => el("td", { class: "score" }, known[i] ? (i ? fixed(value) : short(value)) : "–"));
+    return el("tr", {}, el("th", { scope: "row" }, label(truth)), cells, el("td", { class: "gap" }), scores);
   };
-  const heads = [...said.map((name) => el("th", { scope: "col", class: name === UNPARSED ? "quiet" : "" }, name)), el("th", { class: "gap" }),
+  const heads = [...said.map((name) => el("th", { scope: "col", class: name === UNPARSED ? "quiet" : "" }, label(name))), el("th", { class: "gap" }),
     ...["n", "precision", "recall", "F1"].map((name) => el("th", { scope: "col" }, name))];
-  const title = (one.blank_images ? "blanked images, " : "") + moment(one);
+  const title = [one.blank_images ? "blanked images" : null, moment(one), one.how, `accuracy ${fixed(one.accuracy)}`].filter(Boolean).join(", ");
   return el("div", {},
-    el("h3", {}, `Confusion matrix: ${title}`, el("small", {}, "rows: truth, columns: answer; shaded by the share of the row")),
-    el("div", { class: "scroll" }, el("table", { class: "confusion" }, el("thead", {}, el("tr", {}, el("th", {}), heads)), el("tbody", {}, truths.map(row)))),
+    el("h3", {}, `Confusion matrix: ${title}`, el("small", {}, "rows: truth, columns: answer; shaded by the share of the row, framed: right")),
+    ...scrolling(el("table", { class: "confusion" }, el("thead", {}, el("tr", {}, el("th", {}), heads)), el("tbody", {}, truths.map(row))), "Confusion matrix"),
     el("p", { class: "quiet" }, (one.files || []).map((name) => tail(name)).join(", "), one.rows_left_out ? `; ${one.rows_left_out} rows left out` : ""));
 }

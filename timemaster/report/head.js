@@ -9,7 +9,7 @@ function drawHead() {
   const facts = [
     ["model", path(config["model.path"])],
     ["data", [config["data.recipes"], config["data.train_files"]].flat().filter(Boolean).map((name) => el("div", {}, path(name)))],
-    ["steps", `${count(last)}${planned > last ? ` of ${count(planned)}` : ""}${seconds ? ` in ${duration(seconds)}` : ""}`],
+    ["steps", (DATA.steps.length || planned) && `${count(last)}${planned > last ? ` of ${count(planned)}` : ""}${seconds ? ` in ${duration(seconds)}` : ""}`],
     ["last written", DATA.last_write],
   ];
   fill(byId("head"), {}, [
@@ -28,7 +28,7 @@ function tiles() {
   const rows = (one) => one.rows || "test";
   const ofTest = DATA.evaluations.filter((one) => rows(one) === "test");
   const seeing = (ofTest.length ? ofTest : DATA.evaluations).filter((one) => !one.blank_images);
-  const greedy = seeing.filter((one) => !(one.sampling && one.sampling.temperature));
+  const greedy = seeing.filter((one) => one.how === "greedy");
   const trained = greedy.length ? greedy : seeing;
   const test = trained[trained.length - 1];
   const isControl = (one) => one.blank_images && one.model === test.model && rows(one) === rows(test);
@@ -38,10 +38,10 @@ function tiles() {
   const difference = known("rollout/logprob_diff_mean");
   const loss = known("sft/loss");
   const found = [
-    test && [`${rows(test)} accuracy, ${moment(test)}`, fixed(test.accuracy), interval(test)],
+    test && [[`${rows(test)} accuracy`, moment(test), test.how].filter(Boolean).join(", "), fixed(test.accuracy), interval(test)],
     test && trained.length > 1 && [moment(trained[0]), fixed(trained[0].accuracy), interval(trained[0])],
     blank && ["blanked images", fixed(blank.accuracy), interval(blank)],
-    reward.length && ["reward", fixed(reward[reward.length - 1]), `from ${fixed(reward[0])}`],
+    reward.length && [["reward", DATA.sampling.training].filter(Boolean).join(", "), fixed(reward[reward.length - 1]), `from ${fixed(reward[0])}`],
     loss.length && ["loss", fixed(loss[loss.length - 1]), `from ${fixed(loss[0])}`],
     difference.length && ["log-prob difference", short(Math.max(...difference)), "largest mean of a step"],
   ].filter(Boolean);
@@ -54,8 +54,9 @@ const interval = (one) => (one.accuracy_ci95 ? `95 %: ${fixed(one.accuracy_ci95[
 
 function settings() {
   if (!DATA.config_text) return absent("No config.yaml in this folder: the settings of the run are not known.");
-  const command = [`python -m timemaster.${DATA.kind.toLowerCase()}`, ...DATA.changed].join(" \\\n    ");
+  const command = () => [`python -m timemaster.${DATA.kind.toLowerCase()}`, ...DATA.given].join(" \\\n    ");
   return el("div", { class: "settings" },
-    el("details", {}, el("summary", {}, `Command: ${DATA.changed.length} settings that differ from the defaults`), el("pre", {}, command)),
+    DATA.given ? el("details", {}, el("summary", {}, `Command: the ${DATA.given.length} settings that were given`), el("pre", {}, command()))
+      : absent("No overrides.yaml in this folder: which settings were given is not known."),
     el("details", {}, el("summary", {}, "config.yaml: every setting"), el("pre", {}, DATA.config_text)));
 }

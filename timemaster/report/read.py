@@ -6,22 +6,22 @@ import json
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Container, Iterable
-from dataclasses import asdict
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from timemaster.config import Config
+from timemaster.metrics import how_sampled
 from timemaster.rewards import predict_label
 from timemaster.types import InputError
 
 WRITTEN = ("metrics.jsonl", "config.yaml", "eval/step_*/metrics.json")  # one of them makes a folder a run's
+SAMPLED = {"training": "rollout", "validation": "eval"}  # the part of the settings that says how
 MAX_CLASSES = 100  # with more different truths the answers are not classes
 EVALUATION = (  # what the page shows of eval/*/metrics.json
-    "model", "step", "blank_images", "rows", "files", "sampling", "rows_left_out", "n", "accuracy", "accuracy_ci95",
+    "model", "step", "blank_images", "rows", "files", "rows_left_out", "n", "accuracy", "accuracy_ci95",
     "macro_f1", "format_rate", "unparsed", "per_class", "reward_mean", "response_tokens_mean", "confusion",
     "by_data_source", "num_samples", "majority", "pass_at_k",
 )  # fmt: skip
@@ -46,7 +46,8 @@ def read_run(folder: Path, max_rollouts: int) -> dict[str, Any]:
         "kind": kind_of(rows, text),
         "config": clean(flatten(config)),
         "config_text": text,
-        "changed": changed_settings(config),
+        "given": given_settings(folder / "overrides.yaml", notes),
+        "sampling": {name: answers_sampled(config.get(key)) for name, key in SAMPLED.items()},
         "last_write": modified(folder),
         "steps": [row["step"] for row in rows],
         "metrics": columns(rows),
@@ -108,27 +109,37 @@ def kind_of(rows: list[dict[str, Any]], config_text: str) -> str:
     return "GRPO" if rows or config_text else "evaluation"
 
 
-def changed_settings(config: dict[str, Any]) -> list[str]:
-    """Settings that differ from the defaults, as the command line takes them. Example: ["rollout.n=8"]"""
-    defaults = flatten(asdict(Config()))
-    chosen = {name: value for name, value in flatten(config, defaults).items() if value != defaults.get(name, value)}
-    return [shlex.quote(f"{name}={inline(value)}") for name, value in chosen.items()]
+def given_settings(path: Path, notes: list[str]) -> list[str] | None:
+    """The settings of the command line, as a shell takes them, each the last time it was given; None: not recorded."""
+    if not path.is_file():
+        return None
+    try:
+        words = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+    except yaml.YAMLError:
+        words = None
+    if not isinstance(words, list):
+        notes.append(f"{path.name} is no list of settings and was left out")
+        return None
+    last = {word.partition("=")[0]: word for word in map(str, words)}
+    return [shlex.quote(word) for word in last.values()]
 
 
-def inline(value: Any) -> str:
-    """A value on one line. Example: inline(["recipes.ctu"]) == "[recipes.ctu]" """
-    return str(yaml.safe_dump([value], default_flow_style=True, width=10**6)).strip()[1:-1]
+def answers_sampled(settings: Any) -> str | None:
+    """What to call answers from `temperature`, `top_p` and `top_k` of an evaluation or a run; None: not recorded."""
+    known = settings if isinstance(settings, dict) else {}
+    if number(known.get("temperature")) is None:
+        return None
+    return how_sampled(known["temperature"], number(known.get("top_p")) or 1.0, int(number(known.get("top_k")) or -1))
 
 
-def flatten(node: dict[str, Any], whole: Container[str] = (), prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names; an empty dictionary, and one that `whole` names, is a value."""
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names; an empty dictionary is a value."""
     out: dict[str, Any] = {}
     for name, value in node.items():
-        key = prefix + name
-        if isinstance(value, dict) and value and key not in whole:
-            out |= flatten(value, whole, f"{key}.")
+        if isinstance(value, dict) and value:
+            out |= flatten(value, f"{prefix}{name}.")
         else:
-            out[key] = value
+            out[prefix + name] = value
     return out
 
 
@@ -173,7 +184,8 @@ def read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
         if not isinstance(metrics, dict) or not {"n", "accuracy"} <= set(metrics):
             notes.append(f"eval/{path.parent.name}/metrics.json holds no evaluation and was left out")
             continue
-        found.append({"name": path.parent.name} | {key: clean(metrics.get(key)) for key in EVALUATION})
+        how = answers_sampled(metrics.get("sampling"))
+        found.append({"name": path.parent.name, "how": how} | {key: clean(metrics.get(key)) for key in EVALUATION})
     return sorted(found, key=lambda one: (one["step"] or 0, one["name"]))
 
 

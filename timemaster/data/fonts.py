@@ -1,0 +1,37 @@
+"""Which fonts hold the letters of a text: matplotlib's own has no Chinese, Japanese, Korean or Indian ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def fonts_for(texts: Iterable[str]) -> list[Any]:
+    """matplotlib's font entries (`name`, `fname`, `index`) that hold all letters of `texts`, its own font first.
+
+    Installed fonts are opened only when its own lacks a letter. Letters that none holds are named in a warning.
+    """
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
+    own = font_manager.findfont("DejaVu Sans")
+    installed = font_manager.fontManager.ttflist
+    upright = [
+        one for one in installed if one.style == "normal" and one.weight == 400 and "Last Resort" not in one.name
+    ]
+    upright.sort(key=lambda one: (one.fname != own, one.fname))
+    wanted = {letter for text in texts for letter in text if letter.isprintable() and not letter.isspace()}
+    chosen: list[Any] = []
+    for font in upright:
+        held = wanted & {chr(code) for code in FT2Font(font.fname, face_index=font.index).get_charmap()}
+        if held or not chosen:
+            chosen.append(font)
+            wanted -= held
+        if not wanted:
+            return chosen
+    some = "".join(sorted(wanted)[:20])
+    log.warning("no installed font has %s: a box is drawn instead. Debian and Ubuntu: apt-get install fonts-noto", some)
+    return chosen
