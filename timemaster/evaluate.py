@@ -29,7 +29,7 @@ from timemaster.inputs import Job, check_inputs, engine_spec, load_jobs, make_re
 from timemaster.metrics import Prediction, summarise, summarise_samples
 from timemaster.predictions import write_predictions
 from timemaster.rollout.engine import resolve_engine
-from timemaster.rollout.rank import check_judge
+from timemaster.rollout.rank import check_rewards
 from timemaster.run import Run, rollout_rows, write_config
 from timemaster.tasks import Task, load_tasks, predict
 from timemaster.types import Group, InputError, Sampling
@@ -86,7 +86,7 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
     from timemaster.workers import Workers
 
     check_inputs(cfg, cfg.data.test_files)
-    check_judge(cfg)
+    check_rewards(cfg)
     engine = resolve_engine(cfg.rollout.name)
     with Run(cfg, "eval") as run, Workers(cfg, engine, trainers=False) as workers:
         renderer = make_renderer(cfg)

@@ -45,12 +45,12 @@ def train(cfg: Config) -> None:
     from timemaster.evaluate import validate
     from timemaster.inputs import check_inputs, load_jobs, make_renderer, order_of_rows
     from timemaster.rollout.engine import resolve_engine
-    from timemaster.rollout.rank import check_judge
+    from timemaster.rollout.rank import check_rewards
     from timemaster.run import Run, due, save
     from timemaster.workers import Workers
 
     check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
-    check_judge(cfg)
+    check_rewards(cfg)
     engine = resolve_engine(cfg.rollout.name)
     with Run(cfg, "grpo") as run, Workers(cfg, engine, trainers=True) as workers:
         renderer = make_renderer(cfg)
