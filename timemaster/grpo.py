@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from timemaster.cli import launch
 from timemaster.config import Config
 from timemaster.judge import ChatRefused
+from timemaster.metrics import own_accuracy
 from timemaster.types import InputError
 
 if TYPE_CHECKING:
@@ -244,6 +245,9 @@ def answers(groups: list[Group]) -> dict[str, float]:
         metrics["reward/zero_spread_groups"] = fmean(len(spread) == 1 for spread in spreads if spread)
     for name in sorted({name for score in scores for name in score.parts}):
         metrics[f"reward/{name}"] = fmean(score.parts[name] for score in scores if name in score.parts)
+    own = [value for score in scores if (value := own_accuracy(score.parts)) is not None]
+    if own:
+        metrics.setdefault("reward/accuracy", fmean(own))
     return metrics
 
 
