@@ -174,6 +174,7 @@ NOT_NEGATIVE = (
     "rollout.num_engines",
     "rollout.limit_logprob_diff",
     "eval.temperature",
+    "reward.timeout",
     "judge.temperature",
     "judge.max_retries",
     "judge.max_calls",

@@ -120,6 +120,7 @@ class RewardConfig:
     # answers are judged, leaving out the rollout alone teaches the wrong ones.
     on_unknown: str = "group"
     num_threads: int = 8  # scoring threads beside each engine
+    timeout: float = 600.0  # seconds that a call of a reward may take before it fails; 0 is no limit
 
 
 @dataclass(kw_only=True, slots=True)

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -29,7 +28,7 @@ from timemaster.inputs import Job, check_inputs, engine_spec, load_jobs, make_re
 from timemaster.metrics import Prediction, how_sampled, summarise, summarise_samples
 from timemaster.predictions import write_predictions
 from timemaster.rollout.engine import resolve_engine
-from timemaster.rollout.rank import check_judge
+from timemaster.rollout.rank import check_rewards
 from timemaster.run import Run, rollout_rows, write_config
 from timemaster.tasks import Task, load_tasks, predict
 from timemaster.types import Group, InputError, Sampling
@@ -75,7 +74,7 @@ def _validation(summary: dict[str, Any], suffix: str) -> dict[str, float]:
     names = ("accuracy", "macro_f1", "format_rate", "reward_mean", "response_tokens_mean")
     figures = {name: summary[name] for name in names if summary[name] is not None}
     figures |= {name: mean for name, mean in summary["parts"].items() if name not in ("accuracy", "format")}
-    figures |= {"unparsed": summary["unparsed"] / summary["n"]}
+    figures |= {"unparsed": summary["unparsed"] / summary["n"]} if summary["unparsed"] is not None else {}
     figures |= {"unknown": summary["unknown"]} if summary["unknown"] else {}
     return {f"val/{name}{suffix}": float(value) for name, value in figures.items()}
 
@@ -86,7 +85,7 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
     from timemaster.workers import Workers
 
     check_inputs(cfg, cfg.data.test_files)
-    check_judge(cfg)
+    check_rewards(cfg)
     engine = resolve_engine(cfg.rollout.name)
     with Run(cfg, "eval") as run, Workers(cfg, engine, trainers=False) as workers:
         renderer = make_renderer(cfg)
@@ -191,6 +190,17 @@ def predictions(groups: Sequence[Group], tasks: dict[str, Task]) -> list[Predict
     return out
 
 
+def in_words(summary: Mapping[str, Any]) -> str:
+    """The figures that there are, for the console."""
+    accuracy = ""
+    if summary["accuracy"] is not None:
+        accuracy = "accuracy {:.3f} [{:.3f}, {:.3f}] of ".format(summary["accuracy"], *summary["accuracy_ci95"])
+    words = {"macro_f1": "macro F1 {:.3f}", "format_rate": "format {:.3f}", "unparsed": "unparsed {}"}
+    words |= {"reward_mean": "reward {:.3f}", "response_tokens_mean": "{:.1f} tokens each"}
+    told = [word.format(summary[name]) for name, word in words.items() if summary[name] is not None]
+    return ", ".join([f"{accuracy}{summary['n']} rows", *told])
+
+
 def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Group]) -> dict[str, Any]:
     """Write metrics.json, predictions.jsonl and confusion.png. Returns the metrics."""
     from timemaster.plot_results import confusion_png
@@ -211,12 +221,7 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
     write_predictions(folder, [more[k] | row for some in rows for k, row in enumerate(some)])
     if summary["confusion"]:
         (folder / "confusion.png").write_bytes(confusion_png(summary["confusion"], picture_title(about, summary)))
-    low, high = summary["accuracy_ci95"]
-    log.info(
-        "%s (%s): accuracy %.3f [%.3f, %.3f] of %d rows, macro F1 %.3f, format %.3f, unparsed %d, %.1f tokens each",
-        target.name, target.model, summary["accuracy"], low, high, summary["n"], summary["macro_f1"] or 0.0,
-        summary["format_rate"] or 0.0, summary["unparsed"], fmean(one.num_tokens for one in answers),
-    )  # fmt: skip
+    log.info("%s (%s): %s", target.name, target.model, in_words(summary))
     if n > 1:
         vote = f"majority vote {summary['majority']['accuracy']:.3f}, " if summary["majority"] else ""
         log.info("  %d samples a row: %s%s", n, vote, ", ".join(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from timemaster.cli import launch
 from timemaster.config import Config
 from timemaster.judge import ChatRefused
+from timemaster.metrics import own_accuracy
 from timemaster.types import InputError
 
 if TYPE_CHECKING:
@@ -45,12 +46,12 @@ def train(cfg: Config) -> None:
     from timemaster.evaluate import validate
     from timemaster.inputs import check_inputs, load_jobs, make_renderer, order_of_rows
     from timemaster.rollout.engine import resolve_engine
-    from timemaster.rollout.rank import check_judge
+    from timemaster.rollout.rank import check_rewards
     from timemaster.run import Run, due, save
     from timemaster.workers import Workers
 
     check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
-    check_judge(cfg)
+    check_rewards(cfg)
     engine = resolve_engine(cfg.rollout.name)
     with Run(cfg, "grpo") as run, Workers(cfg, engine, trainers=True) as workers:
         renderer = make_renderer(cfg)
@@ -244,6 +245,9 @@ def answers(groups: list[Group]) -> dict[str, float]:
         metrics["reward/zero_spread_groups"] = fmean(len(spread) == 1 for spread in spreads if spread)
     for name in sorted({name for score in scores for name in score.parts}):
         metrics[f"reward/{name}"] = fmean(score.parts[name] for score in scores if name in score.parts)
+    own = [value for score in scores if (value := own_accuracy(score.parts)) is not None]
+    if own:
+        metrics.setdefault("reward/accuracy", fmean(own))
     return metrics
 
 

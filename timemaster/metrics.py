@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from timemaster.types import InputError
 
 UNPARSED = "(unparsed)"
+ACCURACY = ("acc", "accuracy", "correct")  # a reward's own word for it, verl's first
 NUM_RESAMPLES = 2000
 Answers = TypeVar("Answers")  # a prediction, or the predictions of one item
 
@@ -64,7 +65,11 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def summarise(answers: Sequence[Prediction]) -> dict[str, Any]:
-    """All figures of a set of predictions; with several data sources also each by itself under `by_data_source`."""
+    """All figures of a set of predictions; with several data sources also each by itself under `by_data_source`.
+
+    None stands for what does not exist: accuracy where nothing says what is right (`rightness`), macro F1 and unparsed
+    without labels, the format's rate without such a part, means of nothing.
+    """
     return _by_source(answers, _summary, lambda one: one.data_source)
 
 
@@ -94,7 +99,7 @@ def _by_source(
 
 def _summary(answers: Sequence[Prediction]) -> dict[str, Any]:
     n = len(answers)
-    correct = [is_correct(one) for one in answers]
+    correct = rightness(answers)
     labels = list(dict.fromkeys(label for one in answers for label in one.labels))
     per_class = {label: _class_figures(label, answers) for label in labels}
     formats = [one.parts["format"] for one in answers if "format" in one.parts]
@@ -102,33 +107,37 @@ def _summary(answers: Sequence[Prediction]) -> dict[str, Any]:
     parts = sorted({name for one in answers for name in one.parts})
     return {
         "n": n,
-        "accuracy": fmean(correct) if n else 0.0,
-        "accuracy_ci95": list(wilson(sum(correct), n)),
+        "accuracy": fmean(correct) if correct else None,
+        "accuracy_ci95": list(wilson(sum(correct), n)) if correct else None,
         "macro_f1": fmean(c["f1"] for c in per_class.values()) if per_class else None,
         "format_rate": fmean(formats) if formats else None,
-        "unparsed": sum(one.predicted is None for one in answers) if labels else 0,
+        "unparsed": sum(one.predicted is None for one in answers) if labels else None,
         "per_class": per_class,
         "reward_mean": fmean(rewards) if rewards else None,
         "unknown": n - len(rewards),
         "parts": {name: fmean(one.parts[name] for one in answers if name in one.parts) for name in parts},
-        "response_tokens_mean": fmean(one.num_tokens for one in answers) if n else 0.0,
-        "prompt_tokens_mean": fmean(one.num_prompt_tokens for one in answers) if n else 0.0,
+        "response_tokens_mean": fmean(one.num_tokens for one in answers) if n else None,
+        "prompt_tokens_mean": fmean(one.num_prompt_tokens for one in answers) if n else None,
         "confusion": _confusion(labels, answers),
     }
 
 
 def _sampled_summary(items: Sequence[Sequence[Prediction]], seed: int) -> dict[str, Any]:
     num_samples = len(items[0])
-    right = [sum(is_correct(one) for one in item) for item in items]
+    figures = _summary([one for item in items for one in item])
+    figures |= {"n": len(items), "num_samples": num_samples, "majority": None, "pass_at_k": {}}
+    correct = rightness([one for item in items for one in item])
+    if correct is None:
+        return figures
+    right = [sum(correct[i * num_samples : (i + 1) * num_samples]) for i in range(len(items))]
     powers = [2**i for i in range(num_samples.bit_length()) if 2**i < num_samples]
     columns = {str(k): [pass_at_k(num_samples, c, k) for c in right] for k in [*powers, num_samples]}
-    voted = [replace(item[0], predicted=vote([one.predicted for one in item])) for item in items]
+    voted = [majority(item) for item in items]
     with_labels = all(one.labels for one in voted)
     if with_labels:
-        columns["majority"] = [float(is_correct(one)) for one in voted]
+        columns["majority"] = [float(bool(is_correct(one))) for one in voted]
     intervals = bootstrap(columns, seed)
-    figures = _summary([one for item in items for one in item])
-    figures |= {"n": len(items), "num_samples": num_samples, "accuracy_ci95": intervals["1"], "majority": None}
+    figures["accuracy_ci95"] = intervals["1"]
     if with_labels:
         of_votes = _summary(voted)
         figures["majority"] = {name: of_votes[name] for name in ("accuracy", "macro_f1", "unparsed")}
@@ -137,11 +146,49 @@ def _sampled_summary(items: Sequence[Sequence[Prediction]], seed: int) -> dict[s
     return figures | {"pass_at_k": pass_at}
 
 
-def is_correct(one: Prediction) -> bool:
-    """Whether the answer is the truth; for a task without labels, whether its accuracy part, or its reward, is 1."""
+def is_correct(one: Prediction) -> bool | None:
+    """Whether an answer is right; None where nothing says so. The first of these that there is decides:
+
+    the accuracy in the reward's dictionary (`own_accuracy`, 1 is right); with labels, whether the truth was chosen; a
+    reward part called accuracy; the reward, where it is 0 or 1 (a scaled one does not say what is right).
+    """
+    own = own_accuracy(one.parts)
+    if own is not None:
+        return own >= 1.0
     if one.labels:
         return one.predicted == one.truth
-    return one.parts.get("accuracy", one.reward or 0.0) >= 1.0
+    worth = next((one.parts[name] for name in ACCURACY if name in one.parts), None)
+    if worth is not None:
+        return worth >= 1.0
+    return one.reward == 1.0 if one.reward in (0.0, 1.0) else None
+
+
+def own_accuracy(parts: Mapping[str, float]) -> float | None:
+    """What a reward called `acc`, `accuracy` or `correct` in its dictionary. Example: {"score/acc": 1.0} gives 1.0"""
+    names = (name for word in ACCURACY for name in parts if name.endswith(f"/{word}"))
+    return next((parts[name] for name in names), None)
+
+
+def rightness(answers: Sequence[Prediction]) -> list[bool] | None:
+    """Whether each answer is right; None where nothing says so.
+
+    Two kinds of answers are wrong although nothing says so: those whose reward a judge left unknown, and those whose
+    reward's dictionary holds no accuracy while others of their data source have one.
+    """
+    told = {one.data_source for one in answers if own_accuracy(one.parts) is not None}
+    found = [is_correct(one) for one in answers]
+    is_open = [
+        right is None and one.reward is not None and one.data_source not in told
+        for one, right in zip(answers, found, strict=True)
+    ]
+    return None if any(is_open) or set(found) <= {None} else [bool(right) for right in found]
+
+
+def majority(samples: Sequence[Prediction]) -> Prediction:
+    """The majority vote of several answers to one item, of which rewards say nothing."""
+    if len(samples) == 1:
+        return samples[0]
+    return replace(samples[0], predicted=vote([one.predicted for one in samples]), parts={})
 
 
 def vote(predicted: Sequence[str | None]) -> str | None:
@@ -199,8 +246,8 @@ def mcnemar(
     Source: McNemar (1947), https://doi.org/10.1007/BF02295996. Raises InputError when ids or truths do not match.
     """
     check_pairs(first, second, names)
-    b = sum(is_correct(one) and not is_correct(second[key]) for key, one in first.items())
-    c = sum(is_correct(one) and not is_correct(first[key]) for key, one in second.items())
+    b = sum(bool(is_correct(one)) and not is_correct(second[key]) for key, one in first.items())
+    c = sum(bool(is_correct(one)) and not is_correct(first[key]) for key, one in second.items())
     tail = sum(math.comb(b + c, i) for i in range(min(b, c) + 1))
     return Paired(b, c, min(1.0, 2 * tail / 2 ** (b + c)))
 

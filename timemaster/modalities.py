@@ -95,6 +95,8 @@ def compare(image_run: Path, numeric_run: Path) -> dict[str, Any]:
         modality = found.get("modality", name)  # evaluations of earlier versions do not say
         if modality != name:
             raise InputError(f"{run} was evaluated with data.modality={modality}; the {name} run belongs here.")
+        if found["accuracy"] is None:
+            raise InputError(f"{run}: its evaluation has no accuracy, so there is nothing to compare.")
         out[name] = {"run": str(run), **{key: found[key] for key in SHOWN}}
     image, numeric = out["image"], out["numeric"]
     if (image["files"], image["n"]) != (numeric["files"], numeric["n"]):

@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from timemaster.metrics import Prediction, vote
+from timemaster.metrics import Prediction, majority
 from timemaster.types import Example, InputError
 
 NAME = "predictions.jsonl"
@@ -76,7 +75,7 @@ def read_predictions(path: Path, data_source: str, labels: Sequence[str]) -> dic
                 samples[key[0]].append(one)
     if not samples:
         raise InputError(f"{path} has no rows of {data_source!r}; it has {sorted(sources) or 'none at all'}.")
-    return {key: replace(some[0], predicted=vote([one.predicted for one in some])) for key, some in samples.items()}
+    return {key: majority(some) for key, some in samples.items()}
 
 
 def _read_line(line: str, where: str, labels: Sequence[str]) -> tuple[dict[str, Any], Prediction]:
@@ -87,7 +86,7 @@ def _read_line(line: str, where: str, labels: Sequence[str]) -> tuple[dict[str, 
             truth=row["truth"],
             predicted=row["prediction"],
             labels=list(labels),
-            reward=row.get("score") or 0.0,
+            reward=row.get("score"),
             parts=row.get("parts") or {},
             num_tokens=row.get("tokens") or 0,
         )

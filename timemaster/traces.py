@@ -32,8 +32,7 @@ from timemaster.console import print_any_letter
 from timemaster.data.prepare import small_variant
 from timemaster.data.series import Series
 from timemaster.judge import BudgetSpent, Chat, Store, add_chat_options, chat_from, chat_turn, settings_of
-from timemaster.rewards import RewardPart
-from timemaster.rewards.scoring import score_async
+from timemaster.rewards import RewardPart, score
 from timemaster.tasks import Task, demonstration, load_task
 from timemaster.types import Example, InputError, Rollout
 
@@ -109,7 +108,7 @@ async def fault(parts: Sequence[RewardPart], example: Example, text: str) -> str
     """What is wrong with an answer; "" when nothing is."""
     nothing: dict[str, Any] = {key: [] for key in ("token_ids", "mask", "logprobs", "versions", "media")}
     rollout = Rollout(id=example.id, text=text, finish_reason="stop", **nothing)
-    values = (await score_async(rollout, example, parts, "raise")).parts
+    values = (await asyncio.to_thread(score, rollout, example, parts)).parts
     return ", ".join(
         f"{part.name} is {values.get(part.name, 'unknown')}" for part in parts if values.get(part.name) != 1
     )

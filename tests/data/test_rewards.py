@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import timemaster
 from timemaster.grpo import answers
 from timemaster.rewards import (
     RewardPart,
@@ -179,9 +184,36 @@ def test_verl_form_may_give_a_float_and_take_fewer_parameters():
     assert as_reward(format_strict) is format_strict
 
 
-def test_other_signatures_are_refused():
-    with pytest.raises(InputError, match="rollout, example"):
-        as_reward(lambda text: 1.0)
+class Grader:
+    def __call__(self, rollout, example):
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("fn", "why"),
+    [
+        (lambda text: 1.0, r"takes \(text\), and too many positional arguments; write it as \(rollout, example\)"),
+        (lambda rollout, example, table: 1.0, "missing a required argument: 'table'"),
+        (lambda rollout, example, *, table: 1.0, "missing a required argument: 'table'"),
+        (lambda solution_str, ground_truth, tokenizer: 1.0, "missing a required argument: 'tokenizer'"),
+        (lambda solution_str, ground_truth, /: 1.0, "positional only"),
+        (Grader, "is a class: name an object"),
+        (min, "has no signature to be read"),
+    ],
+)
+def test_signatures_that_no_call_could_satisfy_are_refused(fn, why: str):
+    with pytest.raises(InputError, match=why):
+        as_reward(fn)
+
+
+def test_a_recipes_part_that_no_call_could_satisfy_is_refused():
+    with pytest.raises(InputError, match="missing a required argument: 'table'"):
+        check_parts([RewardPart("own", 1.0, lambda rollout, example, table: 1.0)])
+
+
+def test_a_part_may_be_an_object_or_take_more_that_has_a_default():
+    for fn in (Grader(), lambda rollout, example, table=None: 1.0, lambda *args: 1.0):
+        check_parts([RewardPart("own", 1.0, as_reward(fn))])
 
 
 def test_load_function_from_module_and_file(tmp_path: Path):
@@ -212,6 +244,92 @@ def judge(rollout, example):
     yes, no = (load_function(f"{tmp_path / folder / 'judge.py'}:judge") for folder in ("a", "b"))
     assert [fn(rollout("yes"), EXAMPLE) for fn in (yes, no)] == [1.0, 0.0]
     assert pickle.loads(pickle.dumps(yes)) is yes
+
+
+def reward_beside(folder: Path, value: float, neighbour: str, lazily: bool = False) -> str:
+    """A reward file that imports from a file and a package beside it. Returns its path with the function."""
+    (folder / f"{neighbour}_parts").mkdir(parents=True)
+    (folder / f"{neighbour}_parts" / "__init__.py").write_text("", encoding="utf-8")
+    (folder / f"{neighbour}_parts" / "deep.py").write_text(f"import {neighbour}\n", encoding="utf-8")
+    (folder / f"{neighbour}.py").write_text(f"def value():\n    return {value}\n", encoding="utf-8")
+    lines = [f"import {neighbour}_parts.deep", f"from {neighbour} import value"]
+    function = ["def score(rollout, example):", *(f"    {line}" for line in lines * lazily), "    return value()"]
+    text = "\n".join([*(lines * (not lazily)), *function])
+    (folder / "reward.py").write_text(text + "\n", encoding="utf-8")
+    return f"{folder}/reward.py:score"
+
+
+@pytest.fixture
+def as_it_was(monkeypatch: pytest.MonkeyPatch):
+    """Takes back what loading does to the search path and the loaded modules."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = dict(sys.modules)
+    yield
+    for name in sys.modules.keys() - before.keys():
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+def test_a_reward_imports_what_lies_beside_it(tmp_path: Path, as_it_was, lazily: bool):
+    fn = load_function(reward_beside(tmp_path / "a", 0.25, "beside_a_reward", lazily))
+    assert score(rollout(GOLD), EXAMPLE, [RewardPart("own", 1.0, fn)]).total == 0.25
+
+
+def test_two_rewards_have_neighbours_of_one_name(tmp_path: Path, as_it_was):
+    paths = [reward_beside(tmp_path / folder, value, "neighbour") for folder, value in (("a", 0.25), ("b", 0.75))]
+    first, second = map(load_function, paths)
+    again = load_function(paths[0])
+    assert [fn(rollout(GOLD), EXAMPLE) for fn in (first, second, again)] == [0.25, 0.75, 0.25]
+
+
+def test_a_neighbour_hides_an_installed_module_from_the_reward_alone(tmp_path: Path, as_it_was):
+    import yaml  # loaded already
+
+    fn = load_function(reward_beside(tmp_path / "a", 0.25, "yaml"))
+    other = load_function(reward_beside(tmp_path / "b", 0.5, "tabulate"))  # installed or not, and not loaded yet
+    late = load_function(reward_beside(tmp_path / "c", 0.75, "this"))  # of the standard library, not loaded yet
+    assert [one(rollout(GOLD), EXAMPLE) for one in (fn, other, late)] == [0.25, 0.5, 0.75]
+    assert sys.modules["yaml"] is yaml
+    assert importlib.import_module("yaml.nodes").ScalarNode
+    assert "this" not in sys.modules
+    assert importlib.util.find_spec("this").origin != f"{tmp_path}/c/this.py"
+
+
+def test_a_reward_beside_the_library_uses_the_library_that_is_loaded(tmp_path: Path, as_it_was):
+    """As in a clone: the folder of the reward file holds timemaster/, too."""
+    (tmp_path / "timemaster").symlink_to(Path(timemaster.__file__).parent)
+    (tmp_path / "reward.py").write_text(
+        "from timemaster.types import InputError\ndef score(rollout, example):\n    raise InputError('mine')\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(InputError, match="mine"):  # the same class, so the same module
+        load_function(f"{tmp_path}/reward.py:score")(rollout(GOLD), EXAMPLE)
+
+
+def test_the_processes_of_a_run_find_the_neighbours_from_wherever_they_start(tmp_path: Path):
+    path = reward_beside(tmp_path / "a", 0.25, "neighbour")
+    code = (
+        "from timemaster.rewards import load_function\n"
+        f"print(load_function({path!r})(None, None))"
+    )  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(Path(timemaster.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd="/", env=env, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert (done.stdout, done.stderr) == ("0.25\n", "")
+
+
+def test_a_file_that_exits_or_fails_when_it_is_imported_is_named(tmp_path: Path):
+    for text, why in (
+        ("import sys; sys.exit(3)", "SystemExit"),
+        ("import not_installed_anywhere", "No module named 'not_installed_anywhere'"),
+        ("def score(rollout, example:", "SyntaxError"),
+        ("raise BaseException('no')", "BaseException"),
+    ):
+        (tmp_path / "reward.py").write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=f"importing .*reward.py' failed: .*{why}"):
+            load_function(f"{tmp_path}/reward.py:score")
 
 
 @pytest.mark.parametrize(

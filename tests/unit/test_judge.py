@@ -36,7 +36,7 @@ from timemaster.judge import (
     set_judge,
 )
 from timemaster.rewards import RewardPart, Scorer, accuracy, extension, score
-from timemaster.rollout.rank import check_judge, make_judge
+from timemaster.rollout.rank import check_rewards, make_judge
 from timemaster.types import Group, InputError, Rollout, Score
 
 RUBRIC = Rubric("advice", {"depth": "gives reasons", "relevance": "serves the person"})
@@ -433,17 +433,19 @@ def test_settings_that_would_be_ignored_are_refused(tmp_path: Path, settings: di
 
 def test_a_run_whose_judge_cannot_answer_does_not_begin(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the rewards of emg_soft ask a judge: set judge\.model"):
-        check_judge(run_with_a_judge(tmp_path))
+        check_rewards(run_with_a_judge(tmp_path))
     with pytest.raises(ChatRefused, match=r"the judge 'm' at http://127\.0\.0\.1:9/v1: APIConnectionError"):
-        check_judge(run_with_a_judge(tmp_path, model="m", base_url="http://127.0.0.1:9/v1", max_retries=0))
+        check_rewards(run_with_a_judge(tmp_path, model="m", base_url="http://127.0.0.1:9/v1", max_retries=0))
     with pytest.raises(InputError, match="max_cost=20 limits nothing"):
-        check_judge(run_with_a_judge(tmp_path, model="m", max_cost=20.0))
+        check_rewards(run_with_a_judge(tmp_path, model="m", max_cost=20.0))
     with ChatServer(says("ready")) as server:
-        check_judge(run_with_a_judge(tmp_path, model="m", base_url=server.url))
+        check_rewards(run_with_a_judge(tmp_path, model="m", base_url=server.url))
         assert len(server.requests) == 1
-    check_judge(run_with_a_judge(tmp_path, model="m", base_url=server.url, max_calls=1))  # spent: nothing new is asked
+    check_rewards(
+        run_with_a_judge(tmp_path, model="m", base_url=server.url, max_calls=1)
+    )  # spent: nothing new is asked
     with pytest.raises(ChatRefused, match="APIConnectionError"):  # although its reply is kept
-        check_judge(run_with_a_judge(tmp_path, model="m", base_url=server.url, max_retries=0))
+        check_rewards(run_with_a_judge(tmp_path, model="m", base_url=server.url, max_retries=0))
     assert len(server.requests) == 1
 
 

@@ -49,6 +49,12 @@ def test_without_classes_the_accuracy_part_or_the_score_decides(tmp_path: Path) 
         row("44", "none", score=None),
     ]
     assert outcomes(write_run(tmp_path / "run", *rows)) == ["right", "wrong", "unscored"]
+    rows = [  # a scaled reward does not say what is right; its dictionary may
+        row("45", "none", score=0.5),
+        row("46", "none", score=0.5, parts={"score": 0.5, "score/acc": 1.0}),
+        row("47", "none", score=0.5, parts={"score": 0.5, "score/acc": 0.0}),
+    ]
+    assert outcomes(write_run(tmp_path / "scaled", *rows)) == ["unscored", "right", "wrong"]
 
 
 def test_a_label_that_was_no_truth_so_far_is_read_where_the_row_holds_it(tmp_path: Path) -> None:

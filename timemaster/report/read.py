@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from timemaster.metrics import how_sampled
+from timemaster.metrics import Prediction, how_sampled, is_correct
 from timemaster.rewards import predict_label
 from timemaster.types import InputError
 
@@ -264,15 +264,24 @@ def evaluated_labels(source: str, truths: set[str], evaluations: list[dict[str, 
 def judge(rollouts: Iterable[dict[str, Any]], labels: dict[str, list[str]]) -> None:
     """Adds to each row what was `said` (None: unreadable) and its `outcome`: right, wrong, unparsed or unscored.
 
-    With classes an answer is right when it says the truth, as in evaluations; without, when its accuracy part, or its
-    score, is 1. Rows that do not hold what they say (of older runs) are read again, by `labels`.
+    What is right is decided as in evaluations (`is_correct`). Rows that do not hold what they say (of older runs) are
+    read again, by `labels`.
     """
     for row in rollouts:
         own = labels.get(row["source"], [])
-        if "said" in row or own:
-            row["said"] = row["said"] if "said" in row else predict_label(row["text"], own)
-            row["outcome"] = "unparsed" if row["said"] is None else "right" if row["said"] == row["truth"] else "wrong"
+        has_classes = "said" in row or bool(own)
+        row["said"] = row["said"] if "said" in row else predict_label(row["text"], own) if own else None
+        answer = Prediction(
+            data_source=row["source"],
+            truth=row["truth"],
+            predicted=row["said"],
+            labels=(own or [row["truth"]]) if has_classes else [],
+            reward=row["score"],
+            parts=row["parts"],
+            num_tokens=0,
+        )
+        right = is_correct(answer)
+        if has_classes and row["said"] is None and not right:
+            row["outcome"] = "unparsed"
         else:
-            row["said"] = None
-            worth = row["parts"].get("accuracy", row["score"])
-            row["outcome"] = "unscored" if worth is None else "right" if worth >= 1 else "wrong"
+            row["outcome"] = "unscored" if right is None else "right" if right else "wrong"

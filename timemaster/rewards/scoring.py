@@ -1,28 +1,32 @@
-"""From reward parts to a score: load functions by path, call them, check what they return, weigh and sum once."""
+"""From reward parts to a score: load functions by path, check their signatures, call them, weigh and sum once."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import math
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from threading import Thread
-from typing import Any, SupportsFloat
+from types import ModuleType
+from typing import Any
 
 from timemaster.judge import ChatRefused
+from timemaster.rewards.calls import Caller, Outcome, RewardsStuck, described
 from timemaster.types import Example, InputError, Rollout, Score
 
-# A reward gives a number, or a dict with "score" and further numbers; it may be an async function.
+# A reward gives a number, or a dict with "score" and further numbers, or something to await that gives one of these.
 Reward = float | Mapping[str, Any]
 RewardFn = Callable[[Rollout, Example], Reward | Awaitable[Reward]]
 
+FORMS = "(rollout, example) or verl's (data_source, solution_str, ground_truth, extra_info)"
 ON_ERROR = ("raise", "zero")
 RESERVED = ("mean", "errors", "unknown", "zero_spread_groups")  # a step's own metrics, logged beside the parts
 
@@ -44,6 +48,7 @@ class RewardPart:
 def load_function(path: str) -> Callable[..., Any]:
     """The function that `path` names: "package.module:function" or "some/file.py:function".
 
+    A file may import its neighbours, as with `python some/file.py`; see `_neighbours_first` for names that clash.
     Raises InputError when the path has another form, the module or file cannot be imported, or the name is missing.
     """
     module_name, colon, name = path.rpartition(":")
@@ -53,9 +58,9 @@ def load_function(path: str) -> Callable[..., Any]:
         module = (
             _import_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
         )
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # a script without a main guard exits when it is imported
         raise InputError(f"Function path {path!r}: importing {module_name!r} failed: {error!r}.") from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -64,7 +69,7 @@ def load_function(path: str) -> Callable[..., Any]:
     return function
 
 
-def _import_file(path: Path) -> Any:
+def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"Function file {str(path)!r} does not exist (looked from {Path.cwd()}).")
     # A name of its own: two files may be called reward.py, and none may hide an installed module.
@@ -75,23 +80,71 @@ def _import_file(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look a function's module up there
     try:
-        spec.loader.exec_module(module)
+        with _neighbours_first(path.resolve().parent):
+            spec.loader.exec_module(module)
     except BaseException:
         sys.modules.pop(name, None)
         raise
     return module
 
 
+@contextmanager
+def _neighbours_first(folder: Path) -> Iterator[None]:
+    """Imports find the modules of `folder` first, as those of a script find the modules beside it.
+
+    Afterwards the folder stays at the end of the search path, for imports inside functions. Where another module has
+    the name of a neighbour (an installed one, or one beside another reward), that name means the other module again:
+    such a neighbour must be imported at the top of the file. Modules of the standard library that are loaded stay.
+    """
+    names = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    clashing = {name for name in names - sys.stdlib_module_names if not _is_neighbour(name, folder)}
+    others = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in clashing}
+    for name in others:
+        del sys.modules[name]
+    known = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+        new = [name for name in sys.modules.keys() - known if _is_neighbour(name, folder)]
+        for name in new:
+            if not _leads_to(name.partition(".")[0], folder):
+                del sys.modules[name]
+        sys.modules.update(others)
+
+
+def _is_neighbour(name: str, folder: Path) -> bool:
+    """Whether the loaded module of this name, or the package that it belongs to, lies in `folder`."""
+    top = name.partition(".")[0]
+    return _lies_in(getattr(sys.modules.get(top), "__file__", None), top, folder)
+
+
+def _leads_to(top: str, folder: Path) -> bool:
+    """Whether the search path finds the module `top` in `folder`."""
+    specs = (finder.find_spec(top, None) for finder in sys.meta_path)
+    spec = next((spec for spec in specs if spec is not None), None)
+    return spec is not None and _lies_in(spec.origin, top, folder)
+
+
+def _lies_in(file: str | None, top: str, folder: Path) -> bool:
+    beside = (folder / f"{top}.py", folder / top / "__init__.py")
+    return bool(file) and Path(str(file)).resolve() in [path.resolve() for path in beside]
+
+
 def as_reward(fn: Callable[..., Any]) -> RewardFn:
     """`fn` itself when it takes (rollout, example); wrapped when it is in verl's form.
 
     verl's form is recognised by its parameter names: `solution_str` and `ground_truth`, and, where it takes them,
-    `data_source` and `extra_info`. Raises InputError for any other signature.
+    `data_source` and `extra_info`. Raises InputError for any other signature, such as one with an argument more.
     """
-    parameters = inspect.signature(fn).parameters
+    parameters = _parameters(fn)
     if {"solution_str", "ground_truth"} <= parameters.keys():
         takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         wanted = [n for n in ("data_source", "extra_info") if takes_all or n in parameters]
+        _check_call(fn, **dict.fromkeys(["solution_str", "ground_truth", *wanted]))
 
         def arguments(rollout: Rollout, example: Example) -> dict[str, Any]:
             more = {"data_source": example.data_source, "extra_info": example.extra}
@@ -104,18 +157,36 @@ def as_reward(fn: Callable[..., Any]) -> RewardFn:
             return fn(**arguments(rollout, example))
 
         return judged if inspect.iscoroutinefunction(fn) else reward
-    try:
-        inspect.signature(fn).bind(None, None)
-    except TypeError as error:
-        raise InputError(
-            f"Reward {getattr(fn, '__name__', fn)!r} takes ({', '.join(parameters)}); write it as (rollout, example) "
-            "or as verl's (data_source, solution_str, ground_truth, extra_info)."
-        ) from error
+    _check_call(fn, None, None)
     return fn
 
 
+def _check_call(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """InputError unless `fn` takes these arguments and needs no others."""
+    parameters = _parameters(fn)
+    try:
+        inspect.Signature(list(parameters.values())).bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(
+            f"Reward {_name(fn)} takes ({', '.join(map(str, parameters.values()))}), and {error}; write it as {FORMS}."
+        ) from error
+
+
+def _parameters(fn: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    if inspect.isclass(fn):
+        raise InputError(f"Reward {_name(fn)} is a class: name an object that the file makes of it, or a function.")
+    try:
+        return inspect.signature(fn).parameters
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Reward {_name(fn)} has no signature to be read ({error}); write it as {FORMS}.") from error
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    return repr(getattr(fn, "__name__", fn))
+
+
 def check_parts(parts: Sequence[RewardPart]) -> None:
-    """InputError unless every part can be logged under a name of its own and has a finite weight."""
+    """InputError unless every part has a name of its own for the log, a finite weight, and takes (rollout, example)."""
     names = [part.name for part in parts]
     for part in parts:
         if not part.name.strip() or "/" in part.name or part.name in RESERVED or names.count(part.name) > 1:
@@ -125,89 +196,132 @@ def check_parts(parts: Sequence[RewardPart]) -> None:
             )
         if not math.isfinite(part.weight):
             raise InputError(f"Reward part {part.name!r} has the weight {part.weight}; give a finite number.")
+        _check_call(part.fn, None, None)
 
 
 def score(rollout: Rollout, example: Example, parts: Sequence[RewardPart], on_error: str = "raise") -> Score:
-    """`score_async`, waited for: for scripts and tests. A run scores with a `Scorer`."""
-    return asyncio.run(score_async(rollout, example, parts, on_error))
+    """The score of one rollout, waited for without a limit: for scripts and tests. A run scores with a `Scorer`."""
+    scorer = Scorer(lambda _: parts, on_error, num_threads=len(parts))
+    try:
+        return scorer.submit(rollout, example).result()
+    finally:
+        scorer.close()
 
 
-async def score_async(rollout: Rollout, example: Example, parts: Sequence[RewardPart], on_error: str) -> Score:
-    """The weighted sum of the parts, and every part by name, unweighted.
+class Scorer:
+    """Scores rollouts beside other work.
 
-    Plain functions run in threads, `async` ones (a judge) on this event loop, all parts at once. A part that returns a
-    dict counts with its "score"; its other finite numbers are reported as "<part>/<key>", what else it holds is left
-    out. {"score": None, "reason": "…"} means unknown: the part is left out of total and values and named in
-    `Score.unknown`. A part that raises, or returns NaN, infinity or no number, is an InputError naming example, part
-    and cause (on_error="raise"), or counts 0.0 with the cause in `Score.error` (on_error="zero"). ChatRefused (by a
-    judge: key, address, budget) is raised in both cases: it would be every later row's, too.
+    All parts of all rollouts are called at once: plain functions in `num_threads` threads, `async` ones (a judge) on an
+    event loop of their own, and what any of them gives to be awaited is awaited there. `timeout`: see `Caller`; parts
+    that ask a judge have no limit, for its calls have limits of their own and wait for each other.
     """
-    if on_error not in ON_ERROR:
-        raise InputError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
-    results = await asyncio.gather(*(_result(part, rollout, example) for part in parts), return_exceptions=True)
+
+    def __init__(
+        self,
+        parts_of: Callable[[Example], Sequence[RewardPart]],
+        on_error: str,
+        num_threads: int,
+        timeout: float = 0.0,
+    ) -> None:
+        if on_error not in ON_ERROR:
+            raise InputError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
+        self._parts_of, self._on_error = parts_of, on_error
+        self._caller = Caller(num_threads, timeout)
+
+    def submit(self, rollout: Rollout, example: Example) -> Future[Score]:
+        """The weighted sum of the parts, and every part by name, unweighted: later.
+
+        A part that returns a dict counts with its "score"; its other finite numbers are reported as "<part>/<key>",
+        what else it holds is left out. {"score": None, "reason": "…"} means unknown: the part is left out of total and
+        values and named in `Score.unknown`. A part that raises, exits or is cancelled, takes too long, or returns NaN,
+        infinity or no number, is an InputError naming example, part and cause (on_error="raise"), or counts 0.0 with
+        the cause in `Score.error` (on_error="zero"). ChatRefused (by a judge: key, address, budget) and RewardsStuck
+        are raised in both cases: it would be every later row's, too.
+
+        Every call gets a copy of rollout and example, so that a reward can change neither. Raises InputError at once
+        for an example without rewards.
+        """
+        parts = self._parts_of(example)
+        outcomes = [
+            self._caller.call(
+                partial(part.fn, *_copies(rollout, example)),
+                is_async=inspect.iscoroutinefunction(part.fn),
+                has_limit=not part.asks_judge,
+            )
+            for part in parts
+        ]
+        answer: Future[Score] = Future()
+        left = itertools.count(len(outcomes) - 1, -1)
+
+        def one_more(_: object) -> None:
+            if next(left) <= 0:
+                try:
+                    answer.set_result(total_of(parts, [one.result() for one in outcomes], example, self._on_error))
+                except InputError as error:
+                    answer.set_exception(error)
+
+        for outcome in outcomes:
+            outcome.add_done_callback(one_more)
+        if not outcomes:
+            one_more(None)
+        return answer
+
+    def close(self) -> None:
+        """End its threads."""
+        self._caller.close()
+
+
+def total_of(parts: Sequence[RewardPart], outcomes: Sequence[Outcome], example: Example, on_error: str) -> Score:
+    """What the calls of the parts came to, as a score; see `Scorer.submit`."""
     values: dict[str, float] = {}
     errors: list[str] = []
     unknown: list[str] = []
     total = 0.0
-    for part, result in zip(parts, results, strict=True):
-        if isinstance(result, Mapping) and "score" in result and result["score"] is None:
+    for part, outcome in zip(parts, outcomes, strict=True):
+        if outcome.unknown:
             unknown.append(part.name)
-            errors.append(f"reward part {part.name!r} is unknown: {result.get('reason', 'no reason given')}")
+            errors.append(f"reward part {part.name!r} is unknown: {outcome.unknown}")
             continue
-        try:
-            value, more = _numbers(result)
-        except Exception as error:  # a reward is the user's code: whatever it raises is reported with its example
-            if isinstance(error, ChatRefused):
-                raise
-            message = f"reward part {part.name!r} failed on example {example.id!r}: {type(error).__name__}: {error}"
+        if outcome.failure is not None:
+            message = f"reward part {part.name!r} failed on example {example.id!r}: {described(outcome.failure)}"
+            _raise_what_ends_a_run(outcome.failure, message)
             if on_error == "raise":
-                raise InputError(message[0].upper() + message[1:]) from error
+                raise InputError(message[0].upper() + message[1:]) from outcome.failure
             errors.append(message)
-            value, more = 0.0, {}
-        values[part.name] = value
-        values |= {f"{part.name}/{key}": number for key, number in more.items()}
-        total += part.weight * value
+        values[part.name] = outcome.value
+        values |= {f"{part.name}/{key}": number for key, number in outcome.more.items()}
+        total += part.weight * outcome.value
+    if not math.isfinite(total):
+        message = f"the total of example {example.id!r} is {total}, out of {values}"
+        if on_error == "raise":
+            raise InputError(message[0].upper() + message[1:])
+        errors, total = [*errors, message], 0.0
     return Score(total=total, parts=values, error="; ".join(errors), unknown=tuple(unknown))
 
 
-async def _result(part: RewardPart, rollout: Rollout, example: Example) -> Any:
-    if inspect.iscoroutinefunction(part.fn):
-        return await part.fn(rollout, example)
-    return await asyncio.to_thread(part.fn, rollout, example)
+def _raise_what_ends_a_run(failure: BaseException, message: str) -> None:
+    if isinstance(failure, RewardsStuck):
+        raise RewardsStuck(message[0].upper() + message[1:])
+    if isinstance(failure, ChatRefused):
+        raise failure
+    if isinstance(failure, BaseExceptionGroup):  # of tasks that a reward awaits together
+        for one in failure.exceptions:
+            _raise_what_ends_a_run(one, message)
 
 
-def _numbers(result: Any) -> tuple[float, dict[str, float]]:
-    """What a part returned, as its score and further numbers by name. Raises what it raised, or ValueError."""
-    if isinstance(result, BaseException):
-        raise result
-    more = dict(result) if isinstance(result, Mapping) else {}
-    value = _finite(more.pop("score", None) if isinstance(result, Mapping) else result)
-    if value is None:
-        raise ValueError(f"a finite number is expected, got {result!r:.200}")
-    return value, {key: number for key, v in more.items() if (number := _finite(v)) is not None}
+def _copies(rollout: Rollout, example: Example) -> tuple[Rollout, Example]:
+    """Both with lists and dicts of their own."""
+    tokens: dict[str, Any] = {
+        name: list(getattr(rollout, name)) for name in ("token_ids", "mask", "logprobs", "versions", "media")
+    }
+    messages = [replace(message, parts=list(message.parts)) for message in example.messages]
+    return replace(rollout, **tokens), replace(example, messages=messages, extra=_copy(example.extra))
 
 
-class Scorer:
-    """Scores rollouts beside other work: an event loop in a thread of its own, plain rewards in `num_threads` more."""
-
-    def __init__(self, parts_of: Callable[[Example], Sequence[RewardPart]], on_error: str, num_threads: int) -> None:
-        self._parts_of, self._on_error = parts_of, on_error
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_default_executor(ThreadPoolExecutor(num_threads))
-        Thread(target=self._loop.run_forever, name="scoring", daemon=True).start()
-
-    def submit(self, rollout: Rollout, example: Example) -> Future[Score]:
-        """The score, later; its result raises what `score_async` raises. InputError now for one without rewards."""
-        parts = self._parts_of(example)
-        return asyncio.run_coroutine_threadsafe(score_async(rollout, example, parts, self._on_error), self._loop)
-
-
-def _finite(value: Any) -> float | None:
-    """`value` as a float; None when it is no number, several, or not finite."""
-    if not isinstance(value, SupportsFloat):
-        return None
-    try:
-        number = float(value)
-    except Exception:  # the user's value, of any library: an array of several numbers, an int beyond all floats
-        return None
-    return number if math.isfinite(number) else None
+def _copy(value: Any) -> Any:
+    # Not copy.deepcopy: it takes three times as long for a series of numbers.
+    if isinstance(value, dict):
+        return {key: _copy(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_copy(one) if isinstance(one, list | dict) else one for one in value]
+    return value

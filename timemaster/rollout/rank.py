@@ -30,9 +30,19 @@ def use_cores(sharers: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // sharers, 1))
 
 
+def own_reward(reward: RewardConfig) -> tuple[RewardPart, ...] | None:
+    """The user's own reward, None when `reward.path` is not set. InputError when it cannot be loaded or called."""
+    if not reward.path:
+        return None
+    try:
+        return (RewardPart("score", 1.0, as_reward(load_function(reward.path))),)
+    except InputError as error:
+        raise InputError(f"reward.path={reward.path}: {error}") from error
+
+
 def make_scorer(tasks: dict[str, Task], reward: RewardConfig) -> Scorer:
     """How rollouts are scored: by the user's own reward when `reward.path` is set, else by the row's task."""
-    own = (RewardPart("score", 1.0, as_reward(load_function(reward.path))),) if reward.path else None
+    own = own_reward(reward)
 
     def parts_of(example: Example) -> Sequence[RewardPart]:
         if own is None and example.data_source not in tasks:
@@ -43,7 +53,7 @@ def make_scorer(tasks: dict[str, Task], reward: RewardConfig) -> Scorer:
             )
         return own or tasks[example.data_source].rewards
 
-    return Scorer(parts_of, reward.on_error, reward.num_threads)
+    return Scorer(parts_of, reward.on_error, reward.num_threads, reward.timeout)
 
 
 def make_judge(cfg: Config, sharers: int = 1) -> Judge | None:
@@ -64,8 +74,11 @@ def make_judge(cfg: Config, sharers: int = 1) -> Judge | None:
     return Judge(chats=chats, include_image=j.include_image, include_truth=j.include_truth)
 
 
-def check_judge(cfg: Config) -> None:
-    """Ask the judge once, where rewards need one, before anything is started. Raises InputError."""
+def check_rewards(cfg: Config) -> None:
+    """Load the user's own reward, and ask the judge for one verdict where rewards need one, before anything is started.
+    Raises InputError.
+    """
+    own_reward(cfg.reward)
     tasks = load_tasks(cfg.data.recipes).values()
     asking = [t.name for t in tasks if not cfg.reward.path and any(part.asks_judge for part in t.rewards)]
     if asking and not cfg.judge.model:

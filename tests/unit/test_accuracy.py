@@ -1,0 +1,103 @@
+"""Which answers are right, and what is not known: without labels, with a reward's own word for it, on the console."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.helpers import question
+from timemaster.evaluate import in_words
+from timemaster.grpo import answers
+from timemaster.metrics import Prediction, is_correct, summarise, summarise_samples, wilson
+from timemaster.types import Group, Rollout, Score
+
+LABELS = ["Desktop", "Laptop"]
+
+
+def answered(truth: str, predicted: str | None) -> Prediction:
+    right = float(truth == predicted)
+    return Prediction(
+        data_source="computer_dataset", truth=truth, predicted=predicted, labels=LABELS, reward=right,
+        parts={"accuracy": right, "format": float(predicted is not None)}, num_tokens=10,
+    )  # fmt: skip
+
+
+def rewarded(reward: float | None, source: str = "own", **more: float) -> Prediction:
+    """An answer of a task without labels, scored by a reward of the user's own."""
+    parts = {} if reward is None else {"score": reward} | {f"score/{name}": value for name, value in more.items()}
+    return Prediction(
+        data_source=source, truth="42", predicted=None, labels=[], reward=reward, parts=parts, num_tokens=10
+    )
+
+
+@pytest.mark.parametrize("name", ["acc", "accuracy", "correct"])
+def test_the_accuracy_that_a_reward_tells_is_the_accuracy(name: str) -> None:
+    scaled = [rewarded(0.5, **{name: 1.0}), rewarded(0.5, **{name: 0.0}), rewarded(0.1, **{name: 1.0})]
+    got = summarise([*scaled, rewarded(0.0)])  # the last failed, or was not worth a look
+    assert got["accuracy"] == 2 / 4
+    assert got["accuracy_ci95"] == list(wilson(2, 4))
+    labelled = replace(rewarded(0.5, **{name: 1.0}), labels=LABELS)  # whose answers no label can be read in
+    assert summarise([labelled])["accuracy"] == 1.0
+
+
+def test_verls_acc_comes_before_other_names() -> None:
+    assert is_correct(rewarded(0.5, correct=0.0, acc=1.0)) is True
+    assert is_correct(rewarded(0.5, accuracy=1.0, acc=0.0)) is False
+
+
+def test_without_labels_a_reward_of_0_and_1_is_an_accuracy_and_a_scaled_one_is_none() -> None:
+    assert summarise([rewarded(1.0), rewarded(0.0), rewarded(None)])["accuracy"] == 1 / 3  # unknown is not right
+    for others in ([rewarded(0.5)], [rewarded(-1.0)], [rewarded(1.5)]):
+        got = summarise([rewarded(1.0), rewarded(0.0), *others])
+        assert got["accuracy"] is got["accuracy_ci95"] is got["macro_f1"] is got["unparsed"] is None
+    two = summarise([rewarded(0.5, "scaled"), answered("Desktop", "Desktop")])
+    assert two["accuracy"] is None
+    assert [two["by_data_source"][name]["accuracy"] for name in ("computer_dataset", "scaled")] == [1.0, None]
+    assert summarise([rewarded(0.5, "scaled"), rewarded(0.5, "told", acc=1.0)])["accuracy"] is None
+    assert summarise([rewarded(None)])["accuracy"] is summarise([])["accuracy"] is None
+
+
+def test_several_samples_without_an_accuracy_have_no_pass_at_k() -> None:
+    got = summarise_samples([[rewarded(0.5), rewarded(0.1)]] * 3, seed=1)
+    assert (got["n"], got["accuracy"], got["accuracy_ci95"], got["pass_at_k"], got["majority"]) == (
+        3,
+        None,
+        None,
+        {},
+        None,
+    )
+    assert got["reward_mean"] == pytest.approx(0.3)
+    told = summarise_samples([[rewarded(0.5, acc=1.0), rewarded(0.1, acc=0.0)]] * 3, seed=1)
+    assert (told["accuracy"], told["pass_at_k"]["2"]["value"]) == (0.5, 1.0)
+
+
+def test_a_majority_vote_is_right_by_its_label_not_by_what_a_reward_says_of_one_sample() -> None:
+    item = [
+        replace(answered("Desktop", said), parts={"own/acc": float(said == "Desktop")})
+        for said in ("Laptop", "Desktop", "Desktop")
+    ]
+    got = summarise_samples([item], seed=1)
+    assert (got["accuracy"], got["majority"]["accuracy"]) == (pytest.approx(2 / 3), 1.0)
+
+
+def test_the_console_tells_what_there_is_and_nothing_else() -> None:
+    assert in_words(summarise([rewarded(0.5), rewarded(0.1)])) == "2 rows, reward 0.300, 10.0 tokens each"
+    assert in_words(summarise([rewarded(0.5, acc=1.0)])).startswith("accuracy 1.000 [0.207, 1.000] of 1 rows, reward")
+    assert in_words(summarise([answered("Desktop", "Desktop")])).endswith(
+        "of 1 rows, macro F1 0.500, format 1.000, unparsed 0, reward 1.000, 10.0 tokens each"
+    )
+
+
+def test_a_steps_accuracy_is_what_the_reward_says() -> None:
+    def group(*parts: dict[str, float]) -> Group:
+        nothing: dict[str, Any] = {key: [] for key in ("token_ids", "mask", "logprobs", "versions", "media")}
+        one = Rollout(id="r", text="", finish_reason="stop", **nothing)
+        return Group(question("r", []), [replace(one, score=Score(total=0.5, parts=own)) for own in parts])
+
+    assert (
+        answers([group({"score": 0.5, "score/acc": 1.0}, {"score": 0.5, "score/acc": 0.0})])["reward/accuracy"] == 0.5
+    )
+    assert answers([group({"accuracy": 1.0, "own/acc": 0.0})])["reward/accuracy"] == 1.0  # a part has that name
+    assert "reward/accuracy" not in answers([group({"score": 0.5})])
