@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from timemaster.data.media import open_image
 from timemaster.metrics import Result
 
 KINDS = {  # of a comparison's rows: what the legend says, colour, marker
@@ -85,10 +86,9 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
 def overview_png(run: str | Path, answers: Sequence[dict[str, Any]], images: Sequence[bytes], title: str = "") -> bytes:
     """Plots with their answers above, the curves of reward and log-prob difference of the run below.
 
-    `answers` are rows of a predictions.jsonl, `images` the PNGs that they are about.
+    `answers` are rows of a predictions.jsonl, `images` the encoded pictures that they are about.
     """
     from matplotlib.figure import Figure
-    from PIL import Image
 
     rows = read_metrics(run)
     figure = Figure(figsize=(2.3 * len(images), 5.6), layout="constrained")
@@ -97,7 +97,7 @@ def overview_png(run: str | Path, answers: Sequence[dict[str, Any]], images: Seq
     grid = figure.add_gridspec(2, len(images), height_ratios=[1.25, 1])
     for k, (png, answer) in enumerate(zip(images, answers, strict=True)):
         axes = figure.add_subplot(grid[0, k])
-        axes.imshow(Image.open(io.BytesIO(png)))
+        axes.imshow(open_image(png))
         axes.set_xticks([])
         axes.set_yticks([])
         right = answer["prediction"] == answer["truth"]

@@ -130,7 +130,7 @@ BAD: list[tuple[Any, str]] = [
     (LLAVA | {"conversations": ["hello"]}, "turn 0 is 'hello'"),
     (
         LLAVA | {"conversations": [*LLAVA["conversations"][:1], {"from": "gpt", "value": 7}]},
-        "turn 1 is 7; text is needed",
+        "turn 1 is 7; text or a list of parts is needed",
     ),
     (LLAVA | {"conversations": [*LLAVA["conversations"][:1], {"from": "gpt", "value": " "}]}, "text is empty"),
     (
@@ -138,7 +138,7 @@ BAD: list[tuple[Any, str]] = [
         "<class> is empty",
     ),
     (QWEN | {"images": ["a.png"]}, "both beside and inside"),
-    (QWEN | {"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "its type must be text or image"),
+    (QWEN | {"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "its type must be text, image or video"),
 ]
 
 

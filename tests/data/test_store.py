@@ -191,13 +191,20 @@ def test_a_question_in_square_brackets_is_a_question(tmp_path: Path):
         ({"prompt": [{"role": "user", "content": "<image><image>two"}]}, "2 <image> markers in the prompt, 1 images"),
         ({"prompt": [{"role": "user", "content": "<image><video>a"}]}, "1 <video> markers in the prompt, 0 videos"),
         ({"prompt": [{"role": "user", "content": "<image> "}]}, "empty prompt"),
-        ({"prompt": []}, "empty prompt"),
+        ({"prompt": [], "problem": " "}, "empty prompt"),
+        ({"prompt": None, "problem": json.dumps([{"role": "user", "content": 7}])}, "the content of a message is 7"),
+        (
+            {"prompt": None, "problem": json.dumps([{"role": "user", "content": [{"type": "text", "text": 7}]}])},
+            "text a string",
+        ),
         ({"prompt": [{"role": "robot", "content": "<image>a"}]}, "role of system, user, assistant, tool"),
         ({"images": [{"bytes": png()[:200], "path": None}]}, r"corrupt image \(200 bytes\)"),
         ({"images": [{"bytes": b"GIF, not really", "path": None}]}, "corrupt image"),
         ({"images": [{"bytes": png(width=201, height=1), "path": None}]}, "201 x 1 pixels: .* at most 200-fold"),
         ({"images": [{"bytes": None, "path": "https://a.org/b.png"}]}, "https://a.org/b.png is a URL"),
-        ({"images": [{"bytes": None, "path": "data:image/png;base64,iVBO"}]}, "is a URL; fetch it"),
+        ({"images": [{"bytes": None, "path": "data:image/png;base64,iVBO"}]}, r"corrupt image \(3 bytes\)"),
+        ({"images": [{"bytes": None, "path": "data:image/png;base64,iV?O"}]}, "cannot be decoded"),
+        ({"images": [{"bytes": None, "path": "data:image/png,iVBO"}]}, "not in base64"),
         ({"images": [{"bytes": None, "path": "a" * 300}]}, "does not exist"),
         (
             {"prompt": [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": QUESTION}]},
@@ -205,7 +212,7 @@ def test_a_question_in_square_brackets_is_a_question(tmp_path: Path):
         ),
         ({"images": [{"bytes": None, "path": "gone.png"}]}, "gone.png does not exist"),
         ({"images": [{"bytes": None, "path": None}]}, "neither bytes nor path"),
-        ({"reward_model": {"ground_truth": "", "style": "rule"}}, "no answer"),
+        ({"reward_model": {"ground_truth": "", "style": "rule"}, "answer": " "}, "no answer"),
     ],
 )
 def test_bad_rows_are_named_or_skipped(
@@ -246,7 +253,7 @@ def test_a_png_with_a_changed_byte_is_found(tmp_path: Path):
 
 
 def test_only_the_first_bad_rows_are_listed_and_an_empty_rest_is_an_error(tmp_path: Path):
-    write_rows(tmp_path / "t.parquet", [our_row(i, prompt=[]) for i in range(8)])
+    write_rows(tmp_path / "t.parquet", [our_row(i, prompt=[], problem="") for i in range(8)])
     with pytest.raises(InputError, match=r"8 of 8 rows[\s\S]*row 4: [\s\S]*and 3 more[\s\S]*No row is left"):
         read_examples([str(tmp_path / "t.parquet")], on_bad_row="skip")
 
@@ -314,7 +321,7 @@ def test_answers_take_the_tasks_spelling(tmp_path: Path):
 
 
 def test_all_rows_are_counted_bad_ones_too(tmp_path: Path):
-    write_rows(tmp_path / "a.parquet", [our_row(0), our_row(1, prompt=[])])
+    write_rows(tmp_path / "a.parquet", [our_row(0), our_row(1, answer="", reward_model=None)])
     write_rows(tmp_path / "b.parquet", [our_row(0)])
     assert count_rows([str(tmp_path / name) for name in ("a.parquet", "b.parquet")]) == 3
     with pytest.raises(InputError, match="does not exist"):

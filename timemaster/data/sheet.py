@@ -6,6 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from timemaster.data.media import open_image
+
 TILE = 360, 160  # pixels of a plot at most, (width, height)
 GAP = 12  # pixels around everything
 TITLE, HEADING = 18, 14  # pixels of the letters
@@ -42,8 +44,7 @@ def _fitted(data: bytes) -> Any:
     """The picture, made smaller to fit a tile, never larger."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
-        picture = image.convert("RGB")
+    picture = open_image(data)
     scale = min(1.0, TILE[0] / picture.width, TILE[1] / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture if scale == 1.0 else picture.resize(size, Image.Resampling.LANCZOS)
