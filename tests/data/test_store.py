@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -29,7 +30,8 @@ from timemaster.data.store import (
     with_task_labels,
     write_rows,
 )
-from timemaster.types import InputError, Message, Part
+from timemaster.rewards import as_reward
+from timemaster.types import InputError, Message, Part, Rollout
 
 QUESTION = "<image>Desktop or Laptop?"
 
@@ -165,6 +167,107 @@ def test_rows_as_pandas_gives_them(tmp_path: Path):
     example = example_from_row(row, "train.parquet:0", tmp_path)
     assert example.messages == only(str(tmp_path / "train.parquet")).messages
     assert example_from_row(row | {"reward_model": float("nan")}, "x:0", tmp_path).answer == "Laptop"
+
+
+TYPES: list[Any] = [
+    {"boxes": [[1, 2], [3, 4]], "unit": "s"}, ["a", "b"], [0.5, 1.5], 7, 0, 2.5, True, False, "text", '{"a": 1}', "[1, 2]",
+    "12", [], {"none": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", TYPES)
+@pytest.mark.parametrize("column", ["reward_model", "answer", "ground_truth", "json"])
+def test_the_ground_truth_keeps_its_type_for_rewards_in_verls_form(tmp_path: Path, value: Any, column: str):
+    row: dict[str, Any] = {"problem": "What?"}
+    if column == "json":  # the column as text: what is inside keeps its type, and text inside stays text
+        row["reward_model"] = json.dumps({"ground_truth": value})
+    else:
+        row[column] = {"ground_truth": value, "style": "rule"} if column == "reward_model" else value
+    for example in (only(save(tmp_path, [row])), example_from_row(pandas_row(save(tmp_path, [row])), "x:0", tmp_path)):
+        seen: list[Any] = []
+
+        def compute_score(solution_str: str, ground_truth: Any, seen: list[Any] = seen) -> float:
+            seen.append(ground_truth)
+            return 1.0
+
+        nothing: dict[str, Any] = {name: [] for name in ("token_ids", "mask", "logprobs", "versions", "media")}
+        as_reward(compute_score)(Rollout(id="x", text="", finish_reason="stop", **nothing), example)
+        assert seen == [value]
+        assert type(seen[0]) is type(value)
+        text = value if isinstance(value, str) else json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+        assert example.answer == text
+
+
+def pandas_row(file: str) -> dict[str, Any]:
+    """The first row with numpy's arrays and scalars, as pandas gives it."""
+    return {str(name): value for name, value in pd.read_parquet(file).iloc[0].items()}
+
+
+@pytest.mark.parametrize("nothing", [None, "", "  ", [], np.array([]), float("nan")])
+def test_an_empty_column_does_not_hide_the_filled_one(tmp_path: Path, nothing: Any):
+    full = {"question": QUESTION, "ground_truth": "Laptop", "image": [png()]}
+    empty = dict.fromkeys(("prompt", "messages", "problem", "reward_model", "answer", "images"), nothing)
+    example = example_from_row(empty | full, "x:0", tmp_path)
+    assert example.messages[0].parts[1].text == "Desktop or Laptop?"
+    assert example.messages[0].parts[0].media is not None
+    assert example.answer == "Laptop"
+    assert example_from_row(full | {"reward_model": {"ground_truth": nothing}}, "x:0", tmp_path).answer == "Laptop"
+    assert example_from_row(full | {"images": "[]", "prompt": "[]"}, "x:0", tmp_path).messages == example.messages
+    picture = {"bytes": nothing if nothing is None else b"", "path": None, "image": png()}
+    assert example_from_row(full | {"image": [picture]}, "x:0", tmp_path).messages == example.messages
+
+
+DATA_URL = "data:image/png;base64," + base64.b64encode(png()).decode()
+PARTS: list[dict[str, Any]] = [
+    {"type": "image_url", "image_url": {"url": DATA_URL, "detail": "low"}},  # OpenAI
+    {"type": "image_url", "image_url": {"url": "plots/a b.png"}},
+    {"type": "image_url", "image_url": {"url": "file://plots/a b.png"}},
+    {"type": "image_url", "image_url": DATA_URL},
+    {"type": "input_image", "image_url": DATA_URL},  # OpenAI's other interface
+    {"type": "image", "image": "plots/a b.png"},  # Qwen
+    {"type": "image", "image": DATA_URL.replace("image/png", "image")},
+    {"type": "image", "image": {"bytes": None, "path": "plots/a b.png"}},
+    {"type": "image", "path": "plots/a b.png"},  # transformers
+    {"type": "image", "url": DATA_URL},
+]
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("encoded", [True, False])
+def test_an_image_inside_a_message_is_read(tmp_path: Path, part: dict[str, Any], encoded: bool):
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "a b.png").write_bytes(png())
+    turns = [{"role": "user", "content": [part, {"type": "text", "text": "Desktop or Laptop?"}]}]
+    row = {"prompt": json.dumps(turns) if encoded else turns, "answer": "Laptop", "images": []}
+    file = save(tmp_path, [row])
+    for example in (only(file), example_from_row(pandas_row(file), "x:0", tmp_path)):
+        image, text = example.messages[0].parts
+        assert text == Part("text", text="Desktop or Laptop?")
+        assert image.media.uid == hashlib.sha256(png()).hexdigest()[:32]
+        assert (image.media.width, image.media.height) == (20, 10)
+
+
+def test_images_inside_and_beside_the_messages(tmp_path: Path):
+    own = {"type": "image_url", "image_url": {"url": DATA_URL}}
+    bare = {"type": "image", "image_url": {"url": None}}  # as parquet fills up a column of such parts
+    text = {"type": "text", "text": "Which?"}
+    row = {"prompt": [{"role": "user", "content": [bare, text]}], "answer": "x", "images": [png(1)]}
+    assert only(save(tmp_path, [row])).messages[0].parts[0].media.data == png(1)
+    row["prompt"] = [{"role": "user", "content": [own, text]}]
+    with pytest.raises(InputError, match="images stand both beside and inside the messages; one place is needed"):
+        read_examples([save(tmp_path, [row])])
+    row |= {"images": [], "prompt": [{"role": "user", "content": [own, bare, text]}]}
+    with pytest.raises(InputError, match="1 <image> markers in the prompt, 0 images in the row"):
+        read_examples([save(tmp_path, [row])])
+
+
+@pytest.mark.parametrize("part", [{"type": "video", "video": "v.mp4", "fps": 2.0},
+                                  {"type": "video_url", "video_url": {"url": "v.mp4"}, "fps": 2.0}])  # fmt: skip
+def test_a_video_inside_a_message_is_read(tmp_path: Path, part: dict[str, Any]):
+    (tmp_path / "v.mp4").write_bytes(b"not opened")
+    turns = [{"role": "user", "content": [part, {"type": "text", "text": "Which?"}]}]
+    media = only(save(tmp_path, [{"prompt": json.dumps(turns), "answer": "x"}])).messages[0].parts[0].media
+    assert (media.kind, media.path, media.fps) == ("video", str(tmp_path / "v.mp4"), 2.0)
 
 
 def test_markers_become_parts_in_order(tmp_path: Path):

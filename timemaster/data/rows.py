@@ -107,7 +107,7 @@ def _as_list(value: Any) -> list[Any]:
 def _truth(row: Mapping[str, Any]) -> Any:
     """The ground truth as the file has it. InputError without one."""
     reward_model = _decoded(_plain(row.get("reward_model")))
-    found = [reward_model.get("ground_truth")] if isinstance(reward_model, Mapping) else []
+    found = [_plain(reward_model.get("ground_truth"))] if isinstance(reward_model, Mapping) else []
     found += [_plain(row.get(name)) for name in ANSWERS[1:]]
     truth = next((value for value in found if not is_empty(value)), None)
     if truth is None:

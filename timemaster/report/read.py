@@ -16,6 +16,7 @@ import yaml
 
 from timemaster.config import Config
 from timemaster.rewards import predict_label
+from timemaster.rewards.parse import label_key
 from timemaster.types import InputError
 
 WRITTEN = ("metrics.jsonl", "config.yaml", "eval/step_*/metrics.json")  # one of them makes a folder a run's
@@ -259,7 +260,8 @@ def judge(rollouts: Iterable[dict[str, Any]], labels: dict[str, list[str]]) -> N
         own = labels.get(row["source"], [])
         if "said" in row or own:
             row["said"] = row["said"] if "said" in row else predict_label(row["text"], own)
-            row["outcome"] = "unparsed" if row["said"] is None else "right" if row["said"] == row["truth"] else "wrong"
+            right = label_key(str(row["said"])) == label_key(row["truth"])
+            row["outcome"] = "unparsed" if row["said"] is None else "right" if right else "wrong"
         else:
             row["said"] = None
             worth = row["parts"].get("accuracy", row["score"])
