@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from timemaster.data.fonts import fonts_for
+from timemaster.data.media import open_image
 from timemaster.metrics import Result, how_sampled
 
 if TYPE_CHECKING:
@@ -173,10 +174,8 @@ def training_sampling(run: str | Path) -> str:
 
 def _draw_answer(axes: Axes, answer: Answer) -> None:
     """The plot, truth and outcome above it, the answer's text below, in a frame of the outcome's colour."""
-    from PIL import Image
-
     mark, colour = OUTCOMES[answer.outcome]
-    axes.imshow(Image.open(io.BytesIO(answer.image)))
+    axes.imshow(open_image(answer.image))
     axes.set_anchor("NW")
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from timemaster.metrics import Prediction, majority
+from timemaster.rewards.parse import label_key
 from timemaster.types import Example, InputError
 
 NAME = "predictions.jsonl"
@@ -81,10 +82,15 @@ def read_predictions(path: Path, data_source: str, labels: Sequence[str]) -> dic
 def _read_line(line: str, where: str, labels: Sequence[str]) -> tuple[dict[str, Any], Prediction]:
     try:
         row = json.loads(line)
+        spelling = {label_key(label): label for label in labels}
+        truth, predicted = (
+            spelling.get(label_key(said), said) if isinstance(said, str) else said
+            for said in (row["truth"], row["prediction"])
+        )
         one = Prediction(
             data_source=row["data_source"],
-            truth=row["truth"],
-            predicted=row["prediction"],
+            truth=truth,
+            predicted=predicted,
             labels=list(labels),
             reward=row.get("score"),
             parts=row.get("parts") or {},

@@ -25,6 +25,8 @@ from tqdm import tqdm
 from timemaster.backends.checkpoint import begin, commit, latest, no_space, read_state
 from timemaster.cli import overrides
 from timemaster.config import Config, run_dir, world_size
+from timemaster.data.media import web_image
+from timemaster.judge import encoded
 from timemaster.tasks import Task, load_tasks, predict
 from timemaster.types import Group, InputError, Media, WorkerDied
 
@@ -191,7 +193,7 @@ class Run:
         for media in (media for group in groups[:num_shown] for media in images(group)):
             path = folder / "media" / media.uid
             if not path.exists():
-                path.write_bytes(media.data if media.data is not None else Path(media.path).read_bytes())
+                path.write_bytes(web_image(encoded(media))[1])
 
 
 def due(cfg: Config, step: int) -> bool:

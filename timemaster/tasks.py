@@ -15,6 +15,7 @@ from timemaster.data.numeric import DECIMALS
 from timemaster.data.plot import PlotStyle
 from timemaster.data.series import Series
 from timemaster.rewards import RewardPart, check_parts, predict_label
+from timemaster.rewards.parse import label_key
 from timemaster.types import Example, InputError, Message
 
 IMAGE = "<image>"
@@ -46,7 +47,7 @@ class Task:
     validation_fraction: float = 0.1  # of the train split, cut where `load` gives no "validation"
 
     def __post_init__(self) -> None:
-        if len({label.casefold() for label in self.labels}) != len(self.labels) or not self.labels:
+        if len({label_key(label) for label in self.labels}) != len(self.labels) or not self.labels:
             raise InputError(f"Task {self.name!r}: labels {self.labels} must be there and differ (case ignored).")
         if self.question.count(IMAGE) != 1:
             raise InputError(f"Task {self.name!r}: the question has {self.question.count(IMAGE)} {IMAGE}; needs one.")

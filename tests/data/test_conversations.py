@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,24 @@ def test_both_forms_become_rows_with_the_pictures_inside(save: Callable[..., Pat
         assert sum(renderer.sample(example).mask) > 2
 
 
+def test_openais_own_image_parts_are_read(save: Callable[..., Path]) -> None:
+    answer = {"role": "assistant", "content": "Winter"}
+    data = "data:image/png;base64," + base64.b64encode(picture(1).data or b"").decode()
+    for url in ("b.png", data):
+        part = {"type": "image_url", "image_url": {"url": url}}
+        user = {"role": "user", "content": [part, {"type": "text", "text": "Which?"}]}
+        (example,) = imported(save({"messages": [user, answer]}))
+        assert [p.media for p in example.messages[0].parts] == [picture(1), None]
+        assert example.extra["question"] == "<image>Which?"
+
+
+def test_an_empty_field_does_not_hide_the_filled_one(save: Callable[..., Path]) -> None:
+    entry = LLAVA | {"images": [], "messages": LLAVA["conversations"], "conversations": []}
+    assert [e.answer for e in imported(save(entry))] == ["Laptop"]
+    turns = [{"from": None, "role": "user", "value": None, "content": "<image>Which?"}, LLAVA["conversations"][1]]
+    assert [e.answer for e in imported(save(LLAVA | {"conversations": turns}))] == ["Laptop"]
+
+
 def test_lines_of_json_a_list_of_images_and_another_tag_are_read(save: Callable[..., Path]) -> None:
     entry = LLAVA | {"image": ["a.png"]}
     entry["conversations"] = [LLAVA["conversations"][0], {"from": "gpt", "value": "<label>Laptop</label> it is"}]
@@ -130,7 +149,7 @@ BAD: list[tuple[Any, str]] = [
     (LLAVA | {"conversations": ["hello"]}, "turn 0 is 'hello'"),
     (
         LLAVA | {"conversations": [*LLAVA["conversations"][:1], {"from": "gpt", "value": 7}]},
-        "turn 1 is 7; text is needed",
+        "turn 1 is 7; text or a list of parts is needed",
     ),
     (LLAVA | {"conversations": [*LLAVA["conversations"][:1], {"from": "gpt", "value": " "}]}, "text is empty"),
     (
@@ -138,7 +157,20 @@ BAD: list[tuple[Any, str]] = [
         "<class> is empty",
     ),
     (QWEN | {"images": ["a.png"]}, "both beside and inside"),
-    (QWEN | {"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "its type must be text or image"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://h/a.png"}}]}]},
+        "is a URL",
+    ),
+    ({"messages": [{"role": "user", "content": [{"type": "video", "video": "a.png"}]}]}, "empty prompt"),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "video", "video": "a.png"}, {"type": "text", "text": "?"}]}
+            ]
+        },
+        "only images can be read",
+    ),
+    (QWEN | {"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "its type must be text, image or video"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -29,7 +30,8 @@ from timemaster.data.store import (
     with_task_labels,
     write_rows,
 )
-from timemaster.types import InputError, Message, Part
+from timemaster.rewards import as_reward
+from timemaster.types import InputError, Message, Part, Rollout
 
 QUESTION = "<image>Desktop or Laptop?"
 
@@ -167,6 +169,107 @@ def test_rows_as_pandas_gives_them(tmp_path: Path):
     assert example_from_row(row | {"reward_model": float("nan")}, "x:0", tmp_path).answer == "Laptop"
 
 
+TYPES: list[Any] = [
+    {"boxes": [[1, 2], [3, 4]], "unit": "s"}, ["a", "b"], [0.5, 1.5], 7, 0, 2.5, True, False, "text", '{"a": 1}', "[1, 2]",
+    "12", [], {"none": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", TYPES)
+@pytest.mark.parametrize("column", ["reward_model", "answer", "ground_truth", "json"])
+def test_the_ground_truth_keeps_its_type_for_rewards_in_verls_form(tmp_path: Path, value: Any, column: str):
+    row: dict[str, Any] = {"problem": "What?"}
+    if column == "json":  # the column as text: what is inside keeps its type, and text inside stays text
+        row["reward_model"] = json.dumps({"ground_truth": value})
+    else:
+        row[column] = {"ground_truth": value, "style": "rule"} if column == "reward_model" else value
+    for example in (only(save(tmp_path, [row])), example_from_row(pandas_row(save(tmp_path, [row])), "x:0", tmp_path)):
+        seen: list[Any] = []
+
+        def compute_score(solution_str: str, ground_truth: Any, seen: list[Any] = seen) -> float:
+            seen.append(ground_truth)
+            return 1.0
+
+        nothing: dict[str, Any] = {name: [] for name in ("token_ids", "mask", "logprobs", "versions", "media")}
+        as_reward(compute_score)(Rollout(id="x", text="", finish_reason="stop", **nothing), example)
+        assert seen == [value]
+        assert type(seen[0]) is type(value)
+        text = value if isinstance(value, str) else json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+        assert example.answer == text
+
+
+def pandas_row(file: str) -> dict[str, Any]:
+    """The first row with numpy's arrays and scalars, as pandas gives it."""
+    return {str(name): value for name, value in pd.read_parquet(file).iloc[0].items()}
+
+
+@pytest.mark.parametrize("nothing", [None, "", "  ", [], np.array([]), float("nan")])
+def test_an_empty_column_does_not_hide_the_filled_one(tmp_path: Path, nothing: Any):
+    full = {"question": QUESTION, "ground_truth": "Laptop", "image": [png()]}
+    empty = dict.fromkeys(("prompt", "messages", "problem", "reward_model", "answer", "images"), nothing)
+    example = example_from_row(empty | full, "x:0", tmp_path)
+    assert example.messages[0].parts[1].text == "Desktop or Laptop?"
+    assert example.messages[0].parts[0].media is not None
+    assert example.answer == "Laptop"
+    assert example_from_row(full | {"reward_model": {"ground_truth": nothing}}, "x:0", tmp_path).answer == "Laptop"
+    assert example_from_row(full | {"images": "[]", "prompt": "[]"}, "x:0", tmp_path).messages == example.messages
+    picture = {"bytes": nothing if nothing is None else b"", "path": None, "image": png()}
+    assert example_from_row(full | {"image": [picture]}, "x:0", tmp_path).messages == example.messages
+
+
+DATA_URL = "data:image/png;base64," + base64.b64encode(png()).decode()
+PARTS: list[dict[str, Any]] = [
+    {"type": "image_url", "image_url": {"url": DATA_URL, "detail": "low"}},  # OpenAI
+    {"type": "image_url", "image_url": {"url": "plots/a b.png"}},
+    {"type": "image_url", "image_url": {"url": "file://plots/a b.png"}},
+    {"type": "image_url", "image_url": DATA_URL},
+    {"type": "input_image", "image_url": DATA_URL},  # OpenAI's other interface
+    {"type": "image", "image": "plots/a b.png"},  # Qwen
+    {"type": "image", "image": DATA_URL.replace("image/png", "image")},
+    {"type": "image", "image": {"bytes": None, "path": "plots/a b.png"}},
+    {"type": "image", "path": "plots/a b.png"},  # transformers
+    {"type": "image", "url": DATA_URL},
+]
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("encoded", [True, False])
+def test_an_image_inside_a_message_is_read(tmp_path: Path, part: dict[str, Any], encoded: bool):
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "a b.png").write_bytes(png())
+    turns = [{"role": "user", "content": [part, {"type": "text", "text": "Desktop or Laptop?"}]}]
+    row = {"prompt": json.dumps(turns) if encoded else turns, "answer": "Laptop", "images": []}
+    file = save(tmp_path, [row])
+    for example in (only(file), example_from_row(pandas_row(file), "x:0", tmp_path)):
+        image, text = example.messages[0].parts
+        assert text == Part("text", text="Desktop or Laptop?")
+        assert image.media.uid == hashlib.sha256(png()).hexdigest()[:32]
+        assert (image.media.width, image.media.height) == (20, 10)
+
+
+def test_images_inside_and_beside_the_messages(tmp_path: Path):
+    own = {"type": "image_url", "image_url": {"url": DATA_URL}}
+    bare = {"type": "image", "image_url": {"url": None}}  # as parquet fills up a column of such parts
+    text = {"type": "text", "text": "Which?"}
+    row = {"prompt": [{"role": "user", "content": [bare, text]}], "answer": "x", "images": [png(1)]}
+    assert only(save(tmp_path, [row])).messages[0].parts[0].media.data == png(1)
+    row["prompt"] = [{"role": "user", "content": [own, text]}]
+    with pytest.raises(InputError, match="images stand both beside and inside the messages; one place is needed"):
+        read_examples([save(tmp_path, [row])])
+    row |= {"images": [], "prompt": [{"role": "user", "content": [own, bare, text]}]}
+    with pytest.raises(InputError, match="1 <image> markers in the prompt, 0 images in the row"):
+        read_examples([save(tmp_path, [row])])
+
+
+@pytest.mark.parametrize("part", [{"type": "video", "video": "v.mp4", "fps": 2.0},
+                                  {"type": "video_url", "video_url": {"url": "v.mp4"}, "fps": 2.0}])  # fmt: skip
+def test_a_video_inside_a_message_is_read(tmp_path: Path, part: dict[str, Any]):
+    (tmp_path / "v.mp4").write_bytes(b"not opened")
+    turns = [{"role": "user", "content": [part, {"type": "text", "text": "Which?"}]}]
+    media = only(save(tmp_path, [{"prompt": json.dumps(turns), "answer": "x"}])).messages[0].parts[0].media
+    assert (media.kind, media.path, media.fps) == ("video", str(tmp_path / "v.mp4"), 2.0)
+
+
 def test_markers_become_parts_in_order(tmp_path: Path):
     (tmp_path / "v.mp4").write_bytes(b"not opened")
     prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a<image>b<video>c<image>"}]
@@ -191,13 +294,20 @@ def test_a_question_in_square_brackets_is_a_question(tmp_path: Path):
         ({"prompt": [{"role": "user", "content": "<image><image>two"}]}, "2 <image> markers in the prompt, 1 images"),
         ({"prompt": [{"role": "user", "content": "<image><video>a"}]}, "1 <video> markers in the prompt, 0 videos"),
         ({"prompt": [{"role": "user", "content": "<image> "}]}, "empty prompt"),
-        ({"prompt": []}, "empty prompt"),
+        ({"prompt": [], "problem": " "}, "empty prompt"),
+        ({"prompt": None, "problem": json.dumps([{"role": "user", "content": 7}])}, "the content of a message is 7"),
+        (
+            {"prompt": None, "problem": json.dumps([{"role": "user", "content": [{"type": "text", "text": 7}]}])},
+            "text a string",
+        ),
         ({"prompt": [{"role": "robot", "content": "<image>a"}]}, "role of system, user, assistant, tool"),
         ({"images": [{"bytes": png()[:200], "path": None}]}, r"corrupt image \(200 bytes\)"),
         ({"images": [{"bytes": b"GIF, not really", "path": None}]}, "corrupt image"),
         ({"images": [{"bytes": png(width=201, height=1), "path": None}]}, "201 x 1 pixels: .* at most 200-fold"),
         ({"images": [{"bytes": None, "path": "https://a.org/b.png"}]}, "https://a.org/b.png is a URL"),
-        ({"images": [{"bytes": None, "path": "data:image/png;base64,iVBO"}]}, "is a URL; fetch it"),
+        ({"images": [{"bytes": None, "path": "data:image/png;base64,iVBO"}]}, r"corrupt image \(3 bytes\)"),
+        ({"images": [{"bytes": None, "path": "data:image/png;base64,iV?O"}]}, "cannot be decoded"),
+        ({"images": [{"bytes": None, "path": "data:image/png,iVBO"}]}, "not in base64"),
         ({"images": [{"bytes": None, "path": "a" * 300}]}, "does not exist"),
         (
             {"prompt": [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": QUESTION}]},
@@ -205,7 +315,7 @@ def test_a_question_in_square_brackets_is_a_question(tmp_path: Path):
         ),
         ({"images": [{"bytes": None, "path": "gone.png"}]}, "gone.png does not exist"),
         ({"images": [{"bytes": None, "path": None}]}, "neither bytes nor path"),
-        ({"reward_model": {"ground_truth": "", "style": "rule"}}, "no answer"),
+        ({"reward_model": {"ground_truth": "", "style": "rule"}, "answer": " "}, "no answer"),
     ],
 )
 def test_bad_rows_are_named_or_skipped(
@@ -246,7 +356,7 @@ def test_a_png_with_a_changed_byte_is_found(tmp_path: Path):
 
 
 def test_only_the_first_bad_rows_are_listed_and_an_empty_rest_is_an_error(tmp_path: Path):
-    write_rows(tmp_path / "t.parquet", [our_row(i, prompt=[]) for i in range(8)])
+    write_rows(tmp_path / "t.parquet", [our_row(i, prompt=[], problem="") for i in range(8)])
     with pytest.raises(InputError, match=r"8 of 8 rows[\s\S]*row 4: [\s\S]*and 3 more[\s\S]*No row is left"):
         read_examples([str(tmp_path / "t.parquet")], on_bad_row="skip")
 
@@ -314,7 +424,7 @@ def test_answers_take_the_tasks_spelling(tmp_path: Path):
 
 
 def test_all_rows_are_counted_bad_ones_too(tmp_path: Path):
-    write_rows(tmp_path / "a.parquet", [our_row(0), our_row(1, prompt=[])])
+    write_rows(tmp_path / "a.parquet", [our_row(0), our_row(1, answer="", reward_model=None)])
     write_rows(tmp_path / "b.parquet", [our_row(0)])
     assert count_rows([str(tmp_path / name) for name in ("a.parquet", "b.parquet")]) == 3
     with pytest.raises(InputError, match="does not exist"):

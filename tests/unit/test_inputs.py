@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +55,19 @@ def test_an_image_no_model_can_take_is_an_error() -> None:
         fitted_size(10, 2010, SPEC)
 
 
-def vllm_positions(token_ids: list[int], media: list[Media]) -> np.ndarray:
+def vllm_clock(item: Media, dtype: str) -> Any:
+    """`second_per_grid_ts` of a video as vLLM keeps it for a model of `dtype`: a tensor of its processor, then cast."""
+    import torch
+    from transformers import BatchFeature
+
+    context = pytest.importorskip("vllm.multimodal.processing.context").InputProcessingContext
+    multimodal = SimpleNamespace(mm_tensor_ipc="direct_rpc")
+    model_config = SimpleNamespace(dtype=getattr(torch, dtype), get_multimodal_config=lambda: multimodal)
+    processed = BatchFeature({"second_per_grid_ts": [SPEC.temporal_patch_size / item.fps]}, tensor_type="pt")
+    return context._postprocess_output(SimpleNamespace(model_config=model_config), processed.data)["second_per_grid_ts"]
+
+
+def vllm_positions(token_ids: list[int], media: list[Media], dtype: str = "float32") -> np.ndarray:
     """vLLM's own function for Qwen2.5-VL, called without a model."""
     import torch
 
@@ -69,7 +83,7 @@ def vllm_positions(token_ids: list[int], media: list[Media]) -> np.ndarray:
             self.mm_position = type("Position", (), {"offset": offset})
             self.data = {f"{item.kind}_grid_thw": Field(torch.tensor(grid_thw(item, SPEC)))}
             if item.kind == "video":
-                self.data["second_per_grid_ts"] = Field(torch.tensor(SPEC.temporal_patch_size / item.fps))
+                self.data["second_per_grid_ts"] = Field(vllm_clock(item, dtype)[0])
 
     vision = type("Vision", (), {"spatial_merge_size": SPEC.merge_size, "tokens_per_second": SPEC.tokens_per_second})
     fake = type("Fake", (), {"config": type("Config", (), {"vision_config": vision})})()
@@ -118,6 +132,21 @@ def test_positions_equal_vllms(name: str) -> None:
     assert ours.shape == (3, len(ids))
     expected = vllm_positions(ids, media) if media else np.broadcast_to(np.arange(len(ids)), (3, len(ids)))
     assert (ours == expected).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_positions_follow_vllms_clock_at_every_rate_and_stride(dtype: str) -> None:
+    spec = replace(SPEC, clock_dtype=dtype)
+    differ = 0
+    for source in (*range(1, 61), 23.976, 29.97, 59.94):
+        for stride in range(1, 17):
+            media = [Media(kind="video", uid="v", height=56, width=56, num_frames=96, fps=source / stride)]
+            ids = sequence(media)
+            expected = vllm_positions(ids, media, dtype)
+            assert (mrope_positions(ids, media, spec) == expected).all(), f"{source} fps, every {stride}th frame"
+            seconds = SPEC.temporal_patch_size / media[0].fps  # not rounded
+            differ += list(expected[0, 4 : 4 + 192 : 4]) != [4 + int(i * seconds * 2) for i in range(48)]
+    assert differ > 100  # the pairs tell the rounded clock from the exact one
 
 
 def test_text_after_an_image_resumes_one_past_its_longer_side() -> None:

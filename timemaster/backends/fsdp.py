@@ -51,8 +51,10 @@ class FsdpBackend:
         self.device = torch.device(device)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self._mesh = init_device_mesh(device, (self.world_size,))
-        self.spec = vision_spec(load_model_config(cfg.model.path), cfg.data.min_pixels, cfg.data.max_pixels)
         self.dtype = compute_dtype(cfg, device)
+        sizes = cfg.data.min_pixels, cfg.data.max_pixels
+        clock_dtype = str(self.dtype).removeprefix("torch.")
+        self.spec = vision_spec(load_model_config(cfg.model.path), *sizes, clock_dtype)
         self.policy = self._load(trained=True)
         self.reference = self._load(trained=False) if with_reference else None
         padded = not cfg.actor.use_remove_padding

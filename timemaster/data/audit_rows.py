@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import unicodedata
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -71,9 +72,10 @@ def _row(file: Path, number: int, content: Mapping[str, Any], example: Example, 
     spec = vision_spec({"vision_config": {}}, DataConfig().min_pixels, DataConfig().max_pixels)
     media = [part.media for message in example.messages for part in message.parts if part.media]
     pictures = [item for item in media if item.kind == "image"]
+    label = unicodedata.normalize("NFC", example.answer)
     if pictures:  # those with the smallest digests: as good as drawn at random, and the same every time
-        shown = [*some[example.answer], (pictures[0].uid, pictures[0].data or Path(pictures[0].path).read_bytes())]
-        some[example.answer] = sorted(shown)[:PER_CLASS]
+        shown = [*some[label], (pictures[0].uid, pictures[0].data or Path(pictures[0].path).read_bytes())]
+        some[label] = sorted(shown)[:PER_CLASS]
     is_demonstration = example.messages[-1].role == "assistant"
     prepared = example.extra.get("split")  # imported demonstrations do not know one
     split = str(prepared or ("train" if is_demonstration else file.stem))
@@ -85,7 +87,7 @@ def _row(file: Path, number: int, content: Mapping[str, Any], example: Example, 
         split=split,
         identity=(example.data_source, split, index) if prepared and index is not None else (file, number),
         is_demonstration=is_demonstration,
-        label=example.answer,
+        label=label,
         source=example.data_source,
         question=plain("\n".join(asked)),
         texts=(("file name", f"{file.parent.name}/{file.name}"), *_texts(content, "")),
@@ -132,4 +134,4 @@ def _digest(values: list[list[float]]) -> str:
 
 def plain(text: str) -> str:
     """Lower case, and one space wherever a word ends: "CG_Positive17.png" is "cg positive 17 png"."""
-    return re.sub(rf"[\W_]+|{WORD_ENDS}", " ", text).casefold()
+    return re.sub(rf"[\W_]+|{WORD_ENDS}", " ", unicodedata.normalize("NFC", text)).casefold()

@@ -7,9 +7,10 @@ The file holds a list of entries (or one entry a line, in a .jsonl), each in one
     {"image": "a.png" or ["a.png"], "conversations": [{"from": "human", "value": "<image>Which?"}, {"from": "gpt", …}]}
     {"images": ["a.png", …], "messages": [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", …}]}
 
-A message's content may also be a list of {"type": "text", "text": …} and {"type": "image", "image": "a.png"}; a field
-"system" stands for a first system turn. The answer of an entry is what stands in its last turn's <class>, or, without
-one, that whole turn. Every `<image>` of a user's turn needs an image; pictures go into the parquet file.
+A message's content may also be a list of parts: {"type": "text", "text": …}, {"type": "image", "image": "a.png"} and
+OpenAI's {"type": "image_url", "image_url": {"url": "data:image/png;base64,…" or "a.png"}}. A field "system" stands for
+a first system turn. The answer of an entry is what stands in its last turn's <class>, or, without one, that whole turn.
+Every `<image>` of a user's turn needs an image; pictures go into the parquet file.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timemaster.console import print_any_letter
-from timemaster.data.rows import example_from_row
+from timemaster.data.rows import is_empty, read_messages
 from timemaster.data.store import (
     BATCH,
     EXTRA_INFO,
@@ -149,62 +150,53 @@ def entry_row(entry: Any, number: int, folder: Path, data_source: str, answer_ta
     """The parquet row of one entry. Raises InputError with the reason when it has none."""
     if not isinstance(entry, Mapping):
         raise InputError(f"it is {entry!r:.60}; a dict with conversations or messages is needed")
-    if entry.get("video") or entry.get("videos"):
+    listed = _filled(entry, "images", "image")
+    images = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    messages = read_messages(_turns(entry), images, [], folder)
+    if _filled(entry, "videos", "video") or any(p.kind == "video" for m in messages for p in m.parts):
         raise InputError("it has a video, and only images can be read")
-    turns, own_paths = _turns(entry)
-    listed = entry.get("images") if entry.get("images") is not None else entry.get("image")
-    paths = listed if isinstance(listed, list) else [] if listed is None else [listed]
-    if paths and own_paths:
-        raise InputError("images stand both beside and inside the messages; one place is needed")
+    example = Example(id=str(number), messages=messages, answer="", data_source=data_source)
+    turns = turns_of(example)
+    if any("\ud800" <= letter <= "\udfff" for turn in turns for letter in turn["content"]):
+        raise InputError("its text holds half a surrogate pair (\\ud800 to \\udfff alone)")
     if turns[-1]["role"] != "assistant":
         raise InputError(f"the last turn is the {turns[-1]['role']}'s; a demonstration ends with the assistant's")
     answer = _answer(turns[-1]["content"], answer_tag)
-    row = {"prompt": turns, "images": paths or own_paths, "answer": answer, "data_source": data_source}
-    example = example_from_row(row, str(number), folder)
     question = next(turn["content"] for turn in turns if turn["role"] != "system")
-    extra = {"answer": answer, "index": number, "question": question, "split": None}  # not known
-    return row | {
+    return {
+        "data_source": data_source,
+        "prompt": turns,
         "images": pictures_of(example),
         "ability": "time series",
         "reward_model": {"ground_truth": answer, "style": "rule"},
-        "extra_info": extra,
+        "extra_info": {"answer": answer, "index": number, "question": question, "split": None},  # not known
+        "answer": answer,
     }
 
 
-def _turns(entry: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[Any]]:
-    """The turns of an entry, with markers for images, and the images that stand inside its messages."""
-    found = entry.get("conversations") if entry.get("conversations") is not None else entry.get("messages")
-    if not isinstance(found, list) or not found:
+def _filled(fields: Mapping[str, Any], *names: str) -> Any:
+    """The first of several fields for one thing that is not empty; None without any."""
+    return next((fields[name] for name in names if not is_empty(fields.get(name))), None)
+
+
+def _turns(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The turns of an entry in OpenAI's form."""
+    found = _filled(entry, "conversations", "messages")
+    if not isinstance(found, list):
         raise InputError(f"neither conversations nor messages holds a list of turns (its keys: {', '.join(entry)})")
-    turns, paths = [], []
+    turns = []
     if isinstance(entry.get("system"), str) and entry["system"]:
         turns.append({"role": "system", "content": entry["system"]})
     for i, turn in enumerate(found):
-        who = turn.get("from", turn.get("role")) if isinstance(turn, Mapping) else None
+        who = _filled(turn, "from", "role") if isinstance(turn, Mapping) else None
         if not isinstance(who, str) or who not in ROLES:
             known = ", ".join(ROLES)
             raise InputError(f"turn {i} is {turn!r:.60}; a dict is needed whose from or role is one of {known}")
-        content = turn.get("value", turn.get("content"))
-        pieces = list(_pieces(content, i)) if isinstance(content, list) else [(content, None)]
-        if not all(isinstance(text, str) for text, _ in pieces):
-            raise InputError(f"the content of turn {i} is {content!r:.60}; text is needed")
-        turns.append({"role": ROLES[who], "content": "".join(text for text, _ in pieces)})
-        paths += [path for _, path in pieces if path is not None]
-    if any("\ud800" <= letter <= "\udfff" for turn in turns for letter in turn["content"]):
-        raise InputError("its text holds half a surrogate pair (\\ud800 to \\udfff alone)")
-    return turns, paths
-
-
-def _pieces(parts: Sequence[Any], turn: int) -> Iterator[tuple[Any, Any]]:
-    """(text, image) of each part of a message; the image is None for text, and where the part does not name it."""
-    for part in parts:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text":
-            yield part.get("text"), None
-        elif kind == "image":
-            yield "<image>", part.get("image", part.get("path"))
-        else:
-            raise InputError(f"a part of turn {turn} is {part!r:.60}; its type must be text or image")
+        content = turn.get("value") if turn.get("value") is not None else turn.get("content")
+        if not isinstance(content, (str, list)):
+            raise InputError(f"the content of turn {i} is {content!r:.60}; text or a list of parts is needed")
+        turns.append({"role": ROLES[who], "content": content})
+    return turns
 
 
 def _answer(text: str, tag: str) -> str:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from timemaster.rewards.parse import label_key
 from timemaster.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -46,14 +47,15 @@ def read_series(path: Path, class_names: Mapping[str, str]) -> list[Series]:
     """All series of one `.ts` or `.arff` file, labels translated by `class_names` (archive's class -> label).
 
     A class that `class_names` has in other letters counts: sktime's reader of `.ts` files gives them in lower case.
+    So does one that Unicode writes in another way (`label_key`).
     Raises InputError for another file type, a class that `class_names` does not know, and missing values.
     """
     frame, classes = _parse(path)
     columns = [frame[name] for name in frame.columns]
-    labels = {name.lower(): label for name, label in class_names.items()} | dict(class_names)
+    labels = {label_key(name): label for name, label in class_names.items()} | dict(class_names)
     series = []
     for index, (name, *channels) in enumerate(zip(classes, *columns, strict=True)):
-        label = labels.get(name, labels.get(name.lower()))
+        label = labels.get(name, labels.get(label_key(name)))
         if label is None:
             raise InputError(f"{path}: series {index} has class {name!r}; the recipe knows {list(class_names)}.")
         values = [[float(value) for value in channel] for channel in channels]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from timemaster.data.fonts import fonts_for
+from timemaster.data.media import open_image
 
 TILE = 360, 160  # pixels of a plot at most, (width, height)
 GAP = 12  # pixels around everything
@@ -54,8 +55,7 @@ def _fitted(data: bytes) -> Any:
     """The picture, made smaller to fit a tile, never larger."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
-        picture = image.convert("RGB")
+    picture = open_image(data)
     scale = min(1.0, TILE[0] / picture.width, TILE[1] / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture if scale == 1.0 else picture.resize(size, Image.Resampling.LANCZOS)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from timemaster.data.rows import ANSWERS, IMAGES, PROMPTS, VIDEOS, example_from_row
 from timemaster.data.series import Series
+from timemaster.rewards.parse import label_key
 from timemaster.types import Example, InputError
 
 logger = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ def bad_row(example: Example, reason: str) -> BadRow:
 def check_labels(examples: Sequence[Example], tasks: Mapping[str, HasLabels]) -> list[BadRow]:
     """The rows whose answer is no label of their task; `tasks` by data_source, as `load_tasks` gives them.
 
-    Case and outer spaces do not matter. A row whose data_source has no task is not judged.
+    Labels are compared as `label_key` does. A row whose data_source has no task is not judged.
     """
     bad = []
     for example in examples:
@@ -191,8 +192,7 @@ def with_task_labels(examples: Sequence[Example], tasks: Mapping[str, HasLabels]
 
 
 def _own_spelling(example: Example, task: HasLabels) -> str | None:
-    answer = example.answer.strip().casefold()
-    return next((label for label in task.labels if label.casefold() == answer), None)
+    return next((label for label in task.labels if label_key(label) == label_key(example.answer)), None)
 
 
 def count_rows(files: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
+from timemaster.data.media import web_image
 from timemaster.types import InputError, Media, Message
 
 
@@ -28,6 +29,6 @@ def encoded(media: Media) -> bytes:
 
 
 def image_part(data: bytes) -> dict[str, Any]:
-    """A PNG or JPEG as a content part of a message."""
-    kind = "jpeg" if data[:2] == b"\xff\xd8" else "png"
-    return {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{base64.b64encode(data).decode()}"}}
+    """An encoded picture as a content part of a message, in a format that vision models take."""
+    kind, file = web_image(data)
+    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{base64.b64encode(file).decode()}"}}

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
+from timemaster.data.media import open_image
+
 MAX_WIDTH = 320  # pixels
 MAX_HEIGHT = 640
 MAX_BYTES = 15_000_000  # of all thumbnails, as they stand in the page
@@ -49,8 +51,7 @@ def thumbnail(path: Path) -> tuple[bytes, int, int] | None:
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
+        picture = open_image(path)
     except (OSError, ValueError, Image.DecompressionBombError):  # a cut or foreign file
         return None
     picture.thumbnail((MAX_WIDTH, MAX_HEIGHT), Image.Resampling.LANCZOS)

@@ -15,6 +15,7 @@ import yaml
 
 from timemaster.metrics import Prediction, how_sampled, is_correct
 from timemaster.rewards import predict_label
+from timemaster.rewards.parse import label_key
 from timemaster.types import InputError
 
 WRITTEN = ("metrics.jsonl", "config.yaml", "eval/step_*/metrics.json")  # one of them makes a folder a run's
@@ -271,10 +272,11 @@ def judge(rollouts: Iterable[dict[str, Any]], labels: dict[str, list[str]]) -> N
         own = labels.get(row["source"], [])
         has_classes = "said" in row or bool(own)
         row["said"] = row["said"] if "said" in row else predict_label(row["text"], own) if own else None
+        spelling = {label_key(label): label for label in own or [row["truth"]]}
         answer = Prediction(
             data_source=row["source"],
-            truth=row["truth"],
-            predicted=row["said"],
+            truth=spelling.get(label_key(row["truth"]), row["truth"]),
+            predicted=row["said"] and spelling.get(label_key(str(row["said"])), row["said"]),
             labels=(own or [row["truth"]]) if has_classes else [],
             reward=row["score"],
             parts=row["parts"],

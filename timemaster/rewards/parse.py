@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", flags=re.DOTALL)
 CUT = "\0"  # where a thought stood: no part of a tag or a label, so what stood around it never joins
+
+
+def label_key(text: str) -> str:
+    """What two writings of one label have in common: case, outer spaces and Unicode's ways to write a letter are gone.
+
+    Source: canonical caseless matching, The Unicode Standard, section 3.13, D145.
+    """
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", text.strip()).casefold())
 
 
 def tag_contents(text: str, tag: str) -> list[str]:
@@ -22,11 +31,11 @@ def predict_label(text: str, labels: Sequence[str]) -> str | None:
 
     The reasoning (`<think>…</think>`, or to the end where it is not closed) is cut out first, so a label weighed there
     is not an answer, and what stands on both sides of it is not read as one word. What is left must hold exactly one
-    `<class>` and one `</class>`, with one of the labels between them (case and outer spaces do not matter).
+    `<class>` and one `</class>`, with one of the labels between them, as `label_key` compares them.
     """
     outside = THOUGHT.sub(CUT, text)
     if outside.count("<class>") != 1 or outside.count("</class>") != 1:
         return None
-    spelling = {label.casefold(): label for label in labels}
+    spelling = {label_key(label): label for label in labels}
     answers = tag_contents(outside, "class")
-    return spelling.get(answers[0].strip().casefold()) if answers else None
+    return spelling.get(label_key(answers[0])) if answers else None

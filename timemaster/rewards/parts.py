@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from timemaster.rewards.parse import predict_label
+from timemaster.rewards.parse import label_key, predict_label
 from timemaster.types import Example, Rollout
 
 TAGS = ("think", "class")
@@ -51,10 +51,10 @@ def _has_blocks(rollout: Rollout, example: Example, tags: tuple[str, ...]) -> fl
 
 
 def _has_label(rollout: Rollout, example: Example, labels: tuple[str, ...]) -> float:
-    choices = "|".join(re.escape(label) for label in labels)
-    return float(re.search(rf"<class>\s*(?:{choices})\s*</class>", rollout.text, flags=re.IGNORECASE) is not None)
+    choices = "|".join(re.escape(label_key(label)) for label in labels)
+    return float(re.search(rf"<class>\s*(?:{choices})\s*</class>", label_key(rollout.text)) is not None)
 
 
 def _is_right(rollout: Rollout, example: Example, labels: tuple[str, ...]) -> float:
     label = predict_label(rollout.text, labels)
-    return float(label is not None and label.casefold() == example.answer.strip().casefold())
+    return float(label is not None and label_key(label) == label_key(example.answer))

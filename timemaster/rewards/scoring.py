@@ -148,7 +148,8 @@ def as_reward(fn: Callable[..., Any]) -> RewardFn:
 
         def arguments(rollout: Rollout, example: Example) -> dict[str, Any]:
             more = {"data_source": example.data_source, "extra_info": example.extra}
-            return {"solution_str": rollout.text, "ground_truth": example.answer} | {n: more[n] for n in wanted}
+            truth = example.answer if example.truth is None else example.truth
+            return {"solution_str": rollout.text, "ground_truth": truth} | {n: more[n] for n in wanted}
 
         async def judged(rollout: Rollout, example: Example) -> Any:
             return await fn(**arguments(rollout, example))
