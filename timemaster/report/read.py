@@ -278,8 +278,8 @@ def judge(rollouts: Iterable[dict[str, Any]], labels: dict[str, list[str]]) -> N
             truth=spelling.get(label_key(row["truth"]), row["truth"]),
             predicted=row["said"] and spelling.get(label_key(str(row["said"])), row["said"]),
             labels=(own or [row["truth"]]) if has_classes else [],
-            reward=row["score"],
-            parts=row["parts"],
+            reward=row.get("score"),
+            parts=row.get("parts") or {},
             num_tokens=0,
         )
         right = is_correct(answer)
