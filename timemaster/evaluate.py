@@ -63,14 +63,15 @@ def validate(run: Run, workers: Workers, jobs: Sequence[Job], step: int) -> dict
     """Answer the validation rows with the current weights. Returns val/accuracy, val/reward_mean and kin."""
     groups = answer(run.cfg, workers, jobs, version=step, label="validating", n=1)
     summary = summarise(predictions(groups, load_tasks(run.cfg.data.recipes)))
-    metrics = _validation(summary, "")
+    metrics = validation_metrics(summary, "")
     for source, own in summary.get("by_data_source", {}).items():
-        metrics |= _validation(own, f"@{source}")
+        metrics |= validation_metrics(own, f"@{source}")
     run.say(f"validation after step {step}: " + ", ".join(f"{k[4:]} {v:.3f}" for k, v in metrics.items()))
     return metrics
 
 
-def _validation(summary: dict[str, Any], suffix: str) -> dict[str, float]:
+def validation_metrics(summary: dict[str, Any], suffix: str) -> dict[str, float]:
+    """val/accuracy and kin of a summary; those that it does not have are left out."""
     names = ("accuracy", "macro_f1", "format_rate", "reward_mean", "response_tokens_mean")
     figures = {name: summary[name] for name in names if summary[name] is not None}
     figures |= {name: mean for name, mean in summary["parts"].items() if name not in ("accuracy", "format")}

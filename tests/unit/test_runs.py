@@ -13,6 +13,7 @@ from tests.helpers import picture, question
 from tests.servers import ChatServer, says
 from timemaster.backends import checkpoint
 from timemaster.config import RewardConfig
+from timemaster.evaluate import validation_metrics
 from timemaster.judge import Budget, Chat, Endpoint, Judge, Rubric, Store, set_judge, the_judge
 from timemaster.metrics import UNPARSED, Prediction, summarise, wilson
 from timemaster.rewards import RewardPart, Scorer
@@ -68,6 +69,12 @@ def test_an_unparsed_answer_is_no_class() -> None:
     assert got["accuracy"] == 0.0
     assert all(figures["precision"] == 0.0 for figures in got["per_class"].values())
     assert sum(row[UNPARSED] for row in got["confusion"].values()) == 2
+
+
+def test_free_text_is_never_unparsed_while_training() -> None:
+    free = replace(answered("4.5", None), labels=[])
+    assert "val/unparsed" not in validation_metrics(summarise([free]), "")
+    assert validation_metrics(summarise([answered("Laptop", None)]), "")["val/unparsed"] == 1.0
 
 
 def test_several_sources_are_also_counted_apart() -> None:

@@ -47,7 +47,7 @@ def _font(text: str, size: int) -> Any:
 
     if text.isascii():
         return ImageFont.load_default(size)
-    font = fonts_for([text])[-1]  # those that are asked last hold the rarest letters, and Latin ones too
+    font = fonts_for([text])[-1]  # the one with the rarest letters, which mostly has the Latin ones too
     return ImageFont.truetype(font.fname, size, index=font.index)
 
 
