@@ -98,6 +98,7 @@ def grade(chat: Chat, answer: dict[str, str], include_image: bool) -> tuple[Judg
 
 def test_the_server_grades_an_answer_with_its_plot(url: str, tmp_path: Path) -> None:
     chat = make_chat(url, tmp_path)
+    asyncio.run(Judge(chats=[chat], include_image=True).check())  # the verdict before a run
     seen, tokens = grade(chat, CALM, include_image=True)
     blind, fewer = grade(chat, CALM, include_image=False)
     for judgement in (seen, blind):

@@ -268,8 +268,9 @@ def test_a_judge_that_refuses_midway_loses_no_step_and_its_budget_lasts(cluster,
 
     async def judge(server: ChatServer, body: dict[str, Any], request: Any) -> Any:
         asked = body["messages"][-1]["content"][0]
-        if not isinstance(asked, dict):  # whether it is there at all
-            return await says("ready")(server, body, request)
+        names = body["response_format"]["json_schema"]["schema"]["required"]
+        if names != ["depth"]:  # the verdict that is asked for before the run
+            return await says(json.dumps(dict.fromkeys(names, 5)))(server, body, request)
         if asked["text"] not in graded:
             if refusing[0] and len(graded) == 32:
                 return await fails(401)(server, body, request)
@@ -285,7 +286,7 @@ def test_a_judge_that_refuses_midway_loses_no_step_and_its_budget_lasts(cluster,
         first = len(server.requests)
         refusing[0], cfg.judge.max_calls = False, first + 37
         (one, two) = run(settings_again(cfg), 2)
-        assert len(server.requests) == first + 37  # whether it is there, 32 answers, and 4 of them twice
+        assert len(server.requests) == first + 37  # one before the run, 32 answers, and 4 of them twice
     for row in (one, two):
         assert row["reward/unknown"] == 4
         assert row["reward/score"] > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib.util
 import json
 import multiprocessing
 import re
@@ -135,7 +136,19 @@ def test_a_failing_server_makes_the_judgement_unknown(
     "text",
     [
         "I would say 7.",
-        "```json\n" + GOOD + "\n```",
+        "```json\n" + GOOD + "\n```\nI hope this helps.",
+        GOOD + "\n```",
+        GOOD + " is what I give.",
+        "First " + GOOD + " then " + GOOD,  # the same twice is two
+        '{"depth": 10, "relevance": 10} was asked of me. ' + GOOD,
+        '{"depth": 1, "depth": 2} ' + GOOD,
+        '{"verdict": ' + GOOD + "}",
+        "My verdict: [" + GOOD + "]",
+        "Here: " + GOOD[:-1],
+        'Here: {"depth": 8}',
+        json.dumps(GOOD),
+        "." * 20_000 + GOOD,
+        '{"a":' * 5_000 + GOOD,
         "[" * 100_000,
         '{"depth": 8}',
         '{"depth": 8, "relevance": 6, "style": 9}',
@@ -166,6 +179,24 @@ def test_a_reply_that_is_no_verdict_is_unknown(tmp_path: Path, text: str) -> Non
         assert len(server.requests) == 2  # a second try: a proxy's "busy" looks like this, too
         grade(server, tmp_path)
         assert len(server.requests) == 4  # and it is not kept
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```json\n" + GOOD + "\n```",
+        "```\n" + GOOD + "\n```\n",
+        "```JSON " + GOOD + "```",
+        "The advice is sound. Here is my verdict:\n\n```json\n" + GOOD + "\n```",
+        "The advice is sound: " + GOOD,
+        "<think>It asks {politely} and {the rest is a brace.</think>\n\n" + GOOD + "\n",
+        "\ufeff" + GOOD,
+    ],
+)
+def test_a_verdict_in_a_fence_or_after_prose_is_read(tmp_path: Path, text: str) -> None:
+    with ChatServer(says(text)) as server:
+        assert grade(server, tmp_path) == Judgement(0.7)
+    assert len(server.requests) == 1
 
 
 def test_a_verdict_after_nonsense_counts(tmp_path: Path) -> None:
@@ -202,10 +233,117 @@ def test_a_server_that_is_not_there_is_unknown(tmp_path: Path) -> None:
     assert "APIConnectionError" in judgement.reason
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "http://", "http://host:port/v1", "http://[::1/v1", "judge"])
-def test_an_address_that_is_none_is_refused_at_once(tmp_path: Path, url: str) -> None:
-    with pytest.raises(ChatRefused, match=r"is no address; write it as http://host:8000/v1"):
+ADDRESSES = ["localhost:8000/v1", "http://", "http://host:port/v1", "http://[::1/v1", "judge", "http://h:99999/v1"]
+ADDRESSES += ["http://ho st/v1", "http://host/v1\n", " http://host/v1", '"http://host/v1"', "ftp://host/v1"]
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
+def test_an_address_that_is_none_is_refused_at_once(tmp_path: Path, monkeypatch: Any, url: str) -> None:
+    with pytest.raises(ChatRefused, match=r"base_url=.* is no address; write it as http://host:8000/v1"):
         make_chat(url, tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(ChatRefused, match=r"\$OPENAI_BASE_URL=.* is no address; write it as http://host:8000/v1"):
+        make_chat("", tmp_path)
+
+
+def test_an_address_with_the_path_of_the_call_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ChatRefused, match="leave out /chat/completions"):
+        make_chat("http://host/v1/chat/completions/", tmp_path)
+    make_chat("http://münchen.example/v1", tmp_path)
+
+
+@pytest.mark.parametrize("variable", ["KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"])
+def test_a_key_that_no_header_can_carry_is_refused_at_once(tmp_path: Path, monkeypatch: Any, variable: str) -> None:
+    for value, what in (
+        ("sk-one\nsk-two", "a line end at position 7 of 13"),
+        ("sk-one\r\nsk-two", "a line end at position 7"),
+        ("sk-schlüssel", "the character 'ü' at position 8"),
+        ("sk-\u200bone", r"the character '\\u200b' at position 4"),
+        ("sk-\x01one", r"the character '\\x01' at position 4"),
+    ):
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(
+            ChatRefused, match=rf"\${variable} holds {what}.* on one line and in plain ASCII"
+        ) as refused:
+            make_chat("http://host/v1", tmp_path, api_key_env="KEY")
+        assert "sk-" not in str(refused.value)  # the key is not told
+
+
+def test_the_key_is_sent_without_the_line_end_of_its_file(tmp_path: Path, monkeypatch: Any) -> None:
+    keys = []
+
+    async def answer(server: ChatServer, body: dict[str, Any], request: Any) -> Any:
+        keys.append((request.headers["Authorization"], request.headers["OpenAI-Organization"]))
+        return await says(GOOD)(server, body, request)
+
+    monkeypatch.setenv("KEY", "sk-one\r\n")
+    monkeypatch.setenv("OPENAI_ORG_ID", " org\n")
+    with ChatServer(answer) as server:
+        assert grade(server, tmp_path, api_key_env="KEY") == Judgement(0.7)
+    assert keys == [("Bearer sk-one", "org")]
+
+
+def test_a_refusal_says_when_the_key_is_not_set(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.delenv("KEY", raising=False)
+    with (
+        ChatServer(fails(401)) as server,
+        pytest.raises(ChatRefused, match=r"the key in \$KEY \(not set\)"),
+    ):
+        grade(server, tmp_path, api_key_env="KEY")
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets variables, of proxies these alone."""
+
+    def use(**variables: str) -> None:
+        for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+            monkeypatch.delenv(name.upper(), raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("variables", "what"),
+    [
+        ({"HTTP_PROXY": "ftp://proxy:3128"}, "Unknown scheme for proxy URL"),
+        ({"HTTP_PROXY": "http://proxy:port"}, "Invalid port"),
+        ({"SSL_CERT_FILE": "/no/such/file"}, "No such file"),
+    ],
+)
+def test_a_proxy_that_is_none_is_refused_at_once(
+    tmp_path: Path, environment: Callable[..., None], variables: dict[str, str], what: str
+) -> None:
+    environment(**variables)
+    with pytest.raises(ChatRefused, match=f"no connection to http://host/v1 can be set up.*: .*{what}"):
+        make_chat("http://host/v1", tmp_path)
+
+
+def test_a_socks_proxy_names_the_package_that_it_needs(tmp_path: Path, environment: Callable[..., None]) -> None:
+    environment(ALL_PROXY="socks5://me:secret@127.0.0.1:9")
+    if importlib.util.find_spec("socksio"):
+        assert "127.0.0.1:9 (NO_PROXY=host" in grade("http://host/v1", tmp_path, max_retries=0).reason
+        return
+    with pytest.raises(ChatRefused, match=r"the proxy 127\.0\.0\.1:9 .*socksio.*Install it") as refused:
+        make_chat("http://host/v1", tmp_path)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_proxy_in_between_is_named_with_the_way_around_it(tmp_path: Path, environment: Callable[..., None]) -> None:
+    """A judge on this machine is asked through the proxy for the outer world, which knows nothing of it."""
+    environment(http_proxy="http://me:secret@127.0.0.1:9")
+    with ChatServer(says(GOOD)) as server:
+        reason = grade(server, tmp_path, max_retries=0).reason
+        assert "by way of the proxy 127.0.0.1:9 (NO_PROXY=127.0.0.1 goes without it)" in reason
+        environment(http_proxy="http://me:secret@127.0.0.1:9", NO_PROXY="127.0.0.1")
+        assert grade(server, tmp_path) == Judgement(0.7)
+    with ChatServer(fails(403)) as proxy:
+        environment(HTTP_PROXY=proxy.url.removesuffix("/v1"))
+        with pytest.raises(ChatRefused, match=r"refuses model 'm' by way of the proxy http://127"):
+            grade("http://judge.example/v1", tmp_path)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -434,19 +572,62 @@ def test_settings_that_would_be_ignored_are_refused(tmp_path: Path, settings: di
 def test_a_run_whose_judge_cannot_answer_does_not_begin(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the rewards of emg_soft ask a judge: set judge\.model"):
         check_rewards(run_with_a_judge(tmp_path))
-    with pytest.raises(ChatRefused, match=r"the judge 'm' at http://127\.0\.0\.1:9/v1: APIConnectionError"):
+    with pytest.raises(ChatRefused, match=r"the judge 'm' at http://127\.0\.0\.1:9/v1 gives no verdict: APIConn"):
         check_rewards(run_with_a_judge(tmp_path, model="m", base_url="http://127.0.0.1:9/v1", max_retries=0))
     with pytest.raises(InputError, match="max_cost=20 limits nothing"):
         check_rewards(run_with_a_judge(tmp_path, model="m", max_cost=20.0))
-    with ChatServer(says("ready")) as server:
+    with ChatServer(replies(gullible)) as server:
         check_rewards(run_with_a_judge(tmp_path, model="m", base_url=server.url))
         assert len(server.requests) == 1
-    check_rewards(
-        run_with_a_judge(tmp_path, model="m", base_url=server.url, max_calls=1)
-    )  # spent: nothing new is asked
+    spent = run_with_a_judge(tmp_path, model="m", base_url=server.url, max_calls=1)
+    check_rewards(spent)  # nothing new is asked
     with pytest.raises(ChatRefused, match="APIConnectionError"):  # although its reply is kept
         check_rewards(run_with_a_judge(tmp_path, model="m", base_url=server.url, max_retries=0))
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (says("I would say 7."), "no JSON"),
+        (says('{"grade": 7}'), "other keys than clarity, depth"),
+        (fails(400), r"BadRequestError.*no 400.*judge\.extra_body=\{response_format:\{type:json_object\}\}"),
+        (says(""), "no text"),
+    ],
+)
+def test_a_judge_that_gives_no_verdict_is_known_before_the_run(tmp_path: Path, answer: Answer, why: str) -> None:
+    with ChatServer(answer) as server:
+        cfg = run_with_a_judge(tmp_path, model="m", base_url=server.url, include_image=True, include_truth=True)
+        with pytest.raises(ChatRefused, match=f"(?s)'m' at {server.url} gives no verdict: .*{why}"):
+            check_rewards(cfg)
+        first = server.requests[0]
+    assert first["response_format"]["json_schema"]["schema"]["required"] == ["clarity", "depth"]
+    picture, text = first["messages"][1]["content"]  # as in the run: a plot, the question, the truth
+    assert picture["image_url"]["url"].startswith("data:image/png;base64,")
+    assert json.loads(text["text"]).keys() == {"question", "answer", "truth"}
+
+
+def test_a_reward_that_cannot_work_is_known_before_anything_starts(cfg: Config, tmp_path: Path) -> None:
+    from timemaster.evaluate import evaluate
+    from timemaster.grpo import train
+
+    (tmp_path / "rows.parquet").write_bytes(b"")  # looked at later
+    (tmp_path / "mine.py").write_text("def score(rollout, example, table):\n    return 1.0\n", encoding="utf-8")
+    cfg.data.test_files = cfg.data.train_files = [str(tmp_path / "rows.parquet")]
+    cfg.data.recipes, cfg.data.val_files, cfg.judge.model = [], [], []
+    cfg.trainer.default_local_dir = str(tmp_path / "run")
+    for path, why in (
+        (f"{tmp_path}/mine.py:score", "missing a required argument: 'table'"),
+        (f"{tmp_path}/mine.py:other", r"has no function 'other'; it has \['score'\]"),
+        (f"{tmp_path}/yours.py:score", "does not exist"),
+        ("no_such_package.rewards:score", "No module named 'no_such_package'"),
+        ("score", "write 'package.module:function'"),
+    ):
+        cfg.reward.path = path
+        for start in (train, evaluate):
+            with pytest.raises(InputError, match=f"reward.path={path}: .*{why}"):
+                start(cfg)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:

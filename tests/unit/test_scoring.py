@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -21,7 +23,9 @@ from timemaster.rewards.calls import MAX_STUCK, RewardsStuck
 from timemaster.rollout.loop import RolloutLoop
 from timemaster.types import Completion, Example, Group, InputError, Prompt, Rollout, Sampling
 
+ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 30  # seconds after which a test has hung
+SCORERS: list[Scorer] = []  # made by a test
 LET_GO = Event()  # ends what would never end, so that no test leaves a busy thread behind
 
 
@@ -30,6 +34,8 @@ def let_go() -> Iterator[None]:
     LET_GO.clear()
     yield
     LET_GO.set()
+    while SCORERS:
+        SCORERS.pop().close()
 
 
 class OneWord:
@@ -90,6 +96,7 @@ class Bench:
     def __init__(self, fn: Callable[..., Any], on_error: str, timeout: float = 60.0, num_threads: int = 2) -> None:
         parts = [RewardPart("own", 1.0, fn)]
         self.scorer, model = Scorer(lambda _: parts, on_error, num_threads, timeout), OneWord()
+        SCORERS.append(self.scorer)
         self.loop = RolloutLoop(
             engine=model, renderer=model, score=self.scorer.submit, respond=lambda _: None, max_model_len=99
         )  # type: ignore[arg-type]
@@ -272,7 +279,6 @@ def test_a_reward_that_misbehaves_ends_as_documented(name: str, on_error: str) -
         assert [bool(score.error) for score in scores] == [False, False, True, True, False, False]
     (group,) = bench.run("good")  # threads and loop live on
     assert [one.score.total for one in group.rollouts if one.score] == [1.0, 1.0]
-    bench.scorer.close()
 
 
 def test_calls_that_another_reward_cancels_have_an_outcome_too() -> None:
@@ -314,6 +320,7 @@ def test_a_blocked_loop_is_replaced_and_calls_that_had_not_begun_are_made_on_the
         return 1.0
 
     scorer = Scorer(lambda _: [RewardPart("own", 1.0, reward)], "zero", num_threads=1, timeout=1.0)
+    SCORERS.append(scorer)
     one, other = example("bad"), example("good")
     futures = [scorer.submit(rollout_of(which), which) for which in (one, other, other)]
     assert [future.result(LIMIT).total for future in futures] == [0.0, 1.0, 1.0]
@@ -327,6 +334,31 @@ def test_threads_that_never_end_are_replaced_until_there_are_too_many() -> None:
     with pytest.raises(RewardsStuck, match=rf"'test.parquet:bad'.* as {MAX_STUCK} calls before it"):
         bench.run("bad")
     LET_GO.set()
+
+
+KEEPS_THE_INTERPRETER = """
+import re
+import timemaster.rewards.calls as calls
+from tests.unit.test_scoring import Bench
+
+calls.GRACE = 1.0
+
+def backtracks(rollout, example):
+    return re.match("(a+)+$", "a" * 60 + "b") is None
+
+Bench(backtracks, "zero", timeout=0.5).run("bad")
+"""
+
+
+def test_a_reward_that_keeps_the_interpreter_to_itself_ends_the_process_and_is_shown() -> None:
+    """No thread can run any more: not the one that would score it 0."""
+    done = subprocess.run(
+        [sys.executable, "-c", KEEPS_THE_INTERPRETER], cwd=ROOT, capture_output=True, text=True, encoding="utf-8",
+        timeout=2 * LIMIT,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+    assert "in backtracks" in done.stderr
 
 
 def test_a_part_that_asks_a_judge_has_the_judges_limits_alone() -> None:

@@ -12,10 +12,12 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from timemaster.judge.store import Budget, Store
 from timemaster.types import InputError
@@ -35,7 +37,8 @@ class Endpoint:
 
     base_url: str = ""  # "" is the openai package's default: $OPENAI_BASE_URL or https://api.openai.com/v1
     model: str
-    api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key; servers without keys need none
+    # The environment variable that holds the key, white space around it aside; servers without keys need none.
+    api_key_env: str = "OPENAI_API_KEY"
     temperature: float = 0.0
     max_tokens: int = 512  # of a reply
     timeout: float = 60.0  # seconds without a word from the server
@@ -79,7 +82,9 @@ class _Lane:
         )
         self.client = openai.AsyncOpenAI(
             base_url=endpoint.address,
-            api_key=os.environ.get(endpoint.api_key_env) or "none",
+            api_key=_header(endpoint.api_key_env) or "none",
+            organization=_header("OPENAI_ORG_ID") or None,
+            project=_header("OPENAI_PROJECT_ID") or None,
             timeout=endpoint.timeout,
             max_retries=endpoint.max_retries,
             http_client=openai.DefaultAsyncHttpxClient(
@@ -91,12 +96,24 @@ class _Lane:
 
 
 class Chat:
-    """Asks one endpoint. Make it in any thread, ask in any event loop; `concurrency` calls at once in each."""
+    """Asks one endpoint. Make it in any thread, ask in any event loop; `concurrency` calls at once in each.
+
+    Raises ChatRefused for an address, a key or a proxy of the environment with which no call can be made.
+    """
 
     def __init__(self, endpoint: Endpoint, budget: Budget, store: Store, account: str, concurrency: int) -> None:
         import openai  # noqa: F401 - takes a second, which no call should wait for
 
-        _check_url(endpoint.base_url)
+        _check_url(endpoint)
+        try:
+            _Lane(endpoint, concurrency, lambda: None)  # what cannot be set up is found now
+        except ChatRefused:
+            raise
+        except Exception as error:  # of the client's libraries: a proxy or a certificate file that is none, no socksio
+            advice = " Install it: uv pip install socksio." if isinstance(error, ImportError) else ""
+            raise ChatRefused(
+                f"no connection to {endpoint.address} can be set up{_by_proxy(endpoint)}: {error!r}.{advice}"
+            ) from error
         self.endpoint, self.budget, self.store, self.account = endpoint, budget, store, account
         self.concurrency = concurrency
         self._lanes: dict[asyncio.AbstractEventLoop, _Lane] = {}
@@ -178,11 +195,13 @@ class Chat:
                 content: Any = await lane.client.post("/chat/completions", cast_to=object, body=body)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise ChatRefused(
-                f"{e.address} refuses model {e.model!r}: {str(error)[:NUM_SHOWN]}. "
-                f"Look at base_url, model and the key in ${e.api_key_env}."
+                f"{e.address} refuses model {e.model!r}{_by_proxy(e)}: {str(error)[:NUM_SHOWN]}. Look at base_url, "
+                f"model and the key in ${e.api_key_env}{'' if _header(e.api_key_env) else ' (not set)'}."
             ) from error
         except openai.APIError as error:
-            return Reply(error=f"{type(error).__name__} after at most {e.max_retries + 1} tries: {error}"[:NUM_SHOWN])
+            why = f"{error} {error.__cause__ or ''}".strip()
+            tries = f"{type(error).__name__} after at most {e.max_retries + 1} tries{_by_proxy(e)}"
+            return Reply(error=f"{tries}: {why}"[:NUM_SHOWN])
         except TimeoutError:
             return Reply(error=f"no whole answer within {limit:.0f} seconds")
         except (ValueError, RecursionError) as error:
@@ -193,15 +212,43 @@ class Chat:
         return _answer(content)
 
 
-def _check_url(url: str) -> None:
+def _check_url(endpoint: Endpoint) -> None:
     """ChatRefused for an address that no call can reach; without this, every call would fail as if the network had."""
+    url, name = endpoint.address, "base_url" if endpoint.base_url else "$OPENAI_BASE_URL"
     try:
         parts = urlsplit(url)
-        ok = not url or (parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0)
+        ok = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         ok = False
-    if not ok:
-        raise ChatRefused(f"base_url={url!r} is no address; write it as http://host:8000/v1.")
+    if not ok or re.search(r"[^!-~\w]|[\"'<>]", url):  # urlsplit drops line ends in silence
+        raise ChatRefused(f"{name}={url!r} is no address; write it as http://host:8000/v1.")
+    if parts.path.rstrip("/").endswith("/completions"):
+        raise ChatRefused(f"{name}={url!r}: leave out /chat/completions, which is added to it.")
+
+
+def _header(variable: str) -> str:
+    """An environment variable that is sent in a header, without white space around it (files of keys end with a line
+    end). ChatRefused when a header cannot carry it. "" when it is not set.
+    """
+    value = os.environ.get(variable, "").strip()
+    bad = next((i for i, mark in enumerate(value) if not " " <= mark <= "~"), None)
+    if bad is not None:
+        what = "a line end" if value[bad] in "\r\n" else f"the character {value[bad]!r}"
+        raise ChatRefused(
+            f"${variable} holds {what} at position {bad + 1} of {len(value)}, which no HTTP header can carry: "
+            "set it to the key alone, on one line and in plain ASCII."
+        )
+    return value
+
+
+def _by_proxy(endpoint: Endpoint) -> str:
+    """Which proxy of the environment stands in between; "" for none."""
+    parts = urlsplit(endpoint.address)
+    found = getproxies().get(parts.scheme) or getproxies().get("all")
+    if not found or proxy_bypass(parts.hostname or ""):
+        return ""
+    shown = found.rpartition("@")[2]  # without a password
+    return f" by way of the proxy {shown} (NO_PROXY={parts.hostname} goes without it)"
 
 
 def _usage(content: Any) -> tuple[int, int] | None:

@@ -8,17 +8,21 @@ fails or cannot be read is unknown.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from timemaster.judge.chat import BudgetSpent, Chat, ChatRefused
+from timemaster.judge.chat import BudgetSpent, Chat, ChatRefused, Reply
 from timemaster.judge.turns import encoded, image_part
-from timemaster.types import Example
+from timemaster.types import Example, Media, Message, Part
 
 TOP = 10  # of the scale; a judge gives whole numbers from 0
+NUM_SEARCHED = 20_000  # characters of a reply in which an object is looked for
+FENCE = re.compile(r"```(?:json)?\s*\Z", re.IGNORECASE)  # what opens a block of JSON, at the end of what comes before
 ESCAPED = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "<>[]"})  # none of them is part of the document's form
 
 
@@ -48,27 +52,35 @@ class Judge:
 
     async def grade(self, rubric: Rubric, example: Example, answer: Mapping[str, str]) -> Judgement:
         """Judge the parts of an answer by name, such as {"reasoning": "…", "advice": "…"}."""
-        messages = self.request(rubric, example, answer)
-        form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema(rubric)}}
-        replies = await asyncio.gather(
-            *(chat.ask(messages, lambda text: read_verdict(text, rubric).reason, response_format=form)
-              for chat in self.chats)
-        )  # fmt: skip
+        replies = await asyncio.gather(*(self._ask(chat, rubric, example, answer) for chat in self.chats))
         failed = [reply.error for reply in replies if reply.error]
         if failed:
             return Judgement(None, failed[0])
         return Judgement(fmean(read_verdict(reply.text, rubric).score or 0.0 for reply in replies))
 
     async def check(self) -> None:
-        """One small call of every judge, so that what cannot work is found before a run begins. Raises ChatRefused."""
-        hello = [{"role": "user", "content": "Reply with the word ready."}]
+        """Ask every judge for one verdict, as a run will, so that what cannot work is found before it begins. Raises
+        ChatRefused.
+        """
+        trial = (TRIAL, _trial_example(), {"answer": "Winter, because the curve has two peaks, as heating makes them."})
         for chat in self.chats:
             try:
-                reply = await chat.ask(hello, fresh=True)  # of an earlier start nothing follows
+                reply = await self._ask(chat, *trial, fresh=True)  # an earlier start proves nothing
             except BudgetSpent:
-                reply = await chat.ask(hello)  # all that is to be asked may lie in the cache, too
+                reply = await self._ask(chat, *trial)  # all that is to be asked may lie in the cache, too
             if reply.error:
-                raise ChatRefused(f"the judge {chat.endpoint.model!r} at {chat.endpoint.address}: {reply.error}")
+                raise ChatRefused(
+                    f"the judge {chat.endpoint.model!r} at {chat.endpoint.address} gives no verdict: {reply.error}. "
+                    "Where the server does not take response_format=json_schema, set another one, as in "
+                    "'judge.extra_body={response_format:{type:json_object}}', or null."
+                )
+
+    async def _ask(
+        self, chat: Chat, rubric: Rubric, example: Example, answer: Mapping[str, str], fresh: bool = False
+    ) -> Reply:
+        form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema(rubric)}}
+        messages = self.request(rubric, example, answer)
+        return await chat.ask(messages, lambda text: read_verdict(text, rubric).reason, fresh, response_format=form)
 
     def request(self, rubric: Rubric, example: Example, answer: Mapping[str, str]) -> list[dict[str, Any]]:
         """The messages that ask for a verdict."""
@@ -112,10 +124,27 @@ def schema(rubric: Rubric) -> dict[str, Any]:
     return {"type": "object", "properties": dict.fromkeys(names, one), "required": names, "additionalProperties": False}
 
 
+TRIAL = Rubric("an answer to a question about a plot", {"clarity": "is easy to follow", "depth": "gives reasons"})
+
+
+def _trial_example() -> Example:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (112, 112), "white").save(buffer, "PNG")
+    plot = Media(kind="image", uid="trial", data=buffer.getvalue(), height=112, width=112)
+    parts = [Part("image", media=plot), Part("text", text="Does the plot show a day of winter or of summer?")]
+    return Example(id="trial", messages=[Message("user", parts)], answer="Winter", data_source="trial")
+
+
 def read_verdict(text: str, rubric: Rubric) -> Judgement:
-    """The mean of a verdict's grades as a score from 0 to 1; unknown unless it is exactly what was asked for."""
+    """The mean of a verdict's grades as a score from 0 to 1; unknown unless it is exactly what was asked for.
+
+    The object may stand in a fence (```json … ```) and after prose, as judges without structured output write it: it
+    must be the only JSON object of the reply, and nothing may follow it.
+    """
     try:
-        verdict = json.loads(text, object_pairs_hook=_once)
+        verdict = _only_object(text)
     except (ValueError, RecursionError) as error:
         return Judgement(None, f"no JSON ({error!s:.60}): {text[:80]!r}")
     if not isinstance(verdict, dict) or verdict.keys() != rubric.criteria.keys():
@@ -125,6 +154,34 @@ def read_verdict(text: str, rubric: Rubric) -> Judgement:
         if not whole:
             return Judgement(None, f"{name} is {grade!r:.80}; whole numbers from 0 to {TOP} are allowed")
     return Judgement(fmean(verdict.values()) / TOP)
+
+
+def _only_object(text: str) -> Any:
+    """The reply as JSON, or else the one JSON object that ends it. Raises ValueError and RecursionError."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except ValueError:
+        spans = _objects(text) if len(text) <= NUM_SEARCHED else []
+        if len(spans) != 1:
+            raise
+    begin, end = spans[0]
+    after = text[end:].strip()
+    if after and not (after == "```" and FENCE.search(text[:begin])):
+        raise ValueError("more follows the object")
+    return json.loads(text[begin:end], object_pairs_hook=_once)
+
+
+def _objects(text: str) -> list[tuple[int, int]]:
+    """Where the JSON objects of a text begin and end, those inside of others left out."""
+    spans, begin = [], text.find("{")
+    while begin >= 0:
+        try:
+            _, end = json.JSONDecoder().raw_decode(text, begin)
+            spans.append((begin, end))
+        except ValueError:  # a brace of the prose
+            end = begin + 1
+        begin = text.find("{", end)
+    return spans
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,21 +6,24 @@ Plain functions run in threads, awaitables on one event loop; a loop that is blo
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import inspect
 import logging
 import math
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from threading import Event, RLock, Thread
+from threading import TIMEOUT_MAX, Event, RLock, Thread
 from typing import Any, SupportsFloat
 
 from timemaster.types import InputError
 
 logger = logging.getLogger(__name__)
 
+GRACE = 60.0  # seconds after a call's time limit in which no thread of the process could run
 MAX_STUCK = 32  # threads that calls hold after their time limit; with one more the run ends
 NUM_SHOWN = 500  # characters of a failure
 
@@ -52,7 +55,8 @@ class _Call:
 
 class Caller:
     """Calls functions in `num_threads` threads and on an event loop. A call that takes longer than `timeout` seconds
-    (0: no limit) fails; awaitables are then cancelled, threads left behind and replaced. All threads are daemons.
+    (0: no limit) fails; awaitables are then cancelled, threads left behind and replaced. All threads are daemons. A
+    call that lets no other thread run ends the process, GRACE seconds later.
     """
 
     def __init__(self, num_threads: int, timeout: float) -> None:
@@ -68,6 +72,7 @@ class Caller:
         for _ in range(num_threads):
             self._add_thread()
         if timeout:
+            self._guard()
             Thread(target=self._watch, name="scoring limits", daemon=True).start()
 
     def call(self, fn: Callable[[], Any], is_async: bool, has_limit: bool = True) -> Future[Outcome]:
@@ -181,6 +186,7 @@ class Caller:
 
     def _watch(self) -> None:
         while not self._closed.wait(min(self._timeout / 4, 1.0)):
+            self._guard()
             now = time.monotonic()
             with self._lock:
                 begun = [call for call in list(self._running) if call.has_limit and call.began is not None]
@@ -195,6 +201,16 @@ class Caller:
                 _post(loop, self._pong)
             elif now - pinged > self._timeout:
                 self._lose(loop, f"blocked for more than reward.timeout={self._timeout:g} seconds")
+        faulthandler.cancel_dump_traceback_later()
+
+    def _guard(self) -> None:
+        """End the process unless this is called again in time, which takes a thread that runs.
+
+        Some calls keep the interpreter to themselves, as a regular expression that backtracks for ever: then no thread
+        runs any more. The stacks of all go to stderr.
+        """
+        limit = min(self._timeout + GRACE, TIMEOUT_MAX)
+        faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__ or sys.stderr)
 
     def _pong(self) -> None:
         self._pinged = None
