@@ -37,8 +37,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 def write_picture(folder: Path) -> Path:
     """overview.png: some test plots of every class with their answers, and the curves of the run."""
-    import pyarrow.parquet as pq
-
+    from timemaster.data.store import take_rows
     from timemaster.plot_results import overview_png
 
     steps = [int(p.name[5:]) for p in (folder / "grpo" / "eval").glob("step_*") if p.name[5:].isdigit()]
@@ -48,10 +47,12 @@ def write_picture(folder: Path) -> Path:
         [json.loads(line) for line in (evaluation / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     )
     numbers = [int(answer["id"].rpartition(":")[2]) for answer in answers]
-    rows = pq.read_table(metrics["files"][0], columns=["images"]).take(numbers).to_pylist()
+    taken = sorted(set(numbers))
+    rows = dict(zip(taken, take_rows(metrics["files"][0], taken, ["images"]).to_pylist(), strict=True))
     path = folder / "overview.png"
     title = "the model was given these series as numbers" if metrics.get("modality") == "numeric" else ""
-    path.write_bytes(overview_png(folder / "grpo", answers, [row["images"][0]["bytes"] for row in rows], title))
+    pictures = [rows[number]["images"][0]["bytes"] for number in numbers]
+    path.write_bytes(overview_png(folder / "grpo", answers, pictures, title))
     return path
 
 
