@@ -48,8 +48,7 @@ def read_metrics(evaluation: Path) -> dict[str, Any]:
 
 def write_picture(folder: Path) -> Path:
     """overview.png: some test plots of every class with their answers, and the curves of the run."""
-    import pyarrow.parquet as pq
-
+    from timemaster.data.store import take_rows
     from timemaster.plot_results import OUTCOMES, Answer, overview_png
 
     evaluations = folder / "grpo" / "eval"
@@ -59,16 +58,17 @@ def write_picture(folder: Path) -> Path:
     rows = [row | {"outcome": outcome(row, bool(metrics["per_class"]))} for row in map(json.loads, lines)]
     chosen = some_of_each(rows)
     numbers = [int(row["id"].rpartition(":")[2]) for row in chosen]
-    plots = pq.read_table(metrics["files"][0], columns=["images"]).take(numbers).to_pylist()
+    taken = sorted(set(numbers))
+    plots = dict(zip(taken, take_rows(metrics["files"][0], taken, ["images"]).to_pylist(), strict=True))
     answers = [
         Answer(
-            image=plot["images"][0]["bytes"],
+            image=plots[number]["images"][0]["bytes"],
             truth=row["truth"],
             said=row["prediction"],
             text=row["response"],
             outcome=row["outcome"],
         )
-        for row, plot in zip(chosen, plots, strict=True)
+        for row, number in zip(chosen, numbers, strict=True)
     ]
     counts = Counter(row["outcome"] for row in rows)
     title = f"Greedy answers after step {step}: " if step else "Greedy answers before training: "

@@ -307,4 +307,4 @@ def test_the_command_prints_a_report_and_tells_by_its_exit_code(data: Path, caps
     assert "MUST BE MENDED: 6 series in two splits or files" in capsys.readouterr().out
     (data / "text.parquet").write_text("no", encoding="utf-8")
     assert run("text") == 2
-    assert "text.parquet is not a readable parquet file" in capsys.readouterr().err
+    assert "text.parquet' is not a readable parquet file" in capsys.readouterr().err

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from timemaster.data.audit_rows import read_rows
 from timemaster.data.rows import example_from_row, image_media
 from timemaster.data.series import Series
 from timemaster.data.store import (
@@ -27,6 +28,7 @@ from timemaster.data.store import (
     count_rows,
     plot_row,
     read_examples,
+    take_rows,
     with_task_labels,
     write_rows,
 )
@@ -429,6 +431,34 @@ def test_all_rows_are_counted_bad_ones_too(tmp_path: Path):
     assert count_rows([str(tmp_path / name) for name in ("a.parquet", "b.parquet")]) == 3
     with pytest.raises(InputError, match="does not exist"):
         count_rows([str(tmp_path / "c.parquet")])
+
+
+def test_a_large_row_group_is_read_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Row groups beyond 2 GiB cannot be read whole; that a group's size does not matter is what can be tested fast."""
+    data = np.random.default_rng(0).bytes(1 << 19)
+    rows = [our_row(i, images=[{"bytes": data, "path": None}]) for i in range(96)]
+    group = pa.Table.from_pylist([{name: row[name] for name in row if name != "data"} for row in rows])
+    pq.write_table(group, tmp_path / "large.parquet", row_group_size=len(rows), write_batch_size=1)
+    del group
+    metadata = pq.ParquetFile(tmp_path / "large.parquet").metadata
+    assert (metadata.num_row_groups, metadata.num_rows) == (1, 96)  # 48 MiB
+    held = [0]
+
+    def look(row: dict[str, Any], *_: Any) -> Any:
+        held.append(pa.total_allocated_bytes() - before)
+        raise InputError("looked at")
+
+    monkeypatch.setattr("timemaster.data.store.example_from_row", look)
+    monkeypatch.setattr("timemaster.data.audit_rows.example_from_row", look)
+    before = pa.total_allocated_bytes()
+    with pytest.raises(InputError, match="96 of 96"):
+        read_examples([str(tmp_path / "large.parquet")])
+    bad: list[str] = []
+    assert list(read_rows(tmp_path / "large.parquet", {}, bad)) == []
+    assert (len(bad), len(held)) == (96, 1 + 96 + 96)
+    assert max(held) < 24 << 20  # 32 rows of 0.5 MiB are 16 MiB
+    texts = take_rows(tmp_path / "large.parquet", [1, 33, 95], ["extra_info"]).to_pylist()
+    assert [row["extra_info"]["index"] for row in texts] == [1, 33, 95]
 
 
 def test_default_source_serves_files_without_the_column(tmp_path: Path):

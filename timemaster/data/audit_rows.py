@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from timemaster.config import DataConfig
 from timemaster.data.media import num_tokens, vision_spec
 from timemaster.data.rows import ANSWERS, PROMPTS, example_from_row
+from timemaster.data.store import ROWS_AT_ONCE, open_parquet
 from timemaster.types import Example, InputError
 
 PER_CLASS = 4  # plots of a class that are kept for the contact sheet
-BATCH = 256  # rows read at a time
 NOT_LEAKS = {*ANSWERS, *PROMPTS, "data", "label", "data_source"}  # columns and fields that may hold a label
 WORD_ENDS = r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])"  # sampleWinter, Winter17, 17Winter
 Shown = dict[str, list[tuple[str, bytes]]]  # class -> digest and encoded picture
@@ -51,12 +48,8 @@ class Row:
 
 def read_rows(file: Path, some: Shown, bad: list[str]) -> Iterator[Row]:
     """The rows of a parquet file; pictures for a contact sheet go into `some`, what cannot be read into `bad`."""
-    try:
-        parquet = pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file} is not a readable parquet file: {error}") from error
     number = 0
-    for batch in parquet.iter_batches(BATCH):
+    for batch in open_parquet(file).iter_batches(ROWS_AT_ONCE):
         for content in batch.to_pylist():
             where = f"{file.name} row {number}"
             try:

@@ -30,14 +30,16 @@ import pyarrow.parquet as pq
 from timemaster.console import print_any_letter
 from timemaster.data.rows import is_empty, read_messages
 from timemaster.data.store import (
-    BATCH,
     EXTRA_INFO,
     ON_BAD_ROW,
     PICTURES,
     REWARD_MODEL,
+    ROWS_AT_ONCE,
     TURNS,
     BadRow,
+    open_parquet,
     report_bad_rows,
+    take_rows,
 )
 from timemaster.judge import encoded
 from timemaster.rewards.parse import CUT, THOUGHT, tag_contents
@@ -77,16 +79,22 @@ def pictures_of(example: Example) -> list[dict[str, Any]]:
 def write_demonstrations(file: str, out: Path, texts: Sequence[tuple[Example, str]]) -> None:
     """Rows of the parquet file `file`, given as read, to another file: each with a text as the assistant's turn."""
     texts = sorted(texts, key=lambda pair: pair[0].extra["row"])
-    turns = [[*turns_of(example), {"role": "assistant", "content": text}] for example, text in texts]
-    columns = {
-        "prompt": pa.array(turns, TURNS),
-        "images": pa.array([pictures_of(example) for example, _ in texts], PICTURES),
-    }
-    table = pq.read_table(file).take([example.extra["row"] for example, _ in texts])
-    others = {name: table.column(name) for name in table.column_names if name not in (*columns, "image")}
+    names = [name for name in open_parquet(file).schema_arrow.names if name not in ("prompt", "images", "image")]
+    others = take_rows(file, [example.extra["row"] for example, _ in texts], names)
+    schema = pa.schema({"prompt": TURNS, "images": PICTURES} | {field.name: field.type for field in others.schema})
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        pq.write_table(pa.table(columns | others), temporary)
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for start in range(0, len(texts), ROWS_AT_ONCE):
+                some = texts[start : start + ROWS_AT_ONCE]
+                turns = [[*turns_of(example), {"role": "assistant", "content": text}] for example, text in some]
+                columns: dict[str, Any] = {
+                    "prompt": pa.array(turns, TURNS),
+                    "images": pa.array([pictures_of(example) for example, _ in some], PICTURES),
+                }
+                own = others.slice(start, len(some))
+                columns |= {name: own.column(name) for name in names}
+                writer.write_table(pa.table(columns, schema=schema))
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
@@ -116,7 +124,7 @@ def import_conversations(
                     rows.append(entry_row(entry, number, folder, data_source, answer_tag))
                 except InputError as error:
                     bad.append(BadRow(str(file), number, str(error)))
-                if len(rows) == BATCH:
+                if len(rows) == ROWS_AT_ONCE:
                     writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
                     rows = []
             writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 ON_BAD_ROW = ("raise", "skip")
 BATCH = 256  # rows of a row group
+# Of files with pictures of any size, in row groups of any size: few rows, since Arrow has no list of pictures beyond
+# 2 GiB, and a column in portions, since all of a row group would else be held.
+ROWS_AT_ONCE, BYTES_AT_ONCE = 32, 1 << 20
 NUM_LISTED = 5  # bad rows named in a message
 READ = (*PROMPTS, *ANSWERS, *IMAGES, *VIDEOS, "data_source", "extra_info")
 
@@ -203,8 +207,38 @@ def count_rows(files: Sequence[str]) -> int:
 def _rows(file: str, with_series: bool) -> Iterator[dict[str, Any]]:
     parquet = _open(file)
     columns = [name for name in (*READ, *(("data",) if with_series else ())) if name in parquet.schema_arrow.names]
-    for batch in parquet.iter_batches(BATCH, columns=columns):
+    for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns):
         yield from batch.to_pylist()
+
+
+def open_parquet(file: str | Path) -> pq.ParquetFile:
+    """A parquet file to be read with `iter_batches(ROWS_AT_ONCE)`, in bounded memory. InputError for what is none."""
+    try:
+        if not stat.S_ISREG(os.stat(file).st_mode):
+            kind = "folder" if os.path.isdir(file) else "device or pipe"
+            raise InputError(
+                f"Data file {str(file)!r} is a {kind}. Name parquet files; several are a list: [a.parquet,b.parquet]."
+            )
+        return pq.ParquetFile(file, buffer_size=BYTES_AT_ONCE, pre_buffer=False)
+    except FileNotFoundError as error:
+        several = " Several files are a list: [a.parquet,b.parquet]." if "," in str(file) else ""
+        raise InputError(
+            f"Data file {str(file)!r} does not exist (looked from {Path.cwd()}). Make it with a script of "
+            f"example/data_preprocess/, or correct it.{several}"
+        ) from error
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"Data file {str(file)!r} is not a readable parquet file: {error}") from error
+
+
+def take_rows(file: str | Path, numbers: Sequence[int], columns: Sequence[str]) -> pa.Table:
+    """Some rows of a parquet file, at least one, by their numbers from 0, which must rise."""
+    parts, start = [], 0
+    for batch in open_parquet(file).iter_batches(ROWS_AT_ONCE, columns=list(columns)):
+        inside = numbers[bisect_left(numbers, start) : bisect_left(numbers, start + len(batch))]
+        if inside:
+            parts.append(batch.take(pa.array([number - start for number in inside])))
+        start += len(batch)
+    return pa.Table.from_batches(parts)
 
 
 def _channels(values: Any) -> list[list[float]] | None:
@@ -213,21 +247,7 @@ def _channels(values: Any) -> list[list[float]] | None:
 
 
 def _open(file: str) -> pq.ParquetFile:
-    try:
-        if not stat.S_ISREG(os.stat(file).st_mode):
-            kind = "folder" if os.path.isdir(file) else "device or pipe"
-            raise InputError(
-                f"Data file {file!r} is a {kind}. Name parquet files; several are a list: [a.parquet,b.parquet]."
-            )
-        parquet = pq.ParquetFile(file)
-    except FileNotFoundError as error:
-        several = " Several files are a list: [a.parquet,b.parquet]." if "," in file else ""
-        raise InputError(
-            f"Data file {file!r} does not exist (looked from {Path.cwd()}). Make it with a script of "
-            f"example/data_preprocess/, or correct it.{several}"
-        ) from error
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"Data file {file!r} is not a readable parquet file: {error}") from error
+    parquet = open_parquet(file)
     if parquet.metadata.num_rows == 0:
         raise InputError(f"Data file {file!r} has no rows. Prepare the data again.")
     columns = parquet.schema_arrow.names
