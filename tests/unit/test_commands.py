@@ -73,6 +73,12 @@ def test_a_wrong_file_of_a_run_is_found_before_anything_starts(ready: Config, tm
         check_inputs(ready, [str(tmp_path / "pipe")])
 
 
+def test_sequences_longer_than_the_model_takes_are_found_before_anything_starts(ready: Config) -> None:
+    ready.data.max_prompt_length = 32768  # of the tiny model's 32768
+    with pytest.raises(InputError, match="at most 32768"):
+        check_inputs(ready, [])
+
+
 def test_a_run_folder_that_cannot_be_written_is_found_before_anything_starts(ready: Config, tmp_path: Path) -> None:
     check_inputs(ready, [])
     (tmp_path / "file").touch()

@@ -50,6 +50,7 @@ def test_a_valid_configuration_passes_and_paths_become_lists() -> None:
         ("rollout.n", 1, "group of one"),
         ("rollout.name", "sglang", "auto, vllm, hf"),
         ("actor.ppo_max_token_len_per_gpu", 100, "at least 2048"),
+        ("rollout.max_num_batched_tokens", 100, "at least rollout.max_num_seqs=256"),
         ("rollout.temperature", 0.0, "greater than 0"),
         ("trainer.test_freq", 5, "data.val_files"),
         ("trainer.n_gpus_per_node", 500, "every rank needs one"),
