@@ -208,6 +208,8 @@ def _check_judge(cfg: Config) -> None:
 def _check_rollout(cfg: Config) -> None:
     share = cfg.rollout.gpu_memory_utilization
     _require(cfg, "rollout.gpu_memory_utilization", 0 < share < 1, "between 0 and 1", "0.5 to 0.9 is usual.")
+    ok = cfg.rollout.max_num_batched_tokens >= cfg.rollout.max_num_seqs
+    _require(cfg, "rollout.max_num_batched_tokens", ok, f"at least rollout.max_num_seqs={cfg.rollout.max_num_seqs}", "")
     cfg.eval.checkpoint = as_list(cfg.eval.checkpoint, "eval.checkpoint")
     names = cfg.eval.checkpoint
     ok = bool(names) and all(name in ("latest", "base") or (name.isascii() and name.isdigit()) for name in names)

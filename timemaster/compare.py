@@ -289,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log.setLevel(logging.INFO)
     try:
         compare(load_task(options.recipe), options)
-    except InputError as error:
+    except (InputError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
     except KeyboardInterrupt:

@@ -30,7 +30,14 @@ Rendered = TypeVar("Rendered", Prompt, Sample)
 
 def check_inputs(cfg: Config, files: list[str]) -> None:
     """Find a wrong model, recipe, file or folder at once, before any process is started. Raises InputError."""
-    load_model_config(cfg.model.path)
+    model = load_model_config(cfg.model.path)
+    most = model.get("text_config", model).get("max_position_embeddings")  # at the top as published
+    longest = cfg.data.max_prompt_length + cfg.data.max_response_length
+    if most and longest > most:
+        raise InputError(
+            f"data.max_prompt_length + data.max_response_length = {longest}: {cfg.model.path} is made for at most "
+            f"{most} tokens. Lower one of them."
+        )
     load_tasks(cfg.data.recipes)
     count_rows(files)
     folder = Path(run_dir(cfg))

@@ -147,11 +147,11 @@ def main() -> None:
             style = style_of(Path(found["numeric"]["folder"]), options.decimals)
             pixels = {"plots as they are": DataConfig().min_pixels, "at 512 tokens at least": PUBLISHED_MIN_PIXELS}
             costs = {name: token_costs(options.tokens_of, style, least) for name, least in pixels.items()}
-    except InputError as error:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (InputError, OSError) as error:
         log.error("%s", error)
         sys.exit(2)
     report(found, costs)
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "modalities.json").write_text(
         json.dumps({"runs": found, "tokens": costs}, indent=2) + "\n", encoding="utf-8"
     )

@@ -108,10 +108,10 @@ def main() -> None:
     """Print the table and write the files."""
     print_any_letter()
     setup_logging()
-    folder = Path(sys.argv[1])
+    folder = Path(*sys.argv[1:2])
     try:
         summary = collect(folder)
-    except InputError as error:
+    except (InputError, OSError) as error:
         sys.exit(str(error))
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     picture = write_picture(folder)

@@ -271,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # a line for each call
     try:
         make_traces(load_task(options.recipe), options)
-    except InputError as error:
+    except (InputError, OSError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("stopped; what was answered is kept, start the same command again to go on")

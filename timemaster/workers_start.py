@@ -6,6 +6,8 @@ Run on CPU. Placement on GPUs (colocated and separate) is written and has not be
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
+# The path of a socket has 107 bytes, of which Ray's /ray/session_<time>_<pid>/sockets/plasma_store takes up to 70.
+MAX_TEMP_DIR = 37
 
 
 def start_ray(cfg: Config) -> str:
@@ -30,12 +34,51 @@ def start_ray(cfg: Config) -> str:
         args["num_gpus"] = 0
     if cfg.trainer.ray_address:
         args = {"address": cfg.trainer.ray_address}
+    else:
+        use_temp_dir_for_sockets()
     log.info("starting Ray")
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **args)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **args)
+    except (OSError, RuntimeError, ValueError) as error:
+        if not cfg.trainer.ray_address:
+            raise
+        raise InputError(
+            f"trainer.ray_address={cfg.trainer.ray_address!r}: no Ray cluster answers there ({error}). Start one with "
+            "`ray start --head`, correct the address, or leave it empty for this machine alone."
+        ) from error
     found = ray.cluster_resources().get("GPU", 0) > 0
     if cfg.trainer.device == "cuda" and not found:
         raise InputError("trainer.device=cuda, but Ray finds no GPU. Use trainer.device=auto or cpu.")
     return "cuda" if found and cfg.trainer.device != "cpu" else "cpu"
+
+
+def use_temp_dir_for_sockets() -> None:
+    """Where TMPDIR (or RAY_TMPDIR) is no place for Ray's sockets, take /tmp, in all processes of the run.
+
+    Raises InputError when that cannot be written either.
+    """
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        given = os.environ.get(name, "")
+        if not given or _holds_sockets(given):
+            continue
+        log.warning(
+            "%s=%s: Ray needs an absolute path of a folder that can be written, at most %d bytes long (sockets have "
+            "short paths); /tmp is used instead", name, given, MAX_TEMP_DIR,
+        )  # fmt: skip
+        os.environ[name], tempfile.tempdir = "/tmp", None  # None: to be found again
+    if not _holds_sockets(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"):
+        raise InputError("/tmp cannot be written: set TMPDIR to a folder that can, with a short path such as /scratch.")
+
+
+def _holds_sockets(folder: str) -> bool:
+    if not os.path.isabs(folder) or len(os.fsencode(folder)) > MAX_TEMP_DIR:
+        return False
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def place_trainers(cfg: Config, device: str, rank_class: type) -> list[Any]:

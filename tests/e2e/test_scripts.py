@@ -37,9 +37,12 @@ def test_ctu_from_the_archives_files_to_eval(tmp_path: Path) -> None:
     data = here / "ctu_image"
     model = write_tiny(here / "tiny", texts_of(data / "sft.parquet"))
     run = f"trainer.default_local_dir={here}/run"
-    names = {"DATA": str(data), "MODEL_PATH": str(model)}
+    temporary = here / ("t" * 80)  # too long for sockets
+    temporary.mkdir()
+    names = {"DATA": str(data), "MODEL_PATH": str(model), "TMPDIR": str(temporary), "HOME": "/dev/null/none"}
     said = bash("grpo_trainer/run_ctu.sh", *SMALL.split(), run, **names)
     assert "resuming" not in said
+    assert f"TMPDIR={temporary}" in said
     rows = [json.loads(line) for line in (here / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert max(row["rollout/logprob_diff_mean"] for row in rows) <= 1e-4

@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         num_rows, _ = import_conversations(
             options.file, options.out, folder, options.data_source, options.answer_tag, options.on_bad_row
         )
-    except InputError as error:
+    except (InputError, OSError) as error:
         parser.exit(1, f"{error}\n")
     logger.info("%s: %d rows", options.out, num_rows)
 

@@ -225,6 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that draw (default: one per core)")
     parser.add_argument("--seed", type=int, default=1, help="of the validation split (default: 1)")
     options = parser.parse_args(arguments)
+    if options.workers < 0:
+        parser.error("--workers is 0 (one per core) or more")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     from timemaster.tasks import load_task
 

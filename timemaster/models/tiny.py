@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from timemaster.console import print_any_letter
+from timemaster.types import InputError
 
 log = logging.getLogger(__name__)
 
@@ -189,9 +190,14 @@ def main() -> None:
     parser.add_argument("--num-layers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.hidden_size < 1 or args.hidden_size % 64 or args.num_layers < 1:
+        parser.error("--hidden-size is a multiple of 64, --num-layers at least 1")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    texts = [*DEFAULT_TEXTS, *(texts_of(args.text_from) if args.text_from else [])]
-    write_tiny(args.folder, texts, args.hidden_size, args.num_layers, args.seed)
+    try:
+        texts = [*DEFAULT_TEXTS, *(texts_of(args.text_from) if args.text_from else [])]
+        write_tiny(args.folder, texts, args.hidden_size, args.num_layers, args.seed)
+    except (InputError, OSError) as error:
+        parser.exit(2, f"{error}\n")
     log.info("a tiny Qwen2.5-VL lies in %s", args.folder)
 
 

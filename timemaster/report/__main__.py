@@ -25,9 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--max-rollouts", type=int, default=5000, help="beyond this many, steps are left out evenly (default: 5000)"
     )
     options = parser.parse_args(arguments)
+    if options.max_rollouts < 0:
+        parser.error("--max-rollouts is 0 or more")
     try:
         path, data = write_report(options.run, options.out, options.max_rollouts)
-    except InputError as error:
+    except (InputError, OSError) as error:
         parser.exit(2, f"{error}\n")
     steps, rollouts, evaluations = (len(data[name]) for name in ("steps", "rollouts", "evaluations"))
     size = path.stat().st_size / 1e6
