@@ -24,7 +24,7 @@ from timemaster.algo.losses import LossConfig, LossInputs, difference, policy_lo
 from timemaster.algo.schedule import lr_factor
 from timemaster.algo.sums import add_up, means
 from timemaster.backends.policy import Policy
-from timemaster.config import Config
+from timemaster.config import Config, compute_dtype, head_dtype
 from timemaster.data.batch import Batch, Collator
 from timemaster.data.media import banned_token_ids, load_model_config, vision_spec
 from timemaster.types import Sample
@@ -52,7 +52,7 @@ class FsdpBackend:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self._mesh = init_device_mesh(device, (self.world_size,))
         self.spec = vision_spec(load_model_config(cfg.model.path), cfg.data.min_pixels, cfg.data.max_pixels)
-        self.dtype = compute_dtype(cfg, device)
+        self.dtype: torch.dtype = getattr(torch, compute_dtype(cfg, device))
         self.policy = self._load(trained=True)
         self.reference = self._load(trained=False) if with_reference else None
         padded = not cfg.actor.use_remove_padding
@@ -75,7 +75,13 @@ class FsdpBackend:
         if trained and cfg.enable_gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         frozen = cfg.freeze_vision_tower
-        policy = Policy(model, banned_token_ids(self.spec), trained and not frozen, vision_is_sharded=not frozen)
+        policy = Policy(
+            model,
+            banned_token_ids(self.spec),
+            train_vision=trained and not frozen,
+            vision_is_sharded=not frozen,
+            float32_logits=head_dtype(self.cfg, self.device.type) == "float32",
+        )
         policy.requires_grad_(trained).train(trained)
         if frozen:
             model.model.visual.requires_grad_(False)
@@ -264,12 +270,6 @@ class FsdpBackend:
 def full(tensor: torch.Tensor) -> torch.Tensor:
     """The whole tensor of a shard (a collective), or the tensor itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def compute_dtype(cfg: Config, device: str) -> torch.dtype:
-    """The dtype of forward passes and of the engines' weights."""
-    name = cfg.model.dtype if cfg.model.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
-    return getattr(torch, name)
 
 
 def attention(name: str, device: str, dtype: torch.dtype) -> str:
