@@ -104,10 +104,10 @@ class TrainerRank:
 
     def offload(self) -> None:
         """Colocated on GPU: parameters and optimizer state wait in host memory while the engines run."""
-        self.backend.move("cpu")
+        self.backend.offload()
 
     def onload(self) -> None:
-        self.backend.move(self.device)
+        self.backend.onload()
 
     def peak_memory(self) -> tuple[float, float]:
         """Highest GiB so far: resident in host memory, allocated on this rank's GPU."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.conftest import spec_for
-from tests.helpers import random_samples
+from tests.helpers import random_samples, trained_tokens
 from timemaster.backends.fsdp import FsdpBackend, full
 from timemaster.backends.policy import _Float32Linear
 from timemaster.config import Config, compute_dtype, head_dtype
@@ -96,3 +96,72 @@ def test_the_hf_engines_log_probs_agree_with_a_float32_head_too(cfg: Config, pro
     ours = [value for row in backend.logprobs([samples], "policy")[0] for value in row]
     theirs = [value for answer in answers for value in answer.logprobs]
     assert np.abs(np.array(ours) - np.array(theirs)).mean() < 0.03  # the layers below still round: 0.009 measured
+
+
+# ---- memory that waits in host memory while engines run
+
+
+def held_bytes(backend: FsdpBackend) -> int:
+    return sum(full(tensor).untyped_storage().nbytes() for tensor in backend._movable().values())
+
+
+def values(backend: FsdpBackend) -> dict[str, torch.Tensor]:
+    return {name: full(tensor.detach()).clone() for name, tensor in backend._movable().items()}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_waits_in_host_memory_comes_back_whole_and_buffers_are_used_again(cfg, process_group, frozen) -> None:
+    cfg.model.freeze_vision_tower = frozen
+    offloaded, twin = (FsdpBackend(cfg, "cpu", num_updates=10, with_reference=True) for _ in range(2))
+    samples = random_samples(Renderer(cfg.model.path, twin.spec), num_prompts=2, group=2)
+    addresses = []
+    for _ in range(2):
+        for backend in (offloaded, twin):
+            backend.update([samples], trained_tokens(samples))
+        offloaded.logprobs([samples], "policy")  # leaves the root gathered
+        before = values(offloaded)
+        offloaded.offload()
+        assert held_bytes(offloaded) == 0
+        addresses.append({name: buffer.data_ptr() for name, buffer in offloaded._host._buffers.items()})
+        with pytest.raises(AssertionError, match="onload first"):
+            offloaded.logprobs([samples], "reference")
+        offloaded.onload()
+        after = values(offloaded)
+        assert before.keys() == after.keys()
+        assert all(after[name].equal(value) for name, value in before.items())
+    assert addresses[0] == addresses[1]
+    assert any(name.startswith("optimizer.") for name in addresses[0])
+    assert all(value.equal(values(twin)[name]) for name, value in values(offloaded).items())
+    for which in ("policy", "reference"):
+        assert offloaded.logprobs([samples], which) == twin.logprobs([samples], which)
+
+
+def test_the_reference_is_copied_to_host_memory_once(cfg, process_group) -> None:
+    backend = FsdpBackend(cfg, "cpu", num_updates=10, with_reference=True)
+    for _ in range(2):
+        backend.offload()
+        backend.onload()
+    name = "model.model.language_model.embed_tokens.weight"
+    for which in ("reference", "policy"):
+        backend._host._buffers[f"{which}.{name}"].zero_()  # the next copy writes over it
+    backend.offload()
+    assert backend._host._buffers[f"policy.{name}"].any()
+    assert not backend._host._buffers[f"reference.{name}"].any()
+
+
+def test_adamw_is_the_fused_one_and_takes_the_same_steps(cfg, process_group) -> None:
+    fused, plain = (FsdpBackend(cfg, "cpu", num_updates=10, with_reference=False) for _ in range(2))
+    assert all(group["fused"] for group in fused.optimizer.param_groups)
+    for group in plain.optimizer.param_groups:
+        group["fused"] = False
+    start = values(fused)
+    for factor in (1.0, 0.1, -0.3):
+        for backend in (fused, plain):
+            for name, parameter in backend.policy.named_parameters():
+                parameter.grad = factor * torch.ones_like(parameter) + factor * start[f"policy.{name}"].mean()
+            backend.optimizer.step()
+    ours, theirs = values(fused), values(plain)
+    for name, first in start.items():
+        moved = (theirs[name] - first).norm()
+        assert moved > 0
+        assert (ours[name] - theirs[name]).norm() <= 1e-4 * moved, name

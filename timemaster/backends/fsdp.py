@@ -17,12 +17,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from timemaster.algo.losses import LossConfig, LossInputs, difference, policy_loss, sft_loss
 from timemaster.algo.schedule import lr_factor
 from timemaster.algo.sums import add_up, means
+from timemaster.backends.offload import HostCopies
 from timemaster.backends.policy import Policy
 from timemaster.config import Config, compute_dtype, head_dtype
 from timemaster.data.batch import Batch, Collator
@@ -60,7 +61,9 @@ class FsdpBackend:
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         optim = cfg.actor.optim
         betas = (optim.betas[0], optim.betas[1])
-        self.optimizer = torch.optim.AdamW(trained, optim.lr, betas, weight_decay=optim.weight_decay)
+        # fused: the other implementations need another copy of the gradients, or are many times slower (on CPU)
+        self.optimizer = torch.optim.AdamW(trained, optim.lr, betas, weight_decay=optim.weight_decay, fused=True)
+        self._host, self._is_offloaded = HostCopies(), False
         self.num_updates, self.updates_done = max(num_updates, 1), 0
 
     def _load(self, trained: bool) -> Policy:
@@ -90,7 +93,7 @@ class FsdpBackend:
             policy.float()  # masters for the optimizer, shards by now; forward passes cast to self.dtype
         if frozen:
             for parameter in model.model.visual.parameters():  # not buffers: rotary frequencies need their precision
-                parameter.data = parameter.data.to(self.dtype)
+                parameter.data = parameter.data.to(self.dtype, copy=True)  # not views of a file: memory that can go
         return policy.to(self.device)
 
     def _shard(self, policy: Policy, trained: bool) -> None:
@@ -122,6 +125,7 @@ class FsdpBackend:
         return out
 
     def _batch(self, micro: Sequence[Sample]) -> Batch:
+        assert not self._is_offloaded, "the trainer's memory waits in host memory: call onload first"
         return self.collate(micro or [STAND_IN]).to(self.device)
 
     # ---- updates
@@ -207,16 +211,31 @@ class FsdpBackend:
         dist.all_gather_object(gathered, {key: float(value) for key, value in sums.items()})
         return means(gathered)
 
-    def move(self, device: str) -> None:
-        """Move parameters, reference and optimizer state between host and device memory."""
-        self.policy.to(device)
-        if self.reference is not None:
-            self.reference.to(device)
-        for state in self.optimizer.state.values():
-            for name, value in state.items():
-                if isinstance(value, torch.Tensor) and value.ndim:
-                    state[name] = value.to(device)
+    def offload(self) -> None:
+        """Let parameters, reference and optimizer state wait in host memory. No forward pass until `onload`."""
+        tensors = self._movable()
+        frozen = [n for n, t in tensors.items() if isinstance(t, torch.nn.Parameter) and not t.requires_grad]
+        self._host.park(tensors, constant=frozen)
+        self._is_offloaded = True
         self.release()
+
+    def onload(self) -> None:
+        """Take back what waits in host memory."""
+        self._host.restore(self._movable())
+        self._is_offloaded = False
+
+    def _movable(self) -> dict[str, torch.Tensor]:
+        """What takes device memory between steps, by name."""
+        models = {"policy": self.policy} | ({"reference": self.reference} if self.reference is not None else {})
+        tensors: dict[str, torch.Tensor] = {}
+        for which, model in models.items():
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()  # the root stays gathered after a pass without gradients
+            tensors |= {f"{which}.{name}": parameter for name, parameter in model.named_parameters()}
+        for i, state in enumerate(self.optimizer.state.values()):
+            tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items() if value.ndim}
+        return tensors
 
     def release(self) -> None:
         """Give freed device memory back, which torch keeps for its next allocation."""
