@@ -6,6 +6,7 @@ values are allowed.
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +80,7 @@ class ActorConfig:
 
     ppo_mini_batch_size: int = 32  # prompts per optimizer step; divides data.train_batch_size
     ppo_epochs: int = 1  # passes over each step's rollouts
-    ppo_max_token_len_per_gpu: int = 16384  # tokens of one micro-batch on one rank
+    ppo_max_token_len_per_gpu: int = 16384  # tokens of one micro-batch on one rank; on GPU less without flash-attn
     policy_loss: str = "ppo_clip"
     clip_ratio_low: float = 0.2
     clip_ratio_high: float = 0.2
@@ -211,6 +212,14 @@ def compute_dtype(cfg: Config, device: str) -> str:
 def head_dtype(cfg: Config, device: str) -> str:
     """The dtype of logits: "float32", or "model" for that of forward passes. The names are vLLM's."""
     return cfg.model.head_dtype if cfg.model.head_dtype != "auto" else "float32" if device == "cuda" else "model"
+
+
+def attention(cfg: Config, device: str) -> str:
+    """transformers' name of the trainer's attention. flash-attn knows half precision only."""
+    if cfg.model.attn_implementation != "auto":
+        return cfg.model.attn_implementation
+    fits = device == "cuda" and compute_dtype(cfg, device) != "float32"
+    return "flash_attention_2" if fits and importlib.util.find_spec("flash_attn") else "sdpa"
 
 
 def run_dir(cfg: Config) -> str:

@@ -142,6 +142,7 @@ def start(
     steps: tuple[str, int, int],
 ) -> None:
     """Start engines and trainer, print what is about to happen. `steps`: checkpoint to resume, steps done, in all."""
+    from timemaster.data.plan import describe_micro_batches
     from timemaster.inputs import decoded, describe, engine_spec, most_images
     from timemaster.rollout.engine import resolve_engine
 
@@ -158,6 +159,7 @@ def start(
         ("steps", f"{first} done, {total} in all ({stream.num_rows / cfg.data.train_batch_size:.1f} an epoch)"),
         ("sequences a step", f"{cfg.data.train_batch_size} prompts x {cfg.rollout.n} answers"),
         ("optimizer updates a step", updates),
+        ("micro-batches", describe_micro_batches(cfg, workers.device)),
         (
             "engines",
             f"{len(workers.engines)} x {name}, {spec.dtype}, weights by {spec.wire}",

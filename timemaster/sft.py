@@ -22,6 +22,7 @@ SHOWN = ("sft/loss", "sft/entropy", "sft/grad_norm", "sft/lr", "val/loss", "thro
 
 def train(cfg: Config) -> None:
     """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
+    from timemaster.data.plan import describe_micro_batches
     from timemaster.inputs import check_inputs, decoded, describe, load_samples, make_renderer, order_of_rows
     from timemaster.run import Run, due, save
     from timemaster.workers import Workers
@@ -45,6 +46,7 @@ def train(cfg: Config) -> None:
             ("train rows", stream.num_rows),
             ("steps", f"{first} done, {total} in all ({stream.num_rows / cfg.data.train_batch_size:.1f} an epoch)"),
             ("rows a step", cfg.data.train_batch_size),
+            ("micro-batches", describe_micro_batches(cfg, workers.device)),
         ]
         describe(cfg, lines, table, decoded(renderer, samples[0].token_ids))
         run.start_bar(first, total)

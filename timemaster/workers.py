@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from timemaster.config import Config, world_size
-from timemaster.data.plan import spread
+from timemaster.data.plan import micro_batch_tokens, spread
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.rank import peak_memory_gib, use_cores
 from timemaster.types import Example, Group, Prompt, Sample, Sampling
@@ -264,8 +264,8 @@ class Workers:
         return self._get(self._each_trainer(method, self._plan(samples), samples, denominator))[0]
 
     def _plan(self, samples: Sequence[Sample]) -> list[list[list[int]]]:
-        actor = self.cfg.actor
-        return spread(samples, len(self.trainers), actor.ppo_max_token_len_per_gpu, not actor.use_remove_padding)
+        max_tokens, padded = micro_batch_tokens(self.cfg, self.device), not self.cfg.actor.use_remove_padding
+        return spread(samples, len(self.trainers), max_tokens, padded)
 
     def _each_trainer(
         self, method: str, plan: list[list[list[int]]], samples: Sequence[Sample], argument: Any

@@ -14,6 +14,7 @@ from tests.helpers import random_samples, trained_tokens
 from timemaster.backends.fsdp import FsdpBackend, full
 from timemaster.backends.policy import _Float32Linear
 from timemaster.config import Config, compute_dtype, head_dtype
+from timemaster.data.plan import describe_micro_batches, micro_batch_tokens, spread
 from timemaster.data.render import Renderer
 from timemaster.types import Prompt, Sample, Sampling
 
@@ -109,9 +110,8 @@ def values(backend: FsdpBackend) -> dict[str, torch.Tensor]:
     return {name: full(tensor.detach()).clone() for name, tensor in backend._movable().items()}
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_what_waits_in_host_memory_comes_back_whole_and_buffers_are_used_again(cfg, process_group, frozen) -> None:
-    cfg.model.freeze_vision_tower = frozen
+def test_what_waits_in_host_memory_comes_back_whole_and_buffers_are_used_again(cfg, process_group) -> None:
+    cfg.model.freeze_vision_tower = True  # its weights are no shards
     offloaded, twin = (FsdpBackend(cfg, "cpu", num_updates=10, with_reference=True) for _ in range(2))
     samples = random_samples(Renderer(cfg.model.path, twin.spec), num_prompts=2, group=2)
     addresses = []
@@ -165,3 +165,45 @@ def test_adamw_is_the_fused_one_and_takes_the_same_steps(cfg, process_group) -> 
         moved = (theirs[name] - first).norm()
         assert moved > 0
         assert (ours[name] - theirs[name]).norm() <= 1e-4 * moved, name
+
+
+# ---- no dense mask at long packed lengths
+
+
+def planned(lengths: list[int], max_tokens: int) -> list[list[int]]:
+    samples = [Sample(id=str(i), token_ids=[0] * n, mask=[0] * n, media=[]) for i, n in enumerate(lengths)]
+    return [[lengths[i] for i in micro] for micro in spread(samples, 1, max_tokens, padded=False)[0]]
+
+
+def test_without_flash_attn_micro_batches_on_a_gpu_are_small_and_a_line_says_so(cfg, monkeypatch) -> None:
+    installed = False
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: installed and name == "flash_attn")
+    cfg.actor.ppo_max_token_len_per_gpu = 16384
+    assert micro_batch_tokens(cfg, "cpu") == 16384
+    assert micro_batch_tokens(cfg, "cuda") == 4096
+    assert "not actor.ppo_max_token_len_per_gpu=16384" in describe_micro_batches(cfg, "cuda")
+    assert "actor." not in describe_micro_batches(cfg, "cpu")
+    # 5,000 tokens are more than 4,096 but one sequence: alone, without a mask
+    assert planned([2000, 2000, 5000, 90, 4006, 7], 4096) == [[2000, 2000], [5000], [90, 4006], [7]]
+    installed = True
+    assert micro_batch_tokens(cfg, "cuda") == 16384
+    cfg.model.dtype = "float32"  # flash-attn knows half precision only
+    assert micro_batch_tokens(cfg, "cuda") == 4096
+    cfg.model.dtype, cfg.model.attn_implementation = "auto", "sdpa"
+    assert micro_batch_tokens(cfg, "cuda") == 4096
+    cfg.actor.ppo_max_token_len_per_gpu = 3000
+    assert micro_batch_tokens(cfg, "cuda") == 3000
+
+
+@pytest.mark.parametrize(("lengths", "masked"), [([12], False), ([12, 9], True)])
+def test_one_sequence_needs_no_mask_and_several_in_a_row_do(cfg: Config, lengths: list[int], masked: bool) -> None:
+    """What the size of micro-batches rests on, in transformers."""
+    from transformers import AutoConfig
+    from transformers.masking_utils import create_causal_mask
+
+    text = AutoConfig.from_pretrained(cfg.model.path).text_config
+    text._attn_implementation = "sdpa"
+    positions = torch.cat([torch.arange(n) for n in lengths])[None]
+    embeds = torch.zeros(1, sum(lengths), text.hidden_size)
+    mask = create_causal_mask(text, embeds, None, None, position_ids=positions)
+    assert (mask is not None) == masked

@@ -6,7 +6,6 @@ nothing of rewards, engines, prompts or Ray.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import time
@@ -25,7 +24,7 @@ from timemaster.algo.schedule import lr_factor
 from timemaster.algo.sums import add_up, means
 from timemaster.backends.offload import HostCopies
 from timemaster.backends.policy import Policy
-from timemaster.config import Config, compute_dtype, head_dtype
+from timemaster.config import Config, attention, compute_dtype, head_dtype
 from timemaster.data.batch import Batch, Collator
 from timemaster.data.media import banned_token_ids, load_model_config, vision_spec
 from timemaster.types import Sample
@@ -73,7 +72,7 @@ class FsdpBackend:
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             cfg.path,
             dtype="auto",  # as stored, while every rank holds all of it
-            attn_implementation=attention(cfg.attn_implementation, self.device.type, self.dtype),
+            attn_implementation=attention(self.cfg, self.device.type),
         )
         if trained and cfg.enable_gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -289,11 +288,3 @@ class FsdpBackend:
 def full(tensor: torch.Tensor) -> torch.Tensor:
     """The whole tensor of a shard (a collective), or the tensor itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def attention(name: str, device: str, dtype: torch.dtype) -> str:
-    """Resolve model.attn_implementation. flash-attn knows half precision only."""
-    if name != "auto":
-        return name
-    installed = device == "cuda" and importlib.util.find_spec("flash_attn") is not None
-    return "flash_attention_2" if installed and dtype in (torch.bfloat16, torch.float16) else "sdpa"
