@@ -142,8 +142,10 @@ def start(
     steps: tuple[str, int, int],
 ) -> None:
     """Start engines and trainer, print what is about to happen. `steps`: checkpoint to resume, steps done, in all."""
+    from timemaster.data.media import load_model_config
     from timemaster.data.plan import describe_micro_batches
     from timemaster.inputs import decoded, describe, engine_spec, most_images
+    from timemaster.memory_estimate import report
     from timemaster.rollout.engine import resolve_engine
 
     cfg, (resume, first, total) = run.cfg, steps
@@ -151,6 +153,9 @@ def start(
     updates = cfg.data.train_batch_size // cfg.actor.ppo_mini_batch_size * cfg.actor.ppo_epochs
     model = f"{resume}/huggingface" if resume else cfg.model.path
     spec = engine_spec(cfg, workers.device, model, most_images(cfg, jobs), renderer.end_of_turn)
+    if workers.device == "cuda":
+        for line in report(cfg, load_model_config(cfg.model.path), "grpo", workers.gpu_gib()):
+            run.say(line)
     run.say(f"starting engines and trainer ranks on {workers.device}")
     table = workers.start(spec, training=(total * updates, cfg.actor.use_kl_loss, resume))
     rows: list[tuple[str, object]] = [

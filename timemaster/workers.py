@@ -31,6 +31,12 @@ class TrainerRank:
         if device == "cpu":
             use_cores(sharers=world_size(cfg))
 
+    def gpu_gib(self) -> float:
+        """Memory of this rank's GPU in all."""
+        import torch
+
+        return torch.cuda.get_device_properties(0).total_memory / 2**30
+
     def preload(self) -> None:
         """Import what `start` needs, while the driver still reads data."""
         import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl  # noqa: F401
@@ -237,6 +243,10 @@ class Workers:
         self._get(self._trainer_calls("save", folder))
         if offloaded:  # the engines slept, and forgot their weights
             self.sync_weights()
+
+    def gpu_gib(self) -> float:
+        """Memory of the trainer's smallest GPU."""
+        return min(self._get(self._trainer_calls("gpu_gib")))
 
     def peak_memory(self) -> dict[str, float]:
         """memory/gib: the sum over all actors of the highest resident memory of each; memory/gpu_gib: the fullest GPU.
