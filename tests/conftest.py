@@ -73,6 +73,7 @@ def spec_for(model: str, stop: int) -> EngineSpec:
     return EngineSpec(
         model_path=model,
         dtype="float32",
+        head_dtype="model",
         device="cpu",
         wire="object_store",
         stop_token_ids=[stop],

@@ -19,6 +19,7 @@ CHOICES = {
     "data.modality": ("image", "numeric"),
     "eval.blank_images": (True, False, "both"),
     "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.head_dtype": ("auto", "float32", "model"),
     "model.attn_implementation": ("auto", "sdpa", "eager", "flash_attention_2"),
     "algorithm.adv_estimator": ("grpo",),
     "actor.policy_loss": ("ppo_clip",),

@@ -6,6 +6,7 @@ values are allowed.
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,7 @@ class ModelConfig:
 
     path: str = ""  # local folder or hub id
     dtype: str = "auto"  # of the forward pass; auto: bfloat16 on GPU (masters stay float32), float32 on CPU
+    head_dtype: str = "auto"  # of logits, in trainer and engines: float32, or model's dtype; auto: float32 on GPU
     attn_implementation: str = "auto"  # auto: flash_attention_2 where installed on GPU, else sdpa
     enable_gradient_checkpointing: bool = True
     freeze_vision_tower: bool = False  # True: neither trained nor sharded nor sent to the engines
@@ -78,7 +80,7 @@ class ActorConfig:
 
     ppo_mini_batch_size: int = 32  # prompts per optimizer step; divides data.train_batch_size
     ppo_epochs: int = 1  # passes over each step's rollouts
-    ppo_max_token_len_per_gpu: int = 16384  # tokens of one micro-batch on one rank
+    ppo_max_token_len_per_gpu: int = 16384  # tokens of one micro-batch on one rank; on GPU less without flash-attn
     policy_loss: str = "ppo_clip"
     clip_ratio_low: float = 0.2
     clip_ratio_high: float = 0.2
@@ -107,7 +109,9 @@ class RolloutConfig:
     max_num_seqs: int = 256  # sequences decoded at once by one engine
     max_num_batched_tokens: int = 8192  # tokens of one engine step
     enforce_eager: bool = False
-    limit_logprob_diff: float = 0.0  # stop when mean |trainer - engine| log-prob of a step exceeds this; 0 never stops
+    # Stop when mean |trainer - engine| log-prob of a step exceeds this; 0 never stops. 0.001 suits float32. For
+    # bfloat16 on GPU 0.05 is a first value, not yet measured on one: benchmarks/gpu_smoke.sh prints what to expect.
+    limit_logprob_diff: float = 0.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -199,6 +203,24 @@ class Config:
 def world_size(cfg: Config) -> int:
     """Trainer ranks in all."""
     return cfg.trainer.n_gpus_per_node * cfg.trainer.nnodes
+
+
+def compute_dtype(cfg: Config, device: str) -> str:
+    """The dtype of forward passes and of the engines' weights: "float32" or "bfloat16"."""
+    return cfg.model.dtype if cfg.model.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
+
+
+def head_dtype(cfg: Config, device: str) -> str:
+    """The dtype of logits: "float32", or "model" for that of forward passes. The names are vLLM's."""
+    return cfg.model.head_dtype if cfg.model.head_dtype != "auto" else "float32" if device == "cuda" else "model"
+
+
+def attention(cfg: Config, device: str) -> str:
+    """transformers' name of the trainer's attention. flash-attn knows half precision only."""
+    if cfg.model.attn_implementation != "auto":
+        return cfg.model.attn_implementation
+    fits = device == "cuda" and compute_dtype(cfg, device) != "float32"
+    return "flash_attention_2" if fits and importlib.util.find_spec("flash_attn") else "sdpa"
 
 
 def run_dir(cfg: Config) -> str:

@@ -143,7 +143,10 @@ def start(
     steps: tuple[str, int, int],
 ) -> None:
     """Start engines and trainer, print what is about to happen. `steps`: checkpoint to resume, steps done, in all."""
+    from timemaster.data.media import load_model_config
+    from timemaster.data.plan import describe_micro_batches
     from timemaster.inputs import decoded, describe, engine_spec, most_images
+    from timemaster.memory_estimate import report
     from timemaster.rollout.engine import resolve_engine
 
     cfg, (resume, first, total) = run.cfg, steps
@@ -151,6 +154,9 @@ def start(
     updates = cfg.data.train_batch_size // cfg.actor.ppo_mini_batch_size * cfg.actor.ppo_epochs
     model = f"{resume}/huggingface" if resume else cfg.model.path
     spec = engine_spec(cfg, workers.device, model, most_images(cfg, jobs), renderer.end_of_turn)
+    if workers.device == "cuda":
+        for line in report(cfg, load_model_config(cfg.model.path), "grpo", workers.gpu_gib()):
+            run.say(line)
     run.say(f"starting engines and trainer ranks on {workers.device}")
     table = workers.start(spec, training=(total * updates, cfg.actor.use_kl_loss, resume))
     rows: list[tuple[str, object]] = [
@@ -159,6 +165,7 @@ def start(
         ("steps", f"{first} done, {total} in all ({stream.num_rows / cfg.data.train_batch_size:.1f} an epoch)"),
         ("sequences a step", f"{cfg.data.train_batch_size} prompts x {cfg.rollout.n} answers"),
         ("optimizer updates a step", updates),
+        ("micro-batches", describe_micro_batches(cfg, workers.device)),
         (
             "engines",
             f"{len(workers.engines)} x {name}, {spec.dtype}, weights by {spec.wire}",

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from timemaster.config import Config, NumericConfig, run_dir, world_size
+from timemaster.config import Config, NumericConfig, compute_dtype, head_dtype, run_dir, world_size
 from timemaster.data.media import load_model_config, vision_spec
 from timemaster.data.numeric import as_numbers
 from timemaster.data.render import Renderer
@@ -164,10 +164,10 @@ def engine_spec(cfg: Config, device: str, model_path: str, max_images: int, stop
     colocated = device == "cuda" and rollout.placement == "colocated"
     plain = device == "cpu" or cfg.trainer.val_only  # an evaluation has no trainer to open a GPU wire with
     wire = "object_store" if plain or resolve_engine(rollout.name) == "hf" else "ipc" if colocated else "nccl"
-    dtype = cfg.model.dtype if cfg.model.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
     return EngineSpec(
         model_path=model_path,
-        dtype=dtype,
+        dtype=compute_dtype(cfg, device),
+        head_dtype=head_dtype(cfg, device),
         device=device,
         wire=wire,
         stop_token_ids=[stop],

@@ -22,7 +22,10 @@ SHOWN = ("sft/loss", "sft/entropy", "sft/grad_norm", "sft/lr", "val/loss", "thro
 
 def train(cfg: Config) -> None:
     """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
+    from timemaster.data.media import load_model_config
+    from timemaster.data.plan import describe_micro_batches
     from timemaster.inputs import check_inputs, decoded, describe, load_samples, make_renderer, order_of_rows
+    from timemaster.memory_estimate import report
     from timemaster.run import Run, due, save
     from timemaster.workers import Workers
 
@@ -38,6 +41,9 @@ def train(cfg: Config) -> None:
         if first >= total:
             run.say(f"nothing to do: {first} of {total} steps are done; raise trainer.total_epochs to go on")
             return
+        if workers.device == "cuda":
+            for line in report(cfg, load_model_config(cfg.model.path), "sft", workers.gpu_gib()):
+                run.say(line)
         run.say(f"starting trainer ranks on {workers.device}")
         table = workers.start(None, training=(total, False, resume))
         lines: list[tuple[str, object]] = [
@@ -45,6 +51,7 @@ def train(cfg: Config) -> None:
             ("train rows", stream.num_rows),
             ("steps", f"{first} done, {total} in all ({stream.num_rows / cfg.data.train_batch_size:.1f} an epoch)"),
             ("rows a step", cfg.data.train_batch_size),
+            ("micro-batches", describe_micro_batches(cfg, workers.device)),
         ]
         describe(cfg, lines, table, decoded(renderer, samples[0].token_ids))
         run.start_bar(first, total)

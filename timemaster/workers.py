@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from timemaster.config import Config, world_size
-from timemaster.data.plan import spread
+from timemaster.data.plan import micro_batch_tokens, spread
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.rank import peak_memory_gib, use_cores
 from timemaster.types import Example, Group, Prompt, Sample, Sampling
@@ -30,6 +30,12 @@ class TrainerRank:
         self.cfg, self.rank, self.device = cfg, rank, device
         if device == "cpu":
             use_cores(sharers=world_size(cfg))
+
+    def gpu_gib(self) -> float:
+        """Memory of this rank's GPU in all."""
+        import torch
+
+        return torch.cuda.get_device_properties(0).total_memory / 2**30
 
     def preload(self) -> None:
         """Import what `start` needs, while the driver still reads data."""
@@ -104,10 +110,10 @@ class TrainerRank:
 
     def offload(self) -> None:
         """Colocated on GPU: parameters and optimizer state wait in host memory while the engines run."""
-        self.backend.move("cpu")
+        self.backend.offload()
 
     def onload(self) -> None:
-        self.backend.move(self.device)
+        self.backend.onload()
 
     def peak_memory(self) -> tuple[float, float]:
         """Highest GiB so far: resident in host memory, allocated on this rank's GPU."""
@@ -238,6 +244,10 @@ class Workers:
         if offloaded:  # the engines slept, and forgot their weights
             self.sync_weights()
 
+    def gpu_gib(self) -> float:
+        """Memory of the trainer's smallest GPU."""
+        return min(self._get(self._trainer_calls("gpu_gib")))
+
     def peak_memory(self) -> dict[str, float]:
         """memory/gib: the sum over all actors of the highest resident memory of each; memory/gpu_gib: the fullest GPU.
 
@@ -264,8 +274,8 @@ class Workers:
         return self._get(self._each_trainer(method, self._plan(samples), samples, denominator))[0]
 
     def _plan(self, samples: Sequence[Sample]) -> list[list[list[int]]]:
-        actor = self.cfg.actor
-        return spread(samples, len(self.trainers), actor.ppo_max_token_len_per_gpu, not actor.use_remove_padding)
+        max_tokens, padded = micro_batch_tokens(self.cfg, self.device), not self.cfg.actor.use_remove_padding
+        return spread(samples, len(self.trainers), max_tokens, padded)
 
     def _each_trainer(
         self, method: str, plan: list[list[list[int]]], samples: Sequence[Sample], argument: Any

@@ -164,6 +164,18 @@ def test_the_ban_fits_both_of_vllms_model_runners(tiny: str) -> None:
         assert out.isfinite().sum() == 2 * (640 - 4)
 
 
+def test_vllms_head_follows_the_setting(tiny: str) -> None:
+    """Read off the layer, in the configuration that vLLM makes for the language model inside this one."""
+    from vllm.config import ModelConfig, VllmConfig, set_current_vllm_config
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+    for name, dtype in (("float32", torch.float32), ("model", torch.bfloat16)):
+        whole = VllmConfig(model_config=ModelConfig(model=tiny, dtype="bfloat16", hf_overrides={"head_dtype": name}))
+        inner = whole.with_hf_config(whole.model_config.hf_config, architectures=["Qwen2ForCausalLM"])
+        with set_current_vllm_config(inner):
+            assert LogitsProcessor(640).head_dtype == dtype
+
+
 def test_a_wipe_spares_what_is_never_sent() -> None:
     from types import SimpleNamespace
 

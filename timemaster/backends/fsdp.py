@@ -6,7 +6,6 @@ nothing of rewards, engines, prompts or Ray.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import time
@@ -17,14 +16,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from timemaster.algo.losses import LossConfig, LossInputs, difference, policy_loss, sft_loss
 from timemaster.algo.schedule import lr_factor
 from timemaster.algo.sums import add_up, means
+from timemaster.backends.offload import HostCopies
 from timemaster.backends.policy import Policy
-from timemaster.config import Config
+from timemaster.config import Config, attention, compute_dtype, head_dtype
 from timemaster.data.batch import Batch, Collator
 from timemaster.data.media import banned_token_ids, load_model_config, vision_spec
 from timemaster.types import Sample
@@ -51,9 +51,9 @@ class FsdpBackend:
         self.device = torch.device(device)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self._mesh = init_device_mesh(device, (self.world_size,))
-        self.dtype = compute_dtype(cfg, device)
+        clock_dtype = compute_dtype(cfg, device)
+        self.dtype: torch.dtype = getattr(torch, clock_dtype)
         sizes = cfg.data.min_pixels, cfg.data.max_pixels
-        clock_dtype = str(self.dtype).removeprefix("torch.")
         self.spec = vision_spec(load_model_config(cfg.model.path), *sizes, clock_dtype)
         self.policy = self._load(trained=True)
         self.reference = self._load(trained=False) if with_reference else None
@@ -62,7 +62,9 @@ class FsdpBackend:
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         optim = cfg.actor.optim
         betas = (optim.betas[0], optim.betas[1])
-        self.optimizer = torch.optim.AdamW(trained, optim.lr, betas, weight_decay=optim.weight_decay)
+        # fused: the other implementations need another copy of the gradients, or are many times slower (on CPU)
+        self.optimizer = torch.optim.AdamW(trained, optim.lr, betas, weight_decay=optim.weight_decay, fused=True)
+        self._host, self._is_offloaded = HostCopies(), False
         self.num_updates, self.updates_done = max(num_updates, 1), 0
 
     def _load(self, trained: bool) -> Policy:
@@ -72,12 +74,18 @@ class FsdpBackend:
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             cfg.path,
             dtype="auto",  # as stored, while every rank holds all of it
-            attn_implementation=attention(cfg.attn_implementation, self.device.type, self.dtype),
+            attn_implementation=attention(self.cfg, self.device.type),
         )
         if trained and cfg.enable_gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         frozen = cfg.freeze_vision_tower
-        policy = Policy(model, banned_token_ids(self.spec), trained and not frozen, vision_is_sharded=not frozen)
+        policy = Policy(
+            model,
+            banned_token_ids(self.spec),
+            train_vision=trained and not frozen,
+            vision_is_sharded=not frozen,
+            float32_logits=head_dtype(self.cfg, self.device.type) == "float32",
+        )
         policy.requires_grad_(trained).train(trained)
         if frozen:
             model.model.visual.requires_grad_(False)
@@ -86,7 +94,7 @@ class FsdpBackend:
             policy.float()  # masters for the optimizer, shards by now; forward passes cast to self.dtype
         if frozen:
             for parameter in model.model.visual.parameters():  # not buffers: rotary frequencies need their precision
-                parameter.data = parameter.data.to(self.dtype)
+                parameter.data = parameter.data.to(self.dtype, copy=True)  # not views of a file: memory that can go
         return policy.to(self.device)
 
     def _shard(self, policy: Policy, trained: bool) -> None:
@@ -118,6 +126,7 @@ class FsdpBackend:
         return out
 
     def _batch(self, micro: Sequence[Sample]) -> Batch:
+        assert not self._is_offloaded, "the trainer's memory waits in host memory: call onload first"
         return self.collate(micro or [STAND_IN]).to(self.device)
 
     # ---- updates
@@ -203,16 +212,31 @@ class FsdpBackend:
         dist.all_gather_object(gathered, {key: float(value) for key, value in sums.items()})
         return means(gathered)
 
-    def move(self, device: str) -> None:
-        """Move parameters, reference and optimizer state between host and device memory."""
-        self.policy.to(device)
-        if self.reference is not None:
-            self.reference.to(device)
-        for state in self.optimizer.state.values():
-            for name, value in state.items():
-                if isinstance(value, torch.Tensor) and value.ndim:
-                    state[name] = value.to(device)
+    def offload(self) -> None:
+        """Let parameters, reference and optimizer state wait in host memory. No forward pass until `onload`."""
+        tensors = self._movable()
+        frozen = [n for n, t in tensors.items() if isinstance(t, torch.nn.Parameter) and not t.requires_grad]
+        self._host.park(tensors, constant=frozen)
+        self._is_offloaded = True
         self.release()
+
+    def onload(self) -> None:
+        """Take back what waits in host memory."""
+        self._host.restore(self._movable())
+        self._is_offloaded = False
+
+    def _movable(self) -> dict[str, torch.Tensor]:
+        """What takes device memory between steps, by name."""
+        models = {"policy": self.policy} | ({"reference": self.reference} if self.reference is not None else {})
+        tensors: dict[str, torch.Tensor] = {}
+        for which, model in models.items():
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()  # the root stays gathered after a pass without gradients
+            tensors |= {f"{which}.{name}": parameter for name, parameter in model.named_parameters()}
+        for i, state in enumerate(self.optimizer.state.values()):
+            tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items() if value.ndim}
+        return tensors
 
     def release(self) -> None:
         """Give freed device memory back, which torch keeps for its next allocation."""
@@ -266,17 +290,3 @@ class FsdpBackend:
 def full(tensor: torch.Tensor) -> torch.Tensor:
     """The whole tensor of a shard (a collective), or the tensor itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def compute_dtype(cfg: Config, device: str) -> torch.dtype:
-    """The dtype of forward passes and of the engines' weights."""
-    name = cfg.model.dtype if cfg.model.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
-    return getattr(torch, name)
-
-
-def attention(name: str, device: str, dtype: torch.dtype) -> str:
-    """Resolve model.attn_implementation. flash-attn knows half precision only."""
-    if name != "auto":
-        return name
-    installed = device == "cuda" and importlib.util.find_spec("flash_attn") is not None
-    return "flash_attention_2" if installed and dtype in (torch.bfloat16, torch.float16) else "sdpa"

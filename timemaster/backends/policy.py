@@ -19,16 +19,39 @@ CHUNK_TOKENS = 1024
 BANNED_LOGIT = -1e30  # not -inf: zero probability times -inf would be NaN in the entropy
 
 
+class _Float32Linear(torch.autograd.Function):
+    """hidden @ weight.T, summed and kept in float32 as vLLM's float32 head does; gradients in the inputs' dtype.
+
+    On GPU no float32 copy of the weight is made. torch has no derivative for `mm` with `out_dtype`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(hidden, weight)
+        if hidden.is_cuda and hidden.dtype != torch.float32:
+            return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
+        return F.linear(hidden.float(), weight.float())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden, weight = ctx.saved_tensors
+        grad = grads[0].to(hidden.dtype)
+        return grad @ weight, grad.t() @ hidden
+
+
 class Policy(nn.Module):
     """Wraps a Qwen2_5_VLForConditionalGeneration. `banned` tokens have probability zero, as in the engines."""
 
     banned: torch.Tensor
 
-    def __init__(self, model: nn.Module, banned: list[int], train_vision: bool, vision_is_sharded: bool) -> None:
+    def __init__(
+        self, model: nn.Module, banned: list[int], train_vision: bool, vision_is_sharded: bool, float32_logits: bool
+    ) -> None:
         super().__init__()
         self.model = model
         self.register_buffer("banned", torch.tensor(banned), persistent=False)
         self._train_vision, self._vision_is_sharded = train_vision, vision_is_sharded
+        self._linear = _Float32Linear.apply if float32_logits else F.linear
 
     def forward(
         self, batch: Batch, temperature: float, train_entropy: bool = False
@@ -49,7 +72,7 @@ class Policy(nn.Module):
     def _head(
         self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float, train_entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = F.linear(hidden, weight.to(hidden.dtype)).float() / temperature
+        logits = self._linear(hidden, weight.to(hidden.dtype)).float() / temperature
         logits = logits.index_fill(-1, self.banned, BANNED_LOGIT)
         logprobs = logits.log_softmax(-1)  # never above 0, so no term of the entropy is below
         with torch.set_grad_enabled(train_entropy and torch.is_grad_enabled()):

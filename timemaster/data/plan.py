@@ -4,7 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from timemaster.config import Config, attention
 from timemaster.types import Sample
+
+DENSE_MASK_TOKENS = 4096  # at 3B, masked attention costs a fifth of a layer's products here, nine tenths at 16,384
+
+
+def micro_batch_tokens(cfg: Config, device: str) -> int:
+    """The most tokens of one micro-batch, padding included. A longer sequence is one of its own, and needs no mask.
+
+    On GPU every attention but flash-attn's gets a dense [T, T] mask for several sequences in a row, so T is kept small.
+    """
+    limit = cfg.actor.ppo_max_token_len_per_gpu
+    masked = device == "cuda" and attention(cfg, device) != "flash_attention_2"
+    return min(limit, DENSE_MASK_TOKENS) if masked else limit
+
+
+def describe_micro_batches(cfg: Config, device: str) -> str:
+    """One line about their size, for the table of derived sizes."""
+    limit, tokens = cfg.actor.ppo_max_token_len_per_gpu, micro_batch_tokens(cfg, device)
+    text = f"up to {tokens} tokens a rank, attention by {attention(cfg, device)}"
+    if tokens < limit:
+        text += f"; not actor.ppo_max_token_len_per_gpu={limit}, as its mask is dense (flash-attn would need none)"
+    return text
 
 
 def spread(samples: Sequence[Sample], num_ranks: int, max_tokens: int, padded: bool) -> list[list[list[int]]]:

@@ -22,6 +22,7 @@ class EngineSpec:
 
     model_path: str
     dtype: str  # "float32" or "bfloat16"
+    head_dtype: str  # of logits: "float32", or "model" for that of the weights
     device: str  # "cpu" or "cuda"
     wire: str  # how weights arrive: "object_store", "ipc" or "nccl"
     stop_token_ids: list[int]  # end of turn

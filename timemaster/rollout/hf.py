@@ -29,6 +29,9 @@ class HfEngine:
         dtype = getattr(torch, spec.dtype)
         model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(spec.model_path, dtype=dtype)
         self._model = model.to(spec.device).eval()
+        if spec.head_dtype == "float32":
+            head = self._model.lm_head
+            head.forward = lambda hidden: torch.nn.functional.linear(hidden.float(), head.weight.float())
         self._model.generation_config = GenerationConfig()  # the folder's own may hold a repetition penalty
         self._queue: list[tuple[str, Prompt, Sampling]] = []
 

@@ -77,6 +77,7 @@ class VllmEngine:
             LLM,
             model=spec.model_path,
             dtype=spec.dtype,
+            hf_overrides={"head_dtype": spec.head_dtype},
             max_model_len=spec.max_model_len,
             max_num_seqs=spec.max_num_seqs,
             max_num_batched_tokens=max(spec.max_num_batched_tokens, spec.max_model_len),
