@@ -86,6 +86,6 @@ def spec_for(model: str, stop: int) -> EngineSpec:
         max_num_seqs=64,
         max_num_batched_tokens=4096,
         enforce_eager=True,
-        sleep=False,
+        sleep_level=0,
         preserve=[],
     )

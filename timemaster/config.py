@@ -107,6 +107,9 @@ class RolloutConfig:
     max_num_seqs: int = 256  # sequences decoded at once by one engine
     max_num_batched_tokens: int = 8192  # tokens of one engine step
     enforce_eager: bool = False
+    # Colocated, while the trainer works: 1 keeps the engines' weights in host memory; 2 drops them and sends them anew,
+    # after a check at the start of the run.
+    sleep_level: int = 1
     limit_logprob_diff: float = 0.0  # stop when mean |trainer - engine| log-prob of a step exceeds this; 0 never stops
 
 

@@ -151,7 +151,8 @@ def start(
     model = f"{resume}/huggingface" if resume else cfg.model.path
     spec = engine_spec(cfg, workers.device, model, most_images(cfg, jobs), renderer.end_of_turn)
     run.say(f"starting engines and trainer ranks on {workers.device}")
-    table = workers.start(spec, training=(total * updates, cfg.actor.use_kl_loss, resume))
+    probes = [prompt for _, prompt in jobs[:4]]
+    table = workers.start(spec, training=(total * updates, cfg.actor.use_kl_loss, resume), probes=probes)
     rows: list[tuple[str, object]] = [
         ("run folder", run.folder),
         ("train rows", stream.num_rows),

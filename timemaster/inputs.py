@@ -168,7 +168,7 @@ def engine_spec(cfg: Config, device: str, model_path: str, max_images: int, stop
         max_num_seqs=rollout.max_num_seqs,
         max_num_batched_tokens=rollout.max_num_batched_tokens,
         enforce_eager=rollout.enforce_eager,
-        sleep=colocated and not cfg.trainer.val_only,
+        sleep_level=rollout.sleep_level if colocated and not cfg.trainer.val_only else 0,
         preserve=["*visual.*"] if cfg.model.freeze_vision_tower else [],
     )
 
