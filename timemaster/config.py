@@ -46,6 +46,7 @@ class ModelConfig:
     """Which Qwen2.5-VL and how it runs in training."""
 
     path: str = ""  # local folder or hub id
+    revision: str = "main"  # of a hub id: branch, tag or commit; a run takes the commit that it finds when it starts
     dtype: str = "auto"  # of the forward pass; auto: bfloat16 on GPU (masters stay float32), float32 on CPU
     attn_implementation: str = "auto"  # auto: flash_attention_2 where installed on GPU, else sdpa
     enable_gradient_checkpointing: bool = True

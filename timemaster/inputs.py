@@ -18,6 +18,7 @@ from timemaster.data.numeric import as_numbers
 from timemaster.data.render import Renderer
 from timemaster.data.store import bad_row, check_labels, read_examples, report_bad_rows, with_task_labels
 from timemaster.data.stream import Order, make_stream
+from timemaster.models.folder import local_folder, pin
 from timemaster.rollout.engine import EngineSpec, resolve_engine
 from timemaster.tasks import Task, load_tasks
 from timemaster.types import Example, InputError, Prompt, Sample
@@ -30,6 +31,7 @@ Rendered = TypeVar("Rendered", Prompt, Sample)
 def check_inputs(cfg: Config, files: list[str]) -> None:
     """Find a wrong model, recipe or file name at once, before any process is started. Raises InputError."""
     load_model_config(cfg.model.path)
+    pin(cfg.model)
     load_tasks(cfg.data.recipes)
     for file in files:
         if not Path(file).exists():
@@ -40,8 +42,8 @@ def check_inputs(cfg: Config, files: list[str]) -> None:
 
 def make_renderer(cfg: Config) -> Renderer:
     """The tokenizer and vision arithmetic of the run's model."""
-    spec = vision_spec(load_model_config(cfg.model.path), cfg.data.min_pixels, cfg.data.max_pixels)
-    return Renderer(cfg.model.path, spec)
+    folder = local_folder(cfg.model.path, cfg.model.revision)
+    return Renderer(folder, vision_spec(load_model_config(folder), cfg.data.min_pixels, cfg.data.max_pixels))
 
 
 def read_rows(

@@ -15,6 +15,7 @@ import ray
 
 from timemaster.config import Config, world_size
 from timemaster.data.plan import spread
+from timemaster.models.folder import local_folder
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.rank import check_visible_gpus, peak_memory_gib, use_cores
 from timemaster.types import Example, Group, InputError, Prompt, Sample, Sampling
@@ -51,6 +52,7 @@ class TrainerRank:
         from timemaster.backends.checkpoint import load_rank
         from timemaster.backends.fsdp import FsdpBackend, init_distributed
 
+        self.cfg.model.path = local_folder(self.cfg.model.path, self.cfg.model.revision)
         init_distributed(self.rank, world_size(self.cfg), *address, self.device, local_rank=0)
         self.backend = FsdpBackend(self.cfg, self.device, num_updates, with_reference)
         if resume:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from timemaster.config import Config, RewardConfig, run_dir
 from timemaster.data.media import load_model_config, vision_spec
 from timemaster.data.render import Renderer
 from timemaster.judge import Judge, Store, chat_from, set_judge
+from timemaster.models.folder import local_folder
 from timemaster.rewards.scoring import RewardPart, Scorer, as_reward, load_function
 from timemaster.rollout.engine import EngineSpec, make_engine, preload
 from timemaster.rollout.loop import RolloutLoop
@@ -107,6 +109,8 @@ class EngineRank:
     def start(self, spec: EngineSpec, num_engines: int) -> None:
         """Start the engine, one of `num_engines`."""
         cfg = self.cfg
+        cfg.model.path = local_folder(cfg.model.path, cfg.model.revision)
+        spec = replace(spec, model_path=local_folder(spec.model_path, cfg.model.revision))
         if spec.device == "cuda":
             check_visible_gpus(spec.tensor_parallel)
         tasks = load_tasks(cfg.data.recipes)
