@@ -196,6 +196,8 @@ class Workers:
 
     def logprobs(self, samples: Sequence[Sample], which: str) -> list[list[float]]:
         """Log-probs of the trained tokens of each sample under "policy" or "reference"."""
+        if not samples:
+            return []
         plan = self._plan(samples)
         self._trainer_turn()
         results = self._get(self._each_trainer("logprobs", plan, samples, which))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,6 +182,28 @@ def test_the_ban_fits_both_of_vllms_model_runners(tiny: str) -> None:
         assert out.isfinite().sum() == 2 * (640 - 4)
     for one in (first, second):  # what a sleep discards: tensors, which vLLM has its memory pool make while it loads
         assert not [name for name, value in vars(one).items() if isinstance(value, torch.Tensor)]
+
+
+def test_what_vllm_answers_to_sleep_wake_and_reset_is_looked_at() -> None:
+    from types import SimpleNamespace
+
+    from timemaster.rollout.vllm import VllmEngine
+    from timemaster.types import Prompt
+
+    engine: Any = VllmEngine.__new__(VllmEngine)
+    engine._spec = SimpleNamespace(sleep_level=1)
+    engine._arrivals = SimpleNamespace(check=lambda: None)
+    core = SimpleNamespace(is_sleeping=lambda: True)
+    engine._llm = SimpleNamespace(
+        llm_engine=core, wake_up=lambda tags: False, finish_weight_update=lambda: None, reset_prefix_cache=lambda: False
+    )
+    engine.wake(["weights"])  # the caches sleep on
+    with pytest.raises(RuntimeError, match="vLLM has not woken up"):
+        engine.wake(["kv_cache"])
+    with pytest.raises(RuntimeError, match="vLLM sleeps and would never answer"):
+        engine.submit("0", Prompt(id="row", token_ids=[1], media=[]), Sampling())
+    with pytest.raises(RuntimeError, match=r"kept its prefix cache .* requests are still running"):
+        engine.finish_weight_update()
 
 
 def test_a_wipe_spares_what_is_never_sent() -> None:

@@ -202,6 +202,26 @@ def test_engines_that_kept_their_weights_are_not_sent_them_again(monkeypatch) ->
         assert rig.engine.pushes == pushes
 
 
+def test_an_evaluation_and_a_supervised_run_have_the_gpu_to_themselves(monkeypatch) -> None:
+    rig = Rig(monkeypatch, 1, True)
+    rig.engine.awake = set(EVERYTHING)
+    alone = workers.Workers(rig.workers.cfg, "vllm", trainers=False)
+    for _ in ("latest", "base"):
+        assert alone.rollout([1], None, 0, "") == [1]  # type: ignore[list-item, arg-type]
+    rig.engine.sleep()  # there is none
+    alone = workers.Workers(rig.workers.cfg, "", trainers=True)
+    alone.update([SAMPLE])
+    alone.save("folder")
+    assert rig.engine.awake == set()
+
+
+def test_nothing_to_ask_the_reference_leaves_the_engines_awake(monkeypatch) -> None:
+    rig = Rig(monkeypatch, 1, False)
+    rig.answer()
+    assert rig.workers.logprobs([], "reference") == []
+    assert rig.engine.awake == EVERYTHING
+
+
 def test_level_2_is_refused_where_an_engine_answers_otherwise_after_its_first_sleep(monkeypatch) -> None:
     Rig(monkeypatch, 2, False).workers.sync_weights(verify=True)
     rig = Rig(monkeypatch, 2, False)
