@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # as in the engines' processes on CPU
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
 
 import pytest
@@ -87,6 +89,6 @@ def spec_for(model: str, stop: int) -> EngineSpec:
         max_num_seqs=64,
         max_num_batched_tokens=4096,
         enforce_eager=True,
-        sleep=False,
+        sleep_level=0,
         preserve=[],
     )

@@ -27,6 +27,7 @@ CHOICES = {
     "actor.optim.lr_scheduler_type": ("constant", "cosine"),
     "rollout.name": ("auto", "vllm", "hf"),
     "rollout.placement": ("colocated", "separate"),
+    "rollout.sleep_level": (1, 2),
     "reward.on_error": ("raise", "zero"),
     "reward.on_unknown": ("rollout", "group"),
     "trainer.device": ("auto", "cpu", "cuda"),

@@ -47,6 +47,7 @@ class ModelConfig:
     """Which Qwen2.5-VL and how it runs in training."""
 
     path: str = ""  # local folder or hub id
+    revision: str = "main"  # of a hub id: branch, tag or commit; a run takes the commit that it finds when it starts
     dtype: str = "auto"  # of the forward pass; auto: bfloat16 on GPU (masters stay float32), float32 on CPU
     head_dtype: str = "auto"  # of logits, in trainer and engines: float32, or model's dtype; auto: float32 on GPU
     attn_implementation: str = "auto"  # auto: flash_attention_2 where installed on GPU, else sdpa
@@ -109,6 +110,9 @@ class RolloutConfig:
     max_num_seqs: int = 256  # sequences decoded at once by one engine
     max_num_batched_tokens: int = 8192  # tokens of one engine step
     enforce_eager: bool = False
+    # Colocated, while the trainer works: 1 keeps the engines' weights in host memory; 2 drops them and sends them anew,
+    # after a check at the start of the run.
+    sleep_level: int = 1
     # Stop when mean |trainer - engine| log-prob of a step exceeds this; 0 never stops. 0.001 suits float32. For
     # bfloat16 on GPU 0.05 is a first value, not yet measured on one: benchmarks/gpu_smoke.sh prints what to expect.
     limit_logprob_diff: float = 0.0

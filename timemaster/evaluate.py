@@ -26,6 +26,7 @@ from timemaster.config import Config
 from timemaster.data.store import count_rows
 from timemaster.inputs import Job, check_inputs, engine_spec, load_jobs, make_renderer, most_images
 from timemaster.metrics import Prediction, how_sampled, summarise, summarise_samples
+from timemaster.models.folder import local_folder
 from timemaster.predictions import write_predictions
 from timemaster.rollout.engine import resolve_engine
 from timemaster.rollout.rank import check_rewards
@@ -101,7 +102,7 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
         results, loaded = [], targets[0].model
         for target in targets:
             if target.model != loaded:
-                workers.load_engines(read_layers(target.model))
+                workers.load_engines(read_layers(local_folder(target.model, cfg.model.revision)))
                 loaded = target.model
             shown = blank_jobs if target.blank else jobs
             groups = answer(cfg, workers, shown, version=target.step, label=target.name, n=cfg.eval.n)
@@ -133,7 +134,7 @@ def read_layers(model: str) -> Iterator[list[tuple[str, Any]]]:
 
     tied: list[tuple[str, Any]] = []
     names: set[str] = set()
-    for path in sorted(weights_folder(model).glob("*.safetensors")):
+    for path in sorted(Path(model).glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             portion = [(live_name(name), file.get_tensor(name)) for name in sorted(file.keys())]
         names |= {name for name, _ in portion}
@@ -143,15 +144,6 @@ def read_layers(model: str) -> Iterator[list[tuple[str, Any]]]:
         raise InputError(f"{model} has no .safetensors files; save the model in that format to evaluate it here.")
     if "lm_head.weight" not in names:
         yield tied  # tied heads are kept under one name on disk, and as a copy in some engines
-
-
-def weights_folder(model: str) -> Path:
-    """Where the weights of a local folder or a hub id lie."""
-    if Path(model).is_dir():
-        return Path(model)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(model, allow_patterns="*.safetensors"))
 
 
 def answer(cfg: Config, workers: Workers, jobs: Sequence[Job], version: int, label: str, n: int) -> list[Group]:

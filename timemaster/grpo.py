@@ -158,7 +158,8 @@ def start(
         for line in report(cfg, load_model_config(cfg.model.path), "grpo", workers.gpu_gib()):
             run.say(line)
     run.say(f"starting engines and trainer ranks on {workers.device}")
-    table = workers.start(spec, training=(total * updates, cfg.actor.use_kl_loss, resume))
+    probes = [prompt for _, prompt in jobs[:4]]
+    table = workers.start(spec, training=(total * updates, cfg.actor.use_kl_loss, resume), probes=probes)
     rows: list[tuple[str, object]] = [
         ("run folder", run.folder),
         ("train rows", stream.num_rows),

@@ -19,6 +19,7 @@ from timemaster.data.numeric import as_numbers
 from timemaster.data.render import Renderer
 from timemaster.data.store import bad_row, check_labels, count_rows, read_examples, report_bad_rows, with_task_labels
 from timemaster.data.stream import Order, make_stream
+from timemaster.models.folder import local_folder, pin
 from timemaster.rollout.engine import EngineSpec, resolve_engine
 from timemaster.tasks import Task, load_tasks
 from timemaster.types import Example, InputError, Prompt, Sample
@@ -31,6 +32,7 @@ Rendered = TypeVar("Rendered", Prompt, Sample)
 def check_inputs(cfg: Config, files: list[str]) -> None:
     """Find a wrong model, recipe, file or folder at once, before any process is started. Raises InputError."""
     model = load_model_config(cfg.model.path)
+    pin(cfg.model)
     most = model.get("text_config", model).get("max_position_embeddings")  # at the top as published
     longest = cfg.data.max_prompt_length + cfg.data.max_response_length
     if most and longest > most:
@@ -53,8 +55,8 @@ def check_inputs(cfg: Config, files: list[str]) -> None:
 
 def make_renderer(cfg: Config) -> Renderer:
     """The tokenizer and vision arithmetic of the run's model."""
-    spec = vision_spec(load_model_config(cfg.model.path), cfg.data.min_pixels, cfg.data.max_pixels)
-    return Renderer(cfg.model.path, spec)
+    folder = local_folder(cfg.model.path, cfg.model.revision)
+    return Renderer(folder, vision_spec(load_model_config(folder), cfg.data.min_pixels, cfg.data.max_pixels))
 
 
 def read_rows(
@@ -181,7 +183,7 @@ def engine_spec(cfg: Config, device: str, model_path: str, max_images: int, stop
         max_num_seqs=rollout.max_num_seqs,
         max_num_batched_tokens=rollout.max_num_batched_tokens,
         enforce_eager=rollout.enforce_eager,
-        sleep=colocated and not cfg.trainer.val_only,
+        sleep_level=rollout.sleep_level if colocated and not cfg.trainer.val_only else 0,
         preserve=["*visual.*"] if cfg.model.freeze_vision_tower else [],
     )
 

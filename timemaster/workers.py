@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from timemaster.config import Config, world_size
 from timemaster.data.plan import micro_batch_tokens, spread
+from timemaster.models.folder import local_folder
 from timemaster.rollout.engine import EngineSpec
-from timemaster.rollout.rank import peak_memory_gib, use_cores
-from timemaster.types import Example, Group, Prompt, Sample, Sampling
+from timemaster.rollout.rank import check_visible_gpus, peak_memory_gib, use_cores
+from timemaster.types import Example, Group, InputError, Prompt, Sample, Sampling
 from timemaster.workers_start import EngineClient, gather, place_engines, place_trainers, start_ray
 
 if TYPE_CHECKING:
@@ -28,8 +30,7 @@ class TrainerRank:
 
     def __init__(self, cfg: Config, rank: int, device: str) -> None:
         self.cfg, self.rank, self.device = cfg, rank, device
-        if device == "cpu":
-            use_cores(sharers=world_size(cfg))
+        use_cores(world_size(cfg) if device == "cpu" else cfg.trainer.n_gpus_per_node, device)
 
     def gpu_gib(self) -> float:
         """Memory of this rank's GPU in all."""
@@ -48,7 +49,8 @@ class TrainerRank:
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     def place(self) -> tuple[str, list[str]]:
-        """The node and the GPUs of this rank."""
+        """The node and the GPUs of this rank. InputError when it would see the GPUs of others."""
+        check_visible_gpus(1)
         return ray.get_runtime_context().get_node_id(), [str(gpu) for gpu in ray.get_gpu_ids()]
 
     def start(self, address: tuple[str, int], num_updates: int, with_reference: bool, resume: str) -> tuple[Any, int]:
@@ -56,6 +58,7 @@ class TrainerRank:
         from timemaster.backends.checkpoint import load_rank
         from timemaster.backends.fsdp import FsdpBackend, init_distributed
 
+        self.cfg.model.path = local_folder(self.cfg.model.path, self.cfg.model.revision)
         init_distributed(self.rank, world_size(self.cfg), *address, self.device, local_rank=0)
         self.backend = FsdpBackend(self.cfg, self.device, num_updates, with_reference)
         if resume:
@@ -74,25 +77,28 @@ class TrainerRank:
     def evaluate_sft(self, micro_batches: list[list[Sample]], denominator: float) -> dict[str, float]:
         return self.backend.evaluate_sft(micro_batches, denominator)
 
-    def open_wire(self, wire: str, client: EngineClient, init: dict[str, Any]) -> None:
-        """Get ready to send weights: vLLM's own sender on GPU, Ray's object store otherwise."""
-        self.wire, self.client = wire, client
+    def open_wire(self, wire: str, client: EngineClient, init: dict[str, Any], tied_head: bool) -> None:
+        """Get ready to send weights: vLLM's own sender on GPU, Ray's object store otherwise.
+
+        `tied_head`: the engines keep a copy of a tied head, which must be sent too.
+        """
+        self.wire, self.client, self.tied_head = wire, client, tied_head
         if wire == "object_store":
             if self.rank == 0:
                 self.client.init_weight_transfer_engine({})
             return
         from timemaster.rollout.vllm import gpu_sender
 
-        dtype = self.backend.dtype
-        meta = [(name, dtype, tuple(p.shape)) for layer in self.backend.layers() for name, p in layer]
-        self.sender = gpu_sender(wire, self.rank, self.client, lambda: self.backend.weights(dtype), meta, init)
+        meta = [(name, self.backend.dtype, shape) for name, shape in self.backend.weight_shapes(tied_head)]
+        weights = partial(self.backend.weights, tied_head)
+        self.sender = gpu_sender(wire, self.rank, self.client, weights, meta, init)
 
     def push_weights(self) -> None:
         """Send all trained weights to every engine. All ranks call it together; rank 0 talks to the engines."""
         if self.wire != "object_store":
             self.sender.send_weights()
             return
-        layers = self.backend.weights(self.backend.dtype)
+        layers = self.backend.weights(self.tied_head)
         if self.rank == 0:
             self.client.send(layers)
         else:
@@ -126,36 +132,44 @@ class Workers:
     def __init__(self, cfg: Config, engine: str, trainers: bool) -> None:
         """Start Ray and the actors (`engine`: "vllm", "hf" or "" for none); they import while the driver reads on."""
         self.cfg, self.device = cfg, start_ray(cfg)
-        self.turns = self.device == "cuda" and cfg.rollout.placement == "colocated"
-        self._engines_awake = True
+        both = trainers and bool(engine)
+        self.turns = both and self.device == "cuda" and cfg.rollout.placement == "colocated"
+        self._turn = "engines"  # who has the GPUs where they are shared: engines or trainer; changing: neither, yet
         self._digests: list[dict[str, str]] = []  # of the engines' weights as they were loaded
-        self.updates_done = 0
+        self._answers: list[list[list[int]]] = []  # of the engines as they were loaded, before they first slept
+        self.updates_done, self._updates_sent = 0, 0
         self.checkpoint_bytes = 0  # about what one needs on disk
         self.engines: list[Any] = []
         self.trainers = place_trainers(cfg, self.device, TrainerRank) if trainers else []
+        self._names = {actor._actor_id.hex(): f"trainer rank {k}" for k, actor in enumerate(self.trainers)}
+        gpus = self._get(self._trainer_calls("place")) if self.device == "cuda" else []
         if engine:
-            gpus = self._get(self._trainer_calls("place")) if self.turns else []
-            self.engines = place_engines(cfg, self.device, engine, gpus)
+            self.engines = place_engines(cfg, self.device, engine, gpus if self.turns else [])
             self.client = EngineClient(self.engines, cfg.rollout.tensor_model_parallel_size)
-        self._names = {actor._actor_id.hex(): f"engine {k}" for k, actor in enumerate(self.engines)}
-        self._names |= {actor._actor_id.hex(): f"trainer rank {k}" for k, actor in enumerate(self.trainers)}
+        self._names |= {actor._actor_id.hex(): f"engine {k}" for k, actor in enumerate(self.engines)}
         self._trainer_calls("preload")
 
-    def start(self, spec: EngineSpec | None, training: tuple[int, bool, str] | None) -> dict[str, Any]:
+    def start(
+        self, spec: EngineSpec | None, training: tuple[int, bool, str] | None, probes: Sequence[Prompt] = ()
+    ) -> dict[str, Any]:
         """Start engines and trainer ranks (num_updates, with_reference, resume folder), those that were placed.
 
+        Engines that drop their weights in sleep answer the `probes`, to be asked again after the first push.
         Returns the table of parameters of the trained model, {} without trainers.
         """
         ready = self._engine_calls("start", spec, len(self.engines))
+        self._probes = list(probes)
         if self.turns:  # an engine measures free memory when it starts: the trainer must not be there yet
             self._get(ready)
-            self._digests = self._checksums() if training else []  # sleeping engines forget their weights
-            self._sleep_engines()
+            self._digests, self._answers = self._checksums(), self._probe()
+            self._turn = "changing"
+            self._get(self._engine_calls("sleep"))
         table: dict[str, Any] = {}
         if training:
             address = self._get({"trainer rank 0": self.trainers[0].address.remote()})[0]
             table, self.updates_done = self._get(self._trainer_calls("start", address, *training))[0]
             self.checkpoint_bytes = sum(size * (16 if trained else 4) for size, trained in table.values())
+            self._turn, self._updates_sent = "trainer", self.updates_done  # both loaded the same weights
         self._get(ready)
         if spec and training:
             self._open_wire(spec.wire)
@@ -167,7 +181,8 @@ class Workers:
             address, port = self._get({"trainer rank 0": self.trainers[0].address.remote()})[0]
             num_workers = len(self.engines) * self.client.tensor_parallel
             init = {"master_address": address, "master_port": port, "world_size": 1 + num_workers}
-        self._get(self._trainer_calls("open_wire", wire, self.client, init))
+        tied_head = any(self._get(self._engine_calls("own_head")))
+        self._get(self._trainer_calls("open_wire", wire, self.client, init, tied_head))
 
     # ---- the verbs of a step
 
@@ -175,6 +190,7 @@ class Workers:
         self, jobs: Sequence[tuple[Example, Prompt]], sampling: Sampling, version: int, seed: str
     ) -> list[Group]:
         """Answer and score prompts on all engines; groups come back in the order of `jobs`."""
+        self._engines_turn()
         shares = [list(jobs[k :: len(self.engines)]) for k in range(len(self.engines))]
         calls = {
             f"engine {k}": self.engines[k].rollout.remote(share, sampling, version, seed)
@@ -186,8 +202,10 @@ class Workers:
 
     def logprobs(self, samples: Sequence[Sample], which: str) -> list[list[float]]:
         """Log-probs of the trained tokens of each sample under "policy" or "reference"."""
+        if not samples:
+            return []
         plan = self._plan(samples)
-        self._begin_training()
+        self._trainer_turn()
         results = self._get(self._each_trainer("logprobs", plan, samples, which))
         out: list[list[float]] = [[] for _ in samples]
         for micros, values in zip(plan, results, strict=True):
@@ -215,20 +233,22 @@ class Workers:
 
         `verify` (the first push of a run): engines hold the same weights already, are wiped, and must come back equal.
         """
-        if self.turns:
-            self._get(self._trainer_calls("release"))
-            self._get(self._engine_calls("wake", ["weights"]))
+        self._trainer_turn()
         if verify:
             self._digests = self._digests or self._checksums()
+        self._wake_weights()
+        if verify:
             self._get(self._engine_calls("wipe_weights"))
         self._get(self._trainer_calls("push_weights"))
         if verify and self._checksums() != self._digests:
             raise RuntimeError("the first push of weights did not reproduce the engine's own: the wire is broken")
-        if self.turns and self.cfg.actor.offload:
-            self._get(self._trainer_calls("offload"))
-        if self.turns:
-            self._get(self._engine_calls("wake", ["kv_cache"]))
-        self._engines_awake = True
+        self._updates_sent = self.updates_done
+        self._wake_caches()
+        if verify and self._probe() != self._answers:
+            raise InputError(
+                "rollout.sleep_level=2: after sleep, wake and a push of equal weights an engine answers otherwise than "
+                "before, so it lost more than its weights. Set rollout.sleep_level=1."
+            )
 
     def load_engines(self, layers: Iterable[list[tuple[str, torch.Tensor]]]) -> None:
         """Give the engines other weights, from the driver (evaluation of several checkpoints)."""
@@ -237,12 +257,8 @@ class Workers:
 
     def save(self, folder: str) -> None:
         """Write every rank's part of a checkpoint."""
-        offloaded = self.turns and self.cfg.actor.offload and self._engines_awake
-        if offloaded:
-            self._begin_training()
+        self._trainer_turn()
         self._get(self._trainer_calls("save", folder))
-        if offloaded:  # the engines slept, and forgot their weights
-            self.sync_weights()
 
     def gpu_gib(self) -> float:
         """Memory of the trainer's smallest GPU."""
@@ -266,11 +282,50 @@ class Workers:
             ray.kill(actor)
         ray.shutdown()
 
+    # ---- turns: each verb first asks for its side; nothing happens where engines and trainer have their own devices
+
+    def _trainer_turn(self) -> None:
+        """The GPUs are the trainer's: engines sleep, and what waited in host memory is back."""
+        if not self.turns or self._turn == "trainer":
+            return
+        self._turn = "changing"  # until all of it is done: a change that was broken off is begun again
+        self._get(self._engine_calls("sleep"))
+        if self.cfg.actor.offload:
+            self._get(self._trainer_calls("onload"))
+        self._turn = "trainer"
+
+    def _engines_turn(self) -> None:
+        """The GPUs are the engines': awake, with the weights of the last update."""
+        if not self.turns or self._turn == "engines":
+            return
+        if self.cfg.rollout.sleep_level == 1 and self._updates_sent == self.updates_done:
+            self._wake_weights()
+            self._wake_caches()
+        else:
+            self.sync_weights()
+
+    def _wake_weights(self) -> None:
+        if self.turns:
+            self._turn = "changing"
+            self._get(self._trainer_calls("release"))
+            self._get(self._engine_calls("wake", ["weights"]))
+
+    def _wake_caches(self) -> None:
+        if self.turns:  # first what the trainer can give back: the caches take all that is promised to the engine
+            self._get(self._trainer_calls("offload" if self.cfg.actor.offload else "release"))
+            self._get(self._engine_calls("wake", ["kv_cache"]))
+            self._turn = "engines"
+
+    def _probe(self) -> list[list[list[int]]]:
+        """Each engine's greedy answers to the probes, where sleep takes more than it should be trusted with."""
+        asked = self.turns and self.cfg.rollout.sleep_level == 2
+        return self._get(self._engine_calls("greedy", self._probes)) if asked else []
+
     # ---- how
 
     def _train(self, method: str, samples: Sequence[Sample]) -> dict[str, float]:
         denominator = float(sum(sum(sample.mask) for sample in samples))
-        self._begin_training()
+        self._trainer_turn()
         return self._get(self._each_trainer(method, self._plan(samples), samples, denominator))[0]
 
     def _plan(self, samples: Sequence[Sample]) -> list[list[list[int]]]:
@@ -294,16 +349,6 @@ class Workers:
 
     def _checksums(self) -> list[dict[str, str]]:
         return self._get(self._engine_calls("checksums"))
-
-    def _begin_training(self) -> None:
-        if self.turns and self._engines_awake:
-            self._sleep_engines()
-            if self.cfg.actor.offload:
-                self._get(self._trainer_calls("onload"))
-
-    def _sleep_engines(self) -> None:
-        self._get(self._engine_calls("sleep"))
-        self._engines_awake = False
 
     def _get(self, calls: dict[str, Any]) -> list[Any]:
         """Results in the order of `calls`. The first failure stops waiting and names the process and the cause."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.util.placement_group import placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from timemaster.config import Config, world_size
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # The path of a socket has 107 bytes, of which Ray's /ray/session_<time>_<pid>/sockets/plasma_store takes up to 70.
 MAX_TEMP_DIR = 37
+WAIT_SECONDS = 60  # for GPUs that another run may be about to give back
 
 
 def start_ray(cfg: Config) -> str:
@@ -87,35 +88,34 @@ def place_trainers(cfg: Config, device: str, rank_class: type) -> list[Any]:
     actor = ray.remote(rank_class)
     if device == "cpu":
         return [actor.options(num_cpus=0).remote(cfg, rank, device) for rank in range(ranks)]
-    group = placement_group([{"GPU": per_node, "CPU": per_node}] * cfg.trainer.nnodes, strategy="STRICT_SPREAD")
-    if not group.wait(timeout_seconds=60):
-        nodes = [f"{node['Resources'].get('GPU', 0):.0f}" for node in ray.nodes() if node["Alive"]]
-        raise InputError(
-            f"trainer.nnodes={cfg.trainer.nnodes} x trainer.n_gpus_per_node={per_node} asks for so many nodes with so "
-            f"many free GPUs (and cores) each; the Ray cluster has nodes with {', '.join(nodes)} GPUs. Lower the "
-            "settings, or start more nodes with `ray start`."
-        )
-    actors = []
-    for rank in range(ranks):
-        bundle = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank // per_node)
-        actors.append(actor.options(num_gpus=1, num_cpus=1, scheduling_strategy=bundle).remote(cfg, rank, device))
-    return actors
+    asked = f"trainer.nnodes={cfg.trainer.nnodes} x trainer.n_gpus_per_node={per_node}"
+    group = reserve_gpus([per_node] * cfg.trainer.nnodes, "STRICT_SPREAD", asked)
+    places = [PlacementGroupSchedulingStrategy(group, rank // per_node) for rank in range(ranks)]
+    return [
+        actor.options(num_gpus=1, num_cpus=0, scheduling_strategy=place).remote(cfg, rank, device)
+        for rank, place in enumerate(places)
+    ]
 
 
 def place_engines(cfg: Config, device: str, name: str, trainers: list[tuple[str, list[str]]]) -> list[Any]:
-    """Engine actors: on the trainers' GPUs (colocated), on GPUs of their own (separate), or plain processes on CPU."""
+    """Engine actors: on the trainers' GPUs (colocated), on GPUs of their own (separate), or plain processes on CPU.
+
+    No actor reserves cores: trainers and engines work in turns, or wait for each other.
+    """
     actor, tp = ray.remote(EngineRank), cfg.rollout.tensor_model_parallel_size
     if device == "cpu":
-        return [actor.options(num_cpus=0).remote(cfg, name, device) for _ in range(max(cfg.rollout.num_engines, 1))]
+        return [actor.options(num_cpus=0).remote(cfg, name, device, 1) for _ in range(max(cfg.rollout.num_engines, 1))]
     if cfg.rollout.placement == "separate" or not trainers:
-        count = cfg.rollout.num_engines or world_size(cfg) // tp
-        free = ray.available_resources().get("GPU", 0)
-        if count * tp > free or not count:
-            raise InputError(
-                f"{max(count, 1)} engines x rollout.tensor_model_parallel_size={tp} need {max(count, 1) * tp} GPUs; "
-                f"{free:.0f} are free in the Ray cluster. Lower rollout.num_engines or the parallel size."
-            )
-        return [actor.options(num_gpus=tp, num_cpus=1).remote(cfg, name, device) for _ in range(count)]
+        count = cfg.rollout.num_engines or max(world_size(cfg) // tp, 1)
+        asked = f"{count} engines (rollout.num_engines) x rollout.tensor_model_parallel_size={tp}"
+        group = reserve_gpus([tp] * count, "PACK", asked)
+        sharers = max(int(max(gpus_of_nodes())) // tp, 1)
+        return [
+            actor.options(
+                num_gpus=tp, num_cpus=0, scheduling_strategy=PlacementGroupSchedulingStrategy(group, k)
+            ).remote(cfg, name, device, sharers)
+            for k in range(count)
+        ]
     places = share_gpus(trainers, tp)
     if cfg.rollout.num_engines not in (0, len(places)):
         raise InputError(
@@ -126,9 +126,32 @@ def place_engines(cfg: Config, device: str, name: str, trainers: list[tuple[str,
     for node, gpus in places:
         env = {"env_vars": {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
         stay = NodeAffinitySchedulingStrategy(node, soft=False)
-        options = {"num_cpus": 1, "num_gpus": 0, "scheduling_strategy": stay, "runtime_env": env}
-        actors.append(actor.options(**options).remote(cfg, name, device))
+        options = {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": stay, "runtime_env": env}
+        actors.append(actor.options(**options).remote(cfg, name, device, cfg.trainer.n_gpus_per_node // tp))
     return actors
+
+
+def reserve_gpus(bundles: list[int], strategy: str, asked: str) -> PlacementGroup:
+    """A placement group with so many GPUs of one node in each bundle.
+
+    Raises InputError with what was `asked` and what the cluster has when it cannot be had within WAIT_SECONDS.
+    """
+    group = placement_group([{"GPU": size} for size in bundles], strategy=strategy)
+    if not group.wait(timeout_seconds=WAIT_SECONDS):
+        remove_placement_group(group)
+        nodes = "another node" if strategy == "STRICT_SPREAD" else "one node"
+        raise InputError(
+            f"{asked} asks for {len(bundles)} times {bundles[0]} GPU(s), each time of {nodes}. After {WAIT_SECONDS} s "
+            f"{ray.available_resources().get('GPU', 0):.0f} GPUs are free in the Ray cluster, whose nodes have "
+            f"{', '.join(f'{num:.0f}' for num in gpus_of_nodes())} in all. Lower these settings, start more nodes with "
+            "`ray start`, or end what holds the GPUs."
+        )
+    return group
+
+
+def gpus_of_nodes() -> list[float]:
+    """How many GPUs each node of the cluster has, free or not."""
+    return [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
 
 
 def share_gpus(trainers: list[tuple[str, list[str]]], tp: int) -> list[tuple[str, list[str]]]:
@@ -176,6 +199,16 @@ def _died(error: ray.exceptions.RayActorError, actors: dict[str, str], called: s
     return WorkerDied(f"{who} died{where}: {str(error).strip().splitlines()[0]}")
 
 
+def _wait(calls: list[Any]) -> None:
+    """Wait for engines, from the driver or from a trainer rank. What an engine refuses is an InputError here too."""
+    try:
+        ray.get(calls)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise type(error.cause)(str(error.cause)) from None
+        raise
+
+
 class EngineClient:
     """vLLM's weight-sync client over Ray actors (the four methods of its VLLMWeightSyncClient protocol)."""
 
@@ -188,14 +221,14 @@ class EngineClient:
         for k, info in enumerate(infos):
             if "rank_offset" in info:
                 info["rank_offset"] += k * self.tensor_parallel
-        ray.get([e.init_weight_transfer_engine.remote(i) for e, i in zip(self.engines, infos, strict=True)])
+        _wait([e.init_weight_transfer_engine.remote(i) for e, i in zip(self.engines, infos, strict=True)])
 
     def start_weight_update(self) -> None:
-        ray.get([engine.start_weight_update.remote() for engine in self.engines])
+        _wait([engine.start_weight_update.remote() for engine in self.engines])
 
     def update_weights(self, update_info: Any) -> None:
         shared = ray.put(update_info)
-        ray.get([engine.update_weights.remote(shared) for engine in self.engines])
+        _wait([engine.update_weights.remote(shared) for engine in self.engines])
 
     def send(self, layers: Iterable[list[tuple[str, torch.Tensor]]]) -> None:
         """One whole update over the object store, a layer at a time."""
@@ -207,4 +240,4 @@ class EngineClient:
         self.finish_weight_update()
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        ray.get([engine.finish_weight_update.remote() for engine in self.engines])
+        _wait([engine.finish_weight_update.remote() for engine in self.engines])

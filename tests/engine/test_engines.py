@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from timemaster.backends.fsdp import FsdpBackend
 from timemaster.config import Config
 from timemaster.data.media import banned_token_ids
 from timemaster.data.render import Renderer
+from timemaster.models.folder import weight_names
 from timemaster.rollout.engine import make_engine
 from timemaster.rollout.loop import RolloutLoop
 from timemaster.rollout.wire import pack
-from timemaster.types import Group, Message, Part, Sample, Sampling, Score
+from timemaster.types import Group, InputError, Message, Part, Sample, Sampling, Score
 
 
 class Setting:
@@ -35,10 +37,10 @@ class Setting:
         self.engine = make_engine(name, spec_for(model, self.renderer.end_of_turn))
         self.engine.init_weight_transfer_engine({})
 
-    def push(self) -> None:
+    def push(self, without: str = "nothing") -> None:
         self.engine.start_weight_update()
-        for layer in self.backend.weights(torch.float32):
-            self.engine.update_weights({"chunk": pack(layer)})
+        for layer in self.backend.weights(self.engine.own_head()):
+            self.engine.update_weights({"chunk": pack([(name, w) for name, w in layer if without not in name])})
         self.engine.finish_weight_update()
 
     def rollouts(self, seed: str, respond=None, n: int = 4) -> list[Group]:
@@ -139,6 +141,22 @@ def test_a_wiped_engine_comes_back_whole(setting: Setting) -> None:
     ]
 
 
+def test_a_tied_head_is_sent_only_to_an_engine_that_keeps_a_copy(setting: Setting, request) -> None:
+    assert setting.engine.own_head() == ("vllm" in request.node.name)  # packed, on CPU
+    names = [name for layer in setting.backend.weights(setting.engine.own_head()) for name, _ in layer]
+    assert names.count("lm_head.weight") == setting.engine.own_head()
+    assert len(names) == len(set(names))
+
+
+def test_an_update_that_lacks_weights_is_refused_by_name(tiny: str, setting: Setting) -> None:
+    """Last of the engine's tests: the update stays unfinished."""
+    missing = "model.language_model.layers.1.self_attn.k_proj.bias"  # of what vLLM merges into one tensor
+    with pytest.raises(
+        InputError, match=f"lacks 1 of {len(weight_names(tiny)) + setting.engine.own_head()}: {missing}"
+    ):
+        setting.push(without=missing)
+
+
 # ---- vLLM's plugin, where no GPU is needed to see that it fits
 
 
@@ -162,6 +180,30 @@ def test_the_ban_fits_both_of_vllms_model_runners(tiny: str) -> None:
     for out in (first.apply(torch.zeros(2, 640)), second.apply(torch.zeros(2, 640), SimpleNamespace())):
         assert out[:, banned].isinf().all()
         assert out.isfinite().sum() == 2 * (640 - 4)
+    for one in (first, second):  # what a sleep discards: tensors, which vLLM has its memory pool make while it loads
+        assert not [name for name, value in vars(one).items() if isinstance(value, torch.Tensor)]
+
+
+def test_what_vllm_answers_to_sleep_wake_and_reset_is_looked_at() -> None:
+    from types import SimpleNamespace
+
+    from timemaster.rollout.vllm import VllmEngine
+    from timemaster.types import Prompt
+
+    engine: Any = VllmEngine.__new__(VllmEngine)
+    engine._spec = SimpleNamespace(sleep_level=1)
+    engine._arrivals = SimpleNamespace(check=lambda: None)
+    core = SimpleNamespace(is_sleeping=lambda: True)
+    engine._llm = SimpleNamespace(
+        llm_engine=core, wake_up=lambda tags: False, finish_weight_update=lambda: None, reset_prefix_cache=lambda: False
+    )
+    engine.wake(["weights"])  # the caches sleep on
+    with pytest.raises(RuntimeError, match="vLLM has not woken up"):
+        engine.wake(["kv_cache"])
+    with pytest.raises(RuntimeError, match="vLLM sleeps and would never answer"):
+        engine.submit("0", Prompt(id="row", token_ids=[1], media=[]), Sampling())
+    with pytest.raises(RuntimeError, match=r"kept its prefix cache .* requests are still running"):
+        engine.finish_weight_update()
 
 
 def test_vllms_head_follows_the_setting(tiny: str) -> None:

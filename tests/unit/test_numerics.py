@@ -338,6 +338,24 @@ def test_entropy_has_a_gradient_only_when_it_is_trained(setting) -> None:
     assert entropy.requires_grad
 
 
+def test_a_push_gathers_each_sharded_module_once_and_whole(setting) -> None:
+    from torch.distributed.fsdp import FSDPModule
+
+    from timemaster.backends.fsdp import full
+    from timemaster.models.folder import weight_names
+
+    backend, _ = setting
+    masters = dict(backend.policy.model.named_parameters())
+    masters["lm_head.weight"] = backend.policy.model.lm_head.weight
+    portions = list(backend.weights(tied_head=True))
+    assert len(portions) == sum(isinstance(module, FSDPModule) for module in backend.policy.modules())
+    pushed = [item for portion in portions for item in portion]  # a sender may hold tensors of several portions at once
+    assert [(name, tuple(tensor.shape)) for name, tensor in pushed] == backend.weight_shapes(tied_head=True)
+    assert all(tensor.equal(full(masters[name].detach())) for name, tensor in pushed)
+    assert {name for name, _ in pushed} == weight_names(backend.cfg.model.path) | {"lm_head.weight"}
+    assert "lm_head.weight" not in dict(backend.weight_shapes(tied_head=False))
+
+
 def test_colocated_engines_take_gpus_of_one_node_each() -> None:
     from timemaster.workers_start import share_gpus
 

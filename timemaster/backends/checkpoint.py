@@ -39,7 +39,7 @@ def save_rank(backend: FsdpBackend, folder: str) -> None:
         states["cuda"] = torch.cuda.get_rng_state()
     torch.save(states, f"{folder}/rng_{backend.rank}.pt")
     weights: dict[str, torch.Tensor] = {}
-    for layer in backend.weights(backend.dtype):
+    for layer in backend.weights(tied_head=False):
         if backend.rank == 0:
             weights.update({name: tensor.cpu() for name, tensor in layer})
     if backend.rank == 0:
@@ -57,8 +57,6 @@ def export_huggingface(backend: FsdpBackend, weights: dict[str, Any], folder: st
         weights = frozen | weights
     config = model.config.__class__.from_dict(model.config.to_dict())
     config.dtype = backend.dtype
-    if config.tie_word_embeddings:
-        weights.pop("lm_head.weight", None)
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_torch_state_dict({published_name(n): t.contiguous() for n, t in weights.items()}, folder)
     config.architectures = ["Qwen2_5_VLForConditionalGeneration"]

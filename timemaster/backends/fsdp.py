@@ -249,25 +249,35 @@ class FsdpBackend:
 
     # ---- weights
 
-    def weights(self, dtype: torch.dtype) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        """Trained weights as full tensors, one layer at a time, cast before they are gathered. All ranks together."""
-        for layer in self.layers():
-            yield [(name, full(parameter.detach().to(dtype))) for name, parameter in layer]
+    def weights(self, tied_head: bool) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        """Trained weights as whole tensors in the compute dtype, one gather a sharded unit. All ranks together.
 
-    def layers(self) -> list[list[tuple[str, torch.nn.Parameter]]]:
-        """(name, parameter) of what is trained, a layer at a time.
-
-        A tied head comes under its own name too: an engine may hold a copy of it.
+        `tied_head`: a head that is tied to the embeddings comes under its own name too.
         """
         model: Any = self.policy.model
-        layers: dict[str, list[tuple[str, torch.nn.Parameter]]] = {}
-        for name, parameter in model.named_parameters():
+        for unit, names in self._units(tied_head):
+            unit.unshard()
+            layer = [(name, model.get_parameter(name).detach().clone()) for name in names]
+            unit.reshard()  # frees what was gathered, also under tensors that a sender still holds: hence the clones
+            yield layer
+
+    def weight_shapes(self, tied_head: bool) -> list[tuple[str, tuple[int, ...]]]:
+        """(name, shape) of what `weights` yields, in its order."""
+        model: Any = self.policy.model
+        return [(name, tuple(model.get_parameter(name).shape)) for _, names in self._units(tied_head) for name in names]
+
+    def _units(self, tied_head: bool) -> list[tuple[FSDPModule, list[str]]]:
+        """The sharded modules, each with the names of the trained weights that it gathers itself."""
+        units = {name: module for name, module in self.policy.named_modules() if isinstance(module, FSDPModule)}
+        names: dict[str, list[str]] = {}
+        for name, parameter in self.policy.named_parameters():
             if parameter.requires_grad:
-                key = ".".join(name.split(".")[: 4 if ".layers." in name or ".blocks." in name else 2])
-                layers.setdefault(key, []).append((name, parameter))
-        if model.config.tie_word_embeddings:
-            layers["lm_head"] = [("lm_head.weight", model.lm_head.weight)]
-        return list(layers.values())
+                owner = max((unit for unit in units if not unit or name.startswith(f"{unit}.")), key=len)
+                names.setdefault(owner, []).append(name.removeprefix("model."))
+        model: Any = self.policy.model
+        if tied_head and model.config.tie_word_embeddings:
+            names[""].append("lm_head.weight")
+        return [(units[owner], own) for owner, own in names.items()]
 
     def parameter_table(self) -> dict[str, tuple[int, bool]]:
         """(number of parameters, trained) of each part of the model."""

@@ -36,7 +36,7 @@ class EngineSpec:
     max_num_seqs: int
     max_num_batched_tokens: int
     enforce_eager: bool
-    sleep: bool  # give memory back between rollouts (colocated on GPU)
+    sleep_level: int  # colocated on GPU: 1 keeps the weights in host memory, 2 drops them; 0 never sleeps
     preserve: list[str]  # names of weights that are never sent and must survive sleep
 
 
@@ -62,7 +62,13 @@ class Engine(Protocol):
         """Receive one chunk."""
 
     def finish_weight_update(self) -> None:
-        """Make the received weights the ones that sample; every cache of the old ones is dropped."""
+        """Make the received weights the ones that sample; every cache of the old ones is dropped.
+
+        Raises InputError, and leaves the update unfinished, when a weight has not arrived.
+        """
+
+    def own_head(self) -> bool:
+        """Whether updates must bring the head's weight even when it is tied to the embeddings."""
 
     def checksums(self) -> dict[str, str]:
         """A digest per weight, to compare before and after an update."""
@@ -73,8 +79,8 @@ class Engine(Protocol):
     def sleep(self) -> None:
         """Give device memory back."""
 
-    def wake(self, tags: list[str] | None = None) -> None:
-        """Take device memory again: "weights", "kv_cache", or both."""
+    def wake(self, tags: list[str]) -> None:
+        """Take device memory again: "weights", then "kv_cache"."""
 
 
 def resolve_engine(name: str) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from timemaster.data.media import PixelCache, banned_token_ids, grid_thw, load_model_config, vision_spec
 from timemaster.rollout.engine import EngineSpec
-from timemaster.rollout.wire import unpack
+from timemaster.rollout.wire import Arrivals, unpack
 from timemaster.types import Completion, Prompt, Sampling
 
 
@@ -34,6 +34,7 @@ class HfEngine:
             head.forward = lambda hidden: torch.nn.functional.linear(hidden.float(), head.weight.float())
         self._model.generation_config = GenerationConfig()  # the folder's own may hold a repetition penalty
         self._queue: list[tuple[str, Prompt, Sampling]] = []
+        self._arrivals = Arrivals(spec.model_path, self.own_head(), spec.preserve)
 
     def submit(self, key: str, prompt: Prompt, sampling: Sampling) -> None:
         self._queue.append((key, prompt, sampling))
@@ -103,14 +104,20 @@ class HfEngine:
         if self._spec.wire != "object_store":
             raise RuntimeError(f"the hf engine receives weights by object_store only, not {self._spec.wire}")
 
+    def own_head(self) -> bool:
+        return self._model.lm_head.weight is not self._model.get_input_embeddings().weight
+
     def start_weight_update(self) -> None:
         self._targets = self._model.state_dict()
+        self._arrivals.begin()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
+        self._arrivals.add(update_info)
         for name, tensor in unpack(update_info["chunk"]):
             self._targets[name].copy_(tensor)
 
     def finish_weight_update(self) -> None:
+        self._arrivals.check()
         del self._targets
 
     def checksums(self) -> dict[str, str]:
@@ -128,5 +135,5 @@ class HfEngine:
     def sleep(self) -> None:
         """Nothing to give back: this engine is for machines that take turns in time, not in memory."""
 
-    def wake(self, tags: list[str] | None = None) -> None:
+    def wake(self, tags: list[str]) -> None:
         """See `sleep`."""

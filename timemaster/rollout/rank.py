@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from timemaster.config import Config, RewardConfig, run_dir
 from timemaster.data.media import load_model_config, vision_spec
 from timemaster.data.render import Renderer
 from timemaster.judge import Judge, Store, chat_from, set_judge
+from timemaster.models.folder import local_folder
 from timemaster.rewards.scoring import RewardPart, Scorer, as_reward, load_function
 from timemaster.rollout.engine import EngineSpec, make_engine, preload
 from timemaster.rollout.loop import RolloutLoop
@@ -25,9 +27,24 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def use_cores(sharers: int) -> None:
-    """Give this process its share of the machine's cores. Call before torch is imported; Ray allows one core only."""
-    os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // sharers, 1))
+def use_cores(sharers: int, device: str) -> None:
+    """Give this process its share of the node's cores. Call before torch is imported; Ray allows one core only."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ["OMP_NUM_THREADS"] = str(max(cores // sharers, 1))
+    if device == "cpu":  # processes outnumber cores: threads that spin while they wait take them from those that work
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+
+def check_visible_gpus(wanted: int) -> None:
+    """InputError when Ray has not limited this process to the GPUs it was given."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen is None or len(seen.split(",")) != wanted:
+        raise InputError(
+            f"a process with {wanted} GPU(s) of its own sees {'all' if seen is None else seen or 'none'}: every rank "
+            "would take the first one. RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES must not be set for the Ray "
+            "cluster: unset it on every node (also for this command), and start Ray again."
+        )
 
 
 def own_reward(reward: RewardConfig) -> tuple[RewardPart, ...] | None:
@@ -94,16 +111,21 @@ def check_rewards(cfg: Config) -> None:
 class EngineRank:
     """The remote methods of an engine. The weight verbs are vLLM's."""
 
-    def __init__(self, cfg: Config, name: str, device: str) -> None:
+    def __init__(self, cfg: Config, name: str, device: str, sharers: int) -> None:
+        """`sharers`: as many processes like this one share the node's cores."""
         self.cfg, self.name = cfg, name
+        use_cores(sharers, device)
         if device == "cpu":
-            use_cores(1)
             os.environ["TORCHDYNAMO_DISABLE"] = "1"  # compiling costs seconds at the first answer and gains nothing
         preload(name, device)
 
     def start(self, spec: EngineSpec, num_engines: int) -> None:
         """Start the engine, one of `num_engines`."""
         cfg = self.cfg
+        cfg.model.path = local_folder(cfg.model.path, cfg.model.revision)
+        spec = replace(spec, model_path=local_folder(spec.model_path, cfg.model.revision))
+        if spec.device == "cuda":
+            check_visible_gpus(spec.tensor_parallel)
         tasks = load_tasks(cfg.data.recipes)
         vision = vision_spec(load_model_config(cfg.model.path), spec.min_pixels, spec.max_pixels)
         self.engine = make_engine(self.name, spec)
@@ -118,6 +140,19 @@ class EngineRank:
 
     def rollout(self, jobs: list[tuple[Example, Prompt]], sampling: Sampling, version: int, seed: str) -> list[Group]:
         return self.loop.run(jobs, sampling, version, seed)
+
+    def greedy(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The first tokens of the most likely answer to each prompt, to compare an engine with itself."""
+        sampling = Sampling(temperature=0.0, max_tokens=min(self.cfg.data.max_response_length, 32))
+        for k, prompt in enumerate(prompts):
+            self.engine.submit(str(k), prompt, sampling)
+        answers: dict[int, list[int]] = {}
+        while self.engine.busy():
+            answers |= {int(key): completions[0].token_ids for key, completions in self.engine.step()}
+        return [answers[k] for k in range(len(prompts))]
+
+    def own_head(self) -> bool:
+        return self.engine.own_head()
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self.engine.init_weight_transfer_engine(init_info)
@@ -140,7 +175,7 @@ class EngineRank:
     def sleep(self) -> None:
         self.engine.sleep()
 
-    def wake(self, tags: list[str] | None) -> None:
+    def wake(self, tags: list[str]) -> None:
         self.engine.wake(tags)
 
     def peak_memory(self) -> float:

@@ -20,6 +20,7 @@ from typing import Any
 
 from timemaster.data.media import load_image, load_model_config, vision_spec
 from timemaster.rollout.engine import EngineSpec
+from timemaster.rollout.wire import Arrivals
 from timemaster.types import Completion, Prompt, Sampling
 
 
@@ -69,7 +70,7 @@ class VllmEngine:
         device_args: dict[str, Any] = {"gpu_memory_utilization": spec.gpu_memory_utilization}
         if spec.device == "cpu":
             device_args = {"kv_cache_memory_bytes": int(spec.cpu_kv_cache_gib * 2**30)}
-        if spec.sleep:
+        if spec.sleep_level:
             device_args |= {"enable_sleep_mode": True, "sleep_preserve_parameter_names": spec.preserve}
         if spec.tensor_parallel > 1:
             device_args |= {"tensor_parallel_size": spec.tensor_parallel, "distributed_executor_backend": "mp"}
@@ -98,11 +99,14 @@ class VllmEngine:
             self._llm = start(**device_args)
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._prompts: dict[str, list[int]] = {}
+        self._arrivals = Arrivals(spec.model_path, self.own_head(), spec.preserve)
 
     def submit(self, key: str, prompt: Prompt, sampling: Sampling) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        if self._llm.llm_engine.is_sleeping():
+            raise RuntimeError(f"{key}: vLLM sleeps and would never answer")
         params = SamplingParams(
             n=sampling.n,
             temperature=sampling.temperature,
@@ -150,16 +154,23 @@ class VllmEngine:
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self._llm.init_weight_transfer_engine({"init_info": init_info})
 
+    def own_head(self) -> bool:
+        return any(self._llm.collective_rpc("own_head"))
+
     def start_weight_update(self) -> None:
         self._llm.start_weight_update()
+        self._arrivals.begin()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
+        self._arrivals.add(update_info)
         self._llm.update_weights({"update_info": update_info})
 
     def finish_weight_update(self) -> None:
+        self._arrivals.check()
         self._llm.finish_weight_update()
         # All three belong together: the scheduler and the worker must forget the old weights' results alike.
-        self._llm.reset_prefix_cache()
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache after an update of weights: requests are still running")
         self._llm.reset_mm_cache()
         self._llm.llm_engine.reset_encoder_cache()
 
@@ -171,12 +182,12 @@ class VllmEngine:
         self._llm.collective_rpc("wipe_weights", args=(self._spec.preserve,))
 
     def sleep(self) -> None:
-        if self._spec.sleep:
-            self._llm.sleep(level=2)
+        if self._spec.sleep_level:
+            self._llm.sleep(level=self._spec.sleep_level)
 
-    def wake(self, tags: list[str] | None = None) -> None:
-        if self._spec.sleep:
-            self._llm.wake_up(tags)
+    def wake(self, tags: list[str]) -> None:
+        if self._spec.sleep_level and not self._llm.wake_up(tags) and "kv_cache" in tags:
+            raise RuntimeError("vLLM has not woken up: its weights must be woken before its KV cache")
 
 
 def _completion(answer: Any) -> Completion:

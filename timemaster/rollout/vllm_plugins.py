@@ -27,6 +27,11 @@ class WorkerExtension:
 
     model_runner: Any
 
+    def own_head(self) -> bool:
+        """Whether the head keeps a weight of its own. On CPU it does also when tied: a copy, packed for the kernel."""
+        model: Any = self.model_runner.get_model().language_model
+        return hasattr(model.lm_head, "cpu_linear") or model.lm_head.weight is not model.model.embed_tokens.weight
+
     @torch.no_grad()
     def wipe_weights(self, preserve: list[str]) -> None:
         """Set every parameter to zero whose name matches none of the patterns in `preserve`."""
@@ -43,12 +48,15 @@ class BanVisionTokens(FirstRunnerProcessor, SecondRunnerProcessor):
     """
 
     def __init__(self, vllm_config: Any, where: Any, is_pin_memory: bool = False) -> None:
-        """`where`: the device (first runner), or the state of the requests, which knows its device (second)."""
+        """`where`: the device (first runner), or the state of the requests (second)."""
         spec = vision_spec(vllm_config.model_config.hf_config.to_dict(), 0, 0)
-        self._banned = torch.tensor(banned_token_ids(spec), device=getattr(where, "device", where))
+        # Not a tensor: vLLM builds this in its memory pool for weights, which a level-2 sleep discards.
+        self._banned = banned_token_ids(spec)
 
     def apply(self, logits: torch.Tensor, context: Any = None) -> torch.Tensor:
-        return logits.index_fill_(-1, self._banned, float("-inf"))
+        for token in self._banned:
+            logits[..., token] = float("-inf")
+        return logits
 
     def is_argmax_invariant(self) -> bool:
         return False
