@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "timemaster"
 LAYERS = {
-    "types": 0, "config": 0, "checks": 0, "conf": 0,
+    "types": 0, "config": 0, "checks": 0, "conf": 0, "locks": 0,
     "judge": 1, "algo": 1, "rewards": 1, "data": 1, "models": 1, "metrics": 1, "memory": 1, "plot_results": 1, "plot_modalities": 1,
     "predictions": 1, "published": 1,
     "tasks": 2, "backends": 2, "rollout": 2,

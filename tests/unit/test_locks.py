@@ -1,0 +1,126 @@
+"""A folder's lock: one process at a time, released however it dies."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from timemaster.locks import folder_lock
+from timemaster.types import InputError
+
+HOLD = """
+import os, sys, time
+from timemaster.locks import folder_lock
+with folder_lock(sys.argv[1], "a training run"):
+    {work}
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def holder(folder: Path, work: str = "pass") -> subprocess.Popen[str]:
+    """A process that holds the folder until it is killed."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD.format(work=work), str(folder)], stdout=-1, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+
+
+def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
+    first = holder(tmp_path / "run")
+    try:
+        names = rf"run is in use by a training run: process {first.pid} on host {re.escape(socket.gethostname())}, .*"
+        names += rf"kill {first.pid}\).*another folder"
+        with pytest.raises(InputError, match=names), folder_lock(tmp_path / "run", "an evaluation"):
+            pass
+        assert first.poll() is None
+    finally:
+        kill(first)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_lock_ends_with_its_process_however_it_dies(tmp_path: Path, number: signal.Signals) -> None:
+    first = holder(tmp_path)
+    first.send_signal(number)
+    first.wait()
+    with folder_lock(tmp_path, "a training run"):
+        assert str(os.getpid()) in (tmp_path / ".lock").read_text(encoding="utf-8")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "child", ["os.fork() or time.sleep(600)", "import subprocess; subprocess.Popen(['sleep', '600'])"]
+)
+def test_a_child_that_outlives_the_process_does_not_keep_the_lock(tmp_path: Path, child: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD.format(work=child), str(tmp_path)],
+        stdout=-1, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        kill(process)
+        with folder_lock(tmp_path, "a training run"):
+            pass
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_the_lock_of_a_folder_that_was_removed_is_no_lock_of_the_new_one(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with folder_lock(folder, "a training run"):
+        (folder / ".lock").unlink()
+        folder.rmdir()
+        with folder_lock(folder, "a training run"):
+            held = (folder / ".lock").stat().st_ino
+    assert not (folder / ".lock").exists(), held
+
+
+def test_many_processes_that_start_at_once_hold_the_folder_in_turns(tmp_path: Path) -> None:
+    """Each adds its line to a file that it reads first: a line is lost when two hold the folder together."""
+    work = """
+import sys, time
+from pathlib import Path
+from timemaster.locks import folder_lock
+from timemaster.types import InputError
+turns, log = 0, Path(sys.argv[1], "log")
+while turns < 20:
+    try:
+        with folder_lock(sys.argv[1], "a test"):
+            log.write_text((log.read_text() if log.exists() else "") + "x")
+            turns += 1
+    except InputError:
+        time.sleep(0.001)
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", work, str(tmp_path)]) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0, 0, 0, 0]
+    assert len((tmp_path / "log").read_text(encoding="utf-8")) == 80
+
+
+def test_a_disk_without_locks_is_said(tmp_path: Path, monkeypatch, caplog) -> None:
+    def no_locks(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with folder_lock(tmp_path, "a training run"):
+        assert "no file locks" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be written"), folder_lock(tmp_path / "file", "a training run"):
+        pass
