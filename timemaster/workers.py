@@ -14,10 +14,11 @@ import ray
 
 from timemaster.config import Config, world_size
 from timemaster.data.plan import spread
+from timemaster.reaper import start_reaper, stop_reaper
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.rank import peak_memory_gib, use_cores
 from timemaster.types import Example, Group, Prompt, Sample, Sampling
-from timemaster.workers_start import EngineClient, gather, place_engines, place_trainers, start_ray
+from timemaster.workers_start import EngineClient, gather, place_engines, place_trainers, session_folder, start_ray
 
 if TYPE_CHECKING:
     import torch
@@ -93,10 +94,10 @@ class TrainerRank:
             for _ in layers:  # the gathers are collective
                 pass
 
-    def save(self, folder: str) -> None:
+    def save(self, folder: str) -> dict[str, int]:
         from timemaster.backends.checkpoint import save_rank
 
-        save_rank(self.backend, folder)
+        return save_rank(self.backend, folder)
 
     def release(self) -> None:
         """Colocated on GPU: give memory that only caches hold back to the device, before an engine takes its own."""
@@ -120,6 +121,8 @@ class Workers:
     def __init__(self, cfg: Config, engine: str, trainers: bool) -> None:
         """Start Ray and the actors (`engine`: "vllm", "hf" or "" for none); they import while the driver reads on."""
         self.cfg, self.device = cfg, start_ray(cfg)
+        # A cluster that was joined is not this run's to clean up.
+        self._reaper = None if cfg.trainer.ray_address else start_reaper(session_folder())
         self.turns = self.device == "cuda" and cfg.rollout.placement == "colocated"
         self._engines_awake = True
         self._digests: list[dict[str, str]] = []  # of the engines' weights as they were loaded
@@ -229,14 +232,15 @@ class Workers:
         self.client.init_weight_transfer_engine({})
         self.client.send(layers)
 
-    def save(self, folder: str) -> None:
-        """Write every rank's part of a checkpoint."""
+    def save(self, folder: str) -> dict[str, int]:
+        """Write every rank's part of a checkpoint. Returns name and size of every file."""
         offloaded = self.turns and self.cfg.actor.offload and self._engines_awake
         if offloaded:
             self._begin_training()
-        self._get(self._trainer_calls("save", folder))
+        parts = self._get(self._trainer_calls("save", folder))
         if offloaded:  # the engines slept, and forgot their weights
             self.sync_weights()
+        return {name: size for part in parts for name, size in part.items()}
 
     def peak_memory(self) -> dict[str, float]:
         """memory/gib: the sum over all actors of the highest resident memory of each; memory/gpu_gib: the fullest GPU.
@@ -255,6 +259,8 @@ class Workers:
         for actor in [*self.engines, *self.trainers]:
             ray.kill(actor)
         ray.shutdown()
+        if self._reaper:
+            stop_reaper(self._reaper)
 
     # ---- how
 

@@ -38,6 +38,11 @@ def start_ray(cfg: Config) -> str:
     return "cuda" if found and cfg.trainer.device != "cpu" else "cpu"
 
 
+def session_folder() -> str:
+    """Where the Ray that runs here keeps sockets and logs."""
+    return ray._private.worker._global_node.get_session_dir_path()
+
+
 def place_trainers(cfg: Config, device: str, rank_class: type) -> list[Any]:
     """One actor per rank: a GPU each, nodes filled one after another; on CPU plain processes that share the cores."""
     ranks, per_node = world_size(cfg), cfg.trainer.n_gpus_per_node
