@@ -28,15 +28,9 @@ from timemaster.types import InputError
 log = logging.getLogger(__name__)
 
 NAME = ".lock"
-# What file systems without locks answer: Lustre mounted without -o flock, NFS without a lock service, some FUSE mounts.
-_NO_LOCKS = (
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.ENOTSUP,
-    errno.ENOLCK,
-    errno.EINVAL,
-    524,
-)  # 524: the kernel's ENOTSUPP
+# What file systems without locks answer: Lustre mounted without -o flock, NFS without a lock service, some FUSE mounts;
+# 524 is the kernel's own ENOTSUPP, which errno does not have.
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, 524)
 
 _held: set[int] = set()
 
@@ -147,7 +141,8 @@ def main() -> None:
     """
     folder, descriptor = Path(sys.argv[1]), int(sys.argv[2])
     try:
-        _lock(folder / NAME, descriptor, "a script")
+        if not _lock(folder / NAME, descriptor, "a script"):
+            raise InputError(f"{folder}: its last user has just ended. Start again.")
         with ExitStack() as held:
             for path in sorted(folder.rglob(NAME)):
                 if path.parent != folder:

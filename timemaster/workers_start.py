@@ -6,6 +6,7 @@ Run on CPU. Placement on GPUs (colocated and separate) is written and has not be
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,9 @@ def start_ray(cfg: Config) -> str:
     if cfg.trainer.ray_address:
         args = {"address": cfg.trainer.ray_address}
     log.info("starting Ray")
+    before = signal.getsignal(signal.SIGTERM)
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **args)
+    signal.signal(signal.SIGTERM, before)  # Ray puts one of its own there, which ends the driver at once
     found = ray.cluster_resources().get("GPU", 0) > 0
     if cfg.trainer.device == "cuda" and not found:
         raise InputError("trainer.device=cuda, but Ray finds no GPU. Use trainer.device=auto or cpu.")

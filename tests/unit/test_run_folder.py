@@ -140,17 +140,19 @@ def test_nothing_to_do_names_the_setting_that_decides(cfg: Config, caplog) -> No
     assert "10 steps are done, and trainer.total_training_steps=7. Raise it" in caplog.text
 
 
-def test_sigterm_ends_after_the_step_and_a_second_one_at_once(cfg: Config, caplog) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_after_the_step_and_a_second_one_at_once(cfg: Config, caplog, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with Run(cfg, "sft") as run:
         run.start_bar(0, 10)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         assert run.stop_requested
-        assert (
-            "SIGTERM: this step is finished and saved, if it takes no more than trainer.stop_seconds=300" in caplog.text
-        )
-        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
-            os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert f"{number.name}: this step is finished and saved" in caplog.text
+        limited = "if it takes no more than trainer.stop_seconds=300" in caplog.text
+        assert limited == (number == signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt, match=number.name):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) == before
 
 
 def test_a_step_that_outlasts_the_limit_is_not_waited_for_and_a_save_is(cfg: Config) -> None:
