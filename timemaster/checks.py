@@ -186,6 +186,7 @@ NOT_NEGATIVE = (
     "trainer.total_training_steps",
     "trainer.test_freq",
     "trainer.save_freq",
+    "trainer.stop_seconds",
     "trainer.rollouts_to_log",
 )
 

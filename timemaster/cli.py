@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from timemaster.checks import check
@@ -83,6 +86,18 @@ def overrides() -> list[str]:
     return list(_typed)
 
 
+def end_on_sigterm() -> None:
+    """SIGTERM (SLURM, Kubernetes, `kill`) ends this process as Ctrl-C does: what is unfinished is cleaned up."""
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise KeyboardInterrupt("SIGTERM")
+        os._exit(143)  # a forked child, which has nothing of its own to clean up
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def launch(main: Callable[[Config], None], mode: str) -> None:
     """Compose the configuration, check it for `mode` ("grpo" or "sft"), run `main`; turn user errors into messages."""
     print_any_letter()
@@ -102,6 +117,7 @@ def launch(main: Callable[[Config], None], mode: str) -> None:
         from timemaster.run import setup_logging
 
         setup_logging()
+        end_on_sigterm()
         try:
             cfg = OmegaConf.to_object(composed)
             assert isinstance(cfg, Config)
@@ -117,8 +133,8 @@ def launch(main: Callable[[Config], None], mode: str) -> None:
             log.error("%s", error)
             log.error("start the same command again to continue from the latest checkpoint")
             sys.exit(1)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             log.error("interrupted")
-            sys.exit(130)
+            sys.exit(143 if "SIGTERM" in error.args else 130)
 
     hydra.main(config_path="pkg://timemaster.conf", config_name="config", version_base="1.3")(run)()

@@ -181,6 +181,7 @@ class TrainerConfig:
     save_freq: int = 100  # steps between checkpoints; the last step is always saved
     max_ckpt_to_keep: int = 2
     resume_mode: str = "auto"  # auto continues from the latest checkpoint of the run; disable refuses a used folder
+    stop_seconds: float = 300.0  # SIGTERM (SLURM, Kubernetes): a step that takes longer is not waited for; 0 waits
     n_gpus_per_node: int = 1  # trainer ranks per node (processes on CPU)
     nnodes: int = 1
     logger: list[str] = field(default_factory=lambda: ["console", "tensorboard"])  # console, tensorboard, wandb

@@ -6,6 +6,8 @@ EVAL=True in the scripts sets trainer.val_only=true and comes here. Written unde
 
 (step_<N>_t0.4/ when sampled at that temperature, step_<N>_t0.4_n8/ with 8 samples of each row, a line each in
 predictions.jsonl, step_<N>_blank/ with blanked images, step_<N>_validation/ where the rows are not test.parquet's.)
+Rows that were left out are listed in the first of the folders. Each folder belongs to one evaluation at a time; a run
+that is still training may be evaluated.
 
 Unparsed answers are a category of their own, never a class. While training, `validate` looks at data.val_files.
 """
@@ -15,22 +17,25 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from timemaster.backends.checkpoint import checkpoints, live_name
+from timemaster.backends.checkpoint import STEP, check_whole
 from timemaster.config import Config
 from timemaster.data.store import count_rows
-from timemaster.inputs import Job, check_inputs, engine_spec, load_jobs, make_renderer, most_images
+from timemaster.inputs import Job, check_inputs, engine_spec, forget_lists, load_jobs, make_renderer, most_images
+from timemaster.locks import folder_lock
 from timemaster.metrics import Prediction, how_sampled, summarise, summarise_samples
 from timemaster.models.folder import local_folder
+from timemaster.models.weights import HEAD, compare_weights, live_name, opened_weights, stored_shapes, weight_files
 from timemaster.predictions import write_predictions
 from timemaster.rollout.engine import resolve_engine
 from timemaster.rollout.rank import check_rewards
-from timemaster.run import Run, rollout_rows, write_config
+from timemaster.run import Run, full_disk, rollout_rows, write_config
 from timemaster.tasks import Task, load_tasks, predict
 from timemaster.types import Group, InputError, Sampling
 
@@ -87,62 +92,72 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
     from timemaster.workers import Workers
 
     check_inputs(cfg, cfg.data.test_files)
-    check_rewards(cfg)
     engine = resolve_engine(cfg.rollout.name)
-    with Run(cfg, "eval") as run, Workers(cfg, engine, trainers=False) as workers:
-        renderer = make_renderer(cfg)
-        (run.folder / "eval").mkdir(exist_ok=True)
-        jobs = load_jobs(cfg, cfg.data.test_files, renderer, run.folder / "eval")
+    with ExitStack() as opened:
+        run = opened.enter_context(Run(cfg, "eval"))
         targets = resolve_targets(cfg, run.folder)
+        check_targets(targets)
+        folders = [run.folder / "eval" / target.name for target in targets]
+        for folder in folders:
+            opened.enter_context(folder_lock(folder, "an evaluation"))
+        check_rewards(cfg)
+        workers = opened.enter_context(Workers(cfg, engine, trainers=False))
+        renderer = make_renderer(cfg)
+        forget_lists(folders[0])
+        jobs = load_jobs(cfg, cfg.data.test_files, renderer, folders[0])
         run.say(f"starting the engine with {targets[0].model}")
         spec = engine_spec(cfg, workers.device, targets[0].model, most_images(cfg, jobs), renderer.end_of_turn)
         workers.start(spec, training=None)
         blanks = [blank(example) for example, _ in jobs] if any(target.blank for target in targets) else []
         blank_jobs = [(example, renderer.prompt(example)) for example in blanks]
         results, loaded = [], targets[0].model
-        for target in targets:
+        for target, folder in zip(targets, folders, strict=True):
             if target.model != loaded:
                 workers.load_engines(read_layers(local_folder(target.model, cfg.model.revision)))
                 loaded = target.model
             shown = blank_jobs if target.blank else jobs
             groups = answer(cfg, workers, shown, version=target.step, label=target.name, n=cfg.eval.n)
-            results.append(write_results(run.folder / "eval" / target.name, cfg, target, groups))
+            results.append(write_results(folder, cfg, target, groups))
     return results
 
 
 def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
-    """What eval.checkpoint and eval.blank_images ask for. InputError when a checkpoint is not there."""
-    have = {step: str(path / "huggingface") for step, path in checkpoints(folder)}
+    """What eval.checkpoint and eval.blank_images ask for. InputError when a checkpoint is not there, or not whole."""
+    have = {int(m[1]): path for path in folder.glob("global_step_*") if (m := STEP.match(path.name))}
     found: list[tuple[int, str]] = []
     for name in cfg.eval.checkpoint:
         if name == "base" or (name == "latest" and not have):
             found.append((0, cfg.model.path))
-        elif name == "latest":
-            found.append((max(have), have[max(have)]))
-        elif int(name) in have:
-            found.append((int(name), have[int(name)]))
-        else:
+            continue
+        step = max(have) if name == "latest" else int(name)
+        if step not in have:
             raise InputError(f"eval.checkpoint={name}: {folder} has {sorted(have) or 'none'}; or latest, base.")
+        check_whole(have[step])
+        found.append((step, str(have[step] / "huggingface")))
     blanks = {True: [True], False: [False], "both": [False, True]}[cfg.eval.blank_images]
     how = (cfg.eval.temperature, cfg.eval.n, "+".join(dict.fromkeys(Path(file).stem for file in cfg.data.test_files)))
     return [Target(step, model, b, *how) for step, model in dict.fromkeys(found) for b in blanks]
 
 
+def check_targets(targets: Sequence[Target]) -> None:
+    """InputError when one has other weights than the first: a running engine keeps what it is not given."""
+    first, *others = dict.fromkeys(target.model for target in targets)
+    wanted = stored_shapes(first) if others else {}
+    for model in others:
+        compare_weights(model, stored_shapes(model), wanted)
+
+
 def read_layers(model: str) -> Iterator[list[tuple[str, Any]]]:
     """The weights of a Hugging Face folder in portions of (name, tensor), for engines that run already."""
-    from safetensors import safe_open
-
     tied: list[tuple[str, Any]] = []
     names: set[str] = set()
-    for path in sorted(Path(model).glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
+    for path in weight_files(model):
+        with opened_weights(path, "pt") as file:
             portion = [(live_name(name), file.get_tensor(name)) for name in sorted(file.keys())]
         names |= {name for name, _ in portion}
-        tied += [("lm_head.weight", tensor) for name, tensor in portion if name.endswith("embed_tokens.weight")]
+        tied += [(HEAD, tensor) for name, tensor in portion if name.endswith("embed_tokens.weight")]
         yield portion
-    if not names:
-        raise InputError(f"{model} has no .safetensors files; save the model in that format to evaluate it here.")
-    if "lm_head.weight" not in names:
+    if HEAD not in names:
         yield tied  # tied heads are kept under one name on disk, and as a copy in some engines
 
 
@@ -198,7 +213,6 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
     """Write metrics.json, predictions.jsonl and confusion.png. Returns the metrics."""
     from timemaster.plot_results import confusion_png
 
-    folder.mkdir(parents=True, exist_ok=True)
     tasks, n = load_tasks(cfg.data.recipes), target.num_samples
     answers = predictions(groups, tasks)
     items = [answers[i : i + n] for i in range(0, len(answers), n)]
@@ -207,13 +221,15 @@ def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Gr
     about |= {"files": cfg.data.test_files, "modality": cfg.data.modality}
     about |= {"sampling": {name: getattr(cfg.eval, name) for name in ("temperature", "top_p", "top_k")}}
     about |= {"rows_left_out": count_rows(cfg.data.test_files) - len(groups)}  # bad rows, or too long
-    write_config(folder, cfg)
-    (folder / "metrics.json").write_text(json.dumps(about | summary, indent=2) + "\n", encoding="utf-8")
     rows = (rollout_rows(group, tasks.get(group.example.data_source)) for group in groups)
     more = [{"prediction": None} | ({"sample": k} if n > 1 else {}) for k in range(n)]
-    write_predictions(folder, [more[k] | row for some in rows for k, row in enumerate(some)])
-    if summary["confusion"]:
-        (folder / "confusion.png").write_bytes(confusion_png(summary["confusion"], picture_title(about, summary)))
+    with full_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_config(folder, cfg)
+        (folder / "metrics.json").write_text(json.dumps(about | summary, indent=2) + "\n", encoding="utf-8")
+        write_predictions(folder, [more[k] | row for some in rows for k, row in enumerate(some)])
+        if summary["confusion"]:
+            (folder / "confusion.png").write_bytes(confusion_png(summary["confusion"], picture_title(about, summary)))
     log.info("%s (%s): %s", target.name, target.model, in_words(summary))
     if n > 1:
         vote = f"majority vote {summary['majority']['accuracy']:.3f}, " if summary["majority"] else ""

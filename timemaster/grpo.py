@@ -10,6 +10,7 @@ is carried out, backends/fsdp.py for the update, algo/losses.py for the loss.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -44,24 +45,24 @@ def train(cfg: Config) -> None:
     """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
     from timemaster.algo.advantages import to_samples
     from timemaster.evaluate import validate
-    from timemaster.inputs import check_inputs, load_jobs, make_renderer, order_of_rows
+    from timemaster.inputs import check_inputs, load_jobs, make_renderer, order_of_rows, rows_identity
     from timemaster.rollout.engine import resolve_engine
     from timemaster.rollout.rank import check_rewards
-    from timemaster.run import Run, due, save
+    from timemaster.run import Run, due, is_done, save
     from timemaster.workers import Workers
 
     check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
-    check_rewards(cfg)
-    engine = resolve_engine(cfg.rollout.name)
-    with Run(cfg, "grpo") as run, Workers(cfg, engine, trainers=True) as workers:
+    with ExitStack() as opened:
+        run = opened.enter_context(Run(cfg, "grpo"))  # first: from here on the folder is this process's alone
+        check_rewards(cfg)
+        workers = opened.enter_context(Workers(cfg, resolve_engine(cfg.rollout.name), trainers=True))
         renderer = make_renderer(cfg)
         jobs = load_jobs(cfg, cfg.data.train_files, renderer, run.folder)
         val_jobs = load_jobs(cfg, cfg.data.val_files, renderer, run.folder)
         stream = order_of_rows(cfg, [example for example, _ in jobs])
         total = cfg.trainer.total_training_steps or stream.num_steps(cfg.trainer.total_epochs)
-        resume, first = run.resume_point(len(jobs))
-        if first >= total:
-            run.say(f"nothing to do: {first} of {total} steps are done; raise trainer.total_epochs to go on")
+        resume, first = run.resume_point(rows_identity([example for example, _ in jobs]))
+        if is_done(run, first, total):
             return
         start(run, workers, renderer, jobs + val_jobs, stream, (resume, first, total))
         workers.sync_weights(verify=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from timemaster.backends.checkpoint import check_export
 from timemaster.config import Config, NumericConfig, compute_dtype, head_dtype, run_dir, world_size
 from timemaster.data.media import load_model_config, vision_spec
 from timemaster.data.numeric import as_numbers
@@ -20,11 +22,13 @@ from timemaster.data.render import Renderer
 from timemaster.data.store import bad_row, check_labels, count_rows, read_examples, report_bad_rows, with_task_labels
 from timemaster.data.stream import Order, make_stream
 from timemaster.models.folder import local_folder, pin
+from timemaster.models.weights import check_folder
 from timemaster.rollout.engine import EngineSpec, resolve_engine
 from timemaster.tasks import Task, load_tasks
 from timemaster.types import Example, InputError, Prompt, Sample
 
 log = logging.getLogger(__name__)
+SKIPPED, DROPPED = "skipped_rows.jsonl", "dropped_rows.jsonl"
 Job = tuple[Example, Prompt]
 Rendered = TypeVar("Rendered", Prompt, Sample)
 
@@ -33,6 +37,9 @@ def check_inputs(cfg: Config, files: list[str]) -> None:
     """Find a wrong model, recipe, file or folder at once, before any process is started. Raises InputError."""
     model = load_model_config(cfg.model.path)
     pin(cfg.model)
+    if Path(cfg.model.path).is_dir():
+        check_folder(cfg.model.path)
+        check_export(Path(cfg.model.path))
     most = model.get("text_config", model).get("max_position_embeddings")  # at the top as published
     longest = cfg.data.max_prompt_length + cfg.data.max_response_length
     if most and longest > most:
@@ -90,8 +97,8 @@ def read_rows(
     bad += wrong
     if bad:
         reasons = [{"file": row.file, "row": row.row, "reason": row.reason} for row in bad]
-        _list_rows(folder, "skipped_rows.jsonl", reasons)
-        log.warning("skipped %d bad rows, listed in %s/skipped_rows.jsonl", len(bad), folder)
+        _list_rows(folder / SKIPPED, reasons)
+        log.warning("skipped %d bad rows, listed in %s", len(bad), folder / SKIPPED)
     return rows
 
 
@@ -131,25 +138,52 @@ def load_samples(cfg: Config, files: list[str], renderer: Renderer, folder: Path
     return kept
 
 
+def rows_identity(rows: Sequence[Example]) -> dict[str, object]:
+    """The number of the rows that are trained on, and digests that tell what of them changed.
+
+    `row_set` is of the rows whatever their order, the others are of one part of each row, in order.
+    """
+    parts: dict[str, list[str]] = {"row_ids": [], "row_texts": [], "row_answers": [], "row_images": []}
+    for row in rows:
+        shown = [(message.role, part) for message in row.messages for part in message.parts]
+        parts["row_ids"].append(row.id)
+        parts["row_texts"].append(repr([(role, part.kind, part.text) for role, part in shown]))
+        parts["row_answers"].append(repr((row.answer, row.data_source)))
+        parts["row_images"].append(repr([part.media.uid for _, part in shown if part.media]))
+    whole = sorted(repr(one) for one in zip(*parts.values(), strict=True))
+    return {"rows": len(rows), "row_set": _digest(whole)} | {name: _digest(own) for name, own in parts.items()}
+
+
+def _digest(items: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(items).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def order_of_rows(cfg: Config, rows: Sequence[Example]) -> Order:
     """In which order the rows are taken: all alike, or mixed by data.mixture."""
     d = cfg.data
     return make_stream([row.data_source for row in rows], d.train_batch_size, d.seed, d.shuffle, d.mixture)
 
 
+def forget_lists(folder: Path) -> None:
+    """Remove the lists of rows that an earlier start left out: this one makes its own."""
+    for name in (SKIPPED, DROPPED):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _report_dropped(cfg: Config, folder: Path, dropped: list[dict[str, object]], kept: int, limit: int) -> None:
     if not dropped:
         return
-    _list_rows(folder, "dropped_rows.jsonl", dropped)
+    _list_rows(folder / DROPPED, dropped)
     longest = max(int(str(row["tokens"])) for row in dropped)
     text = f"{len(dropped)} rows over {limit} tokens (the longest has {longest})"
     if not kept:
         raise InputError(f"no row is left: {text}. Raise data.max_prompt_length or lower data.max_pixels.")
-    log.warning("dropped %s; %d rows stay; listed in %s/dropped_rows.jsonl", text, kept, folder)
+    log.warning("dropped %s; %d rows stay; listed in %s", text, kept, folder / DROPPED)
 
 
-def _list_rows(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
-    with open(folder / name, "a", encoding="utf-8") as file:
+def _list_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:  # the rows of train_files, then those of val_files
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 

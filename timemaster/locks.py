@@ -1,6 +1,7 @@
 """One process at a time may write into a folder: a lock that the operating system releases however the process dies.
 
     with folder_lock("checkpoints/ctu/grpo", "a training run"): ...
+    python -m timemaster.locks FOLDER DESCRIPTOR    # for scripts: see `main`
 
 The lock is `flock` on the file .lock in that folder. Linux carries it over to NFS and most cluster file systems as a
 lock that every host sees. Where a file system has no locks, a warning says so and the work goes on without one.
@@ -14,11 +15,12 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from timemaster.types import InputError
@@ -26,15 +28,9 @@ from timemaster.types import InputError
 log = logging.getLogger(__name__)
 
 NAME = ".lock"
-# What file systems without locks answer: Lustre mounted without -o flock, NFS without a lock service, some FUSE mounts.
-_NO_LOCKS = (
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.ENOTSUP,
-    errno.ENOLCK,
-    errno.EINVAL,
-    524,
-)  # 524: the kernel's ENOTSUPP
+# What file systems without locks answer: Lustre mounted without -o flock, NFS without a lock service, some FUSE mounts;
+# 524 is the kernel's own ENOTSUPP, which errno does not have.
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, 524)
 
 _held: set[int] = set()
 
@@ -64,33 +60,38 @@ def _acquire(path: Path, what: str) -> int:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(
-                path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
-            )  # NFS locks only what may be written
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what may be written
         except FileNotFoundError:  # the folder was removed between the two lines
             continue
         except OSError as error:
             raise InputError(f"{path.parent} cannot be written: {error.strerror}. Choose another folder.") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_same_file(path, descriptor):  # else another process ended, and removed it, in between
-                _write_owner(descriptor, what)
+            if _lock(path, descriptor, what):
                 return descriptor
-        except BlockingIOError:
-            owner = _read_owner(path)
+        except BaseException:
             os.close(descriptor)
-            raise InputError(f"{path.parent} is in use by {owner}, or choose another folder.") from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(descriptor)
-                raise InputError(f"{path}: {error.strerror}. Free some space or choose another folder.") from error
-            log.warning(
-                "%s: its file system has no file locks (%s), so that a second process that writes there is not "
-                "noticed. Start only one; a disk mounted with locks (Lustre: -o flock) has this check.",
-                path.parent, error.strerror,
-            )  # fmt: skip
-            return descriptor
+            raise
         os.close(descriptor)
+
+
+def _lock(path: Path, descriptor: int, what: str) -> bool:
+    """Lock the file at `path`, open as `descriptor`, and write there who holds it. False when it is gone meanwhile."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_same_file(path, descriptor):
+            return False
+        _write_owner(descriptor, what)
+    except BlockingIOError:
+        raise InputError(f"{path.parent} is in use by {_read_owner(path)}, or choose another folder.") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise InputError(f"{path}: {error.strerror}. Free some space or choose another folder.") from error
+        log.warning(
+            "%s: its file system has no file locks (%s), so that a second process that writes there is not noticed. "
+            "Start only one; a disk mounted with locks (Lustre: -o flock) has this check.",
+            path.parent, error.strerror,
+        )  # fmt: skip
+    return True
 
 
 def _is_same_file(path: Path, descriptor: int) -> bool:
@@ -131,3 +132,29 @@ def _release_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_release_in_child)
+
+
+def main() -> None:
+    """Empty a folder for a script that has opened its lock file as DESCRIPTOR and holds the lock from then on.
+
+    Ends with a message, and with nothing changed, when this folder or one below it is in use.
+    """
+    folder, descriptor = Path(sys.argv[1]), int(sys.argv[2])
+    try:
+        if not _lock(folder / NAME, descriptor, "a script"):
+            raise InputError(f"{folder}: its last user has just ended. Start again.")
+        with ExitStack() as held:
+            for path in sorted(folder.rglob(NAME)):
+                if path.parent != folder:
+                    held.enter_context(folder_lock(path.parent, "a script that empties it"))
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != NAME:
+                    path.unlink()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -24,9 +24,17 @@ def train(cfg: Config) -> None:
     """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
     from timemaster.data.media import load_model_config
     from timemaster.data.plan import describe_micro_batches
-    from timemaster.inputs import check_inputs, decoded, describe, load_samples, make_renderer, order_of_rows
+    from timemaster.inputs import (
+        check_inputs,
+        decoded,
+        describe,
+        load_samples,
+        make_renderer,
+        order_of_rows,
+        rows_identity,
+    )
     from timemaster.memory_estimate import report
-    from timemaster.run import Run, due, save
+    from timemaster.run import Run, due, is_done, save
     from timemaster.workers import Workers
 
     check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
@@ -37,9 +45,8 @@ def train(cfg: Config) -> None:
         val_samples = [sample for _, sample in load_samples(cfg, cfg.data.val_files, renderer, run.folder)]
         stream = order_of_rows(cfg, [example for example, _ in rows])
         total = cfg.trainer.total_training_steps or stream.num_steps(cfg.trainer.total_epochs)
-        resume, first = run.resume_point(len(samples))
-        if first >= total:
-            run.say(f"nothing to do: {first} of {total} steps are done; raise trainer.total_epochs to go on")
+        resume, first = run.resume_point(rows_identity([example for example, _ in rows]))
+        if is_done(run, first, total):
             return
         if workers.device == "cuda":
             for line in report(cfg, load_model_config(cfg.model.path), "sft", workers.gpu_gib()):

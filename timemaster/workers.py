@@ -16,10 +16,11 @@ import ray
 from timemaster.config import Config, world_size
 from timemaster.data.plan import micro_batch_tokens, spread
 from timemaster.models.folder import local_folder
+from timemaster.reaper import start_reaper, stop_reaper
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.rank import check_visible_gpus, peak_memory_gib, use_cores
 from timemaster.types import Example, Group, InputError, Prompt, Sample, Sampling
-from timemaster.workers_start import EngineClient, gather, place_engines, place_trainers, start_ray
+from timemaster.workers_start import EngineClient, gather, place_engines, place_trainers, session_folder, start_ray
 
 if TYPE_CHECKING:
     import torch
@@ -105,10 +106,10 @@ class TrainerRank:
             for _ in layers:  # the gathers are collective
                 pass
 
-    def save(self, folder: str) -> None:
+    def save(self, folder: str) -> dict[str, int]:
         from timemaster.backends.checkpoint import save_rank
 
-        save_rank(self.backend, folder)
+        return save_rank(self.backend, folder)
 
     def release(self) -> None:
         """Colocated on GPU: give memory that only caches hold back to the device, before an engine takes its own."""
@@ -132,6 +133,8 @@ class Workers:
     def __init__(self, cfg: Config, engine: str, trainers: bool) -> None:
         """Start Ray and the actors (`engine`: "vllm", "hf" or "" for none); they import while the driver reads on."""
         self.cfg, self.device = cfg, start_ray(cfg)
+        # A cluster that was joined is not this run's to clean up.
+        self._reaper = None if cfg.trainer.ray_address else start_reaper(session_folder())
         both = trainers and bool(engine)
         self.turns = both and self.device == "cuda" and cfg.rollout.placement == "colocated"
         self._turn = "engines"  # who has the GPUs where they are shared: engines or trainer; changing: neither, yet
@@ -255,10 +258,11 @@ class Workers:
         self.client.init_weight_transfer_engine({})
         self.client.send(layers)
 
-    def save(self, folder: str) -> None:
-        """Write every rank's part of a checkpoint."""
+    def save(self, folder: str) -> dict[str, int]:
+        """Write every rank's part of a checkpoint. Returns name and size of every file."""
         self._trainer_turn()
-        self._get(self._trainer_calls("save", folder))
+        parts = self._get(self._trainer_calls("save", folder))
+        return {name: size for part in parts for name, size in part.items()}
 
     def gpu_gib(self) -> float:
         """Memory of the trainer's smallest GPU."""
@@ -281,6 +285,8 @@ class Workers:
         for actor in [*self.engines, *self.trainers]:
             ray.kill(actor)
         ray.shutdown()
+        if self._reaper:
+            stop_reaper(self._reaper)
 
     # ---- turns: each verb first asks for its side; nothing happens where engines and trainer have their own devices
 

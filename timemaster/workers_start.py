@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ def start_ray(cfg: Config) -> str:
     else:
         use_temp_dir_for_sockets()
     log.info("starting Ray")
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **args)
     except (OSError, RuntimeError, ValueError) as error:
@@ -47,6 +49,7 @@ def start_ray(cfg: Config) -> str:
             f"trainer.ray_address={cfg.trainer.ray_address!r}: no Ray cluster answers there ({error}). Start one with "
             "`ray start --head`, correct the address, or leave it empty for this machine alone."
         ) from error
+    signal.signal(signal.SIGTERM, before)  # Ray puts one of its own there, which ends the driver at once
     found = ray.cluster_resources().get("GPU", 0) > 0
     if cfg.trainer.device == "cuda" and not found:
         raise InputError("trainer.device=cuda, but Ray finds no GPU. Use trainer.device=auto or cpu.")
@@ -80,6 +83,11 @@ def _holds_sockets(folder: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def session_folder() -> str:
+    """Where the Ray that runs here keeps sockets and logs."""
+    return ray._private.worker._global_node.get_session_dir_path()
 
 
 def place_trainers(cfg: Config, device: str, rank_class: type) -> list[Any]:

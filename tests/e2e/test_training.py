@@ -1,4 +1,4 @@
-"""Whole runs on a real Ray cluster with real engines: resume, other rank counts, several engines, failures, Ctrl-C."""
+"""Whole runs on a real Ray cluster with real engines: resume, other rank counts, several engines, failures, SIGTERM."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_a_killed_engine_is_named_at_once(cluster, data, taught, tmp_path: Path)
     assert time.time() - killer() < 60
 
 
-def test_ctrl_c_saves_then_exits_and_a_failing_reward_can_be_counted(cluster, data, taught, tmp_path: Path) -> None:
+def test_sigterm_saves_then_exits_and_a_failing_reward_can_be_counted(cluster, data, taught, tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("def score(rollout, example):\n    return float('nan')\n", encoding="utf-8")
     cfg = settings(cluster, data, taught, tmp_path / "run")
     cfg.reward.path, cfg.reward.on_error = f"{tmp_path}/bad.py:score", "zero"
@@ -223,7 +223,7 @@ def test_ctrl_c_saves_then_exits_and_a_failing_reward_can_be_counted(cluster, da
     def interrupt() -> None:
         while not (marker.exists() and marker.read_text(encoding="utf-8").count("\n") >= 2):
             time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=interrupt, daemon=True).start()
     rows = run(cfg, 1000)

@@ -9,9 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "timemaster"
 LAYERS = {
-    "types": 0, "config": 0, "checks": 0, "conf": 0, "locks": 0, "console": 0,
+    "types": 0, "config": 0, "checks": 0, "conf": 0, "locks": 0, "console": 0, "reaper": 0,
     "judge": 1, "algo": 1, "rewards": 1, "data": 1, "models": 1, "metrics": 1, "memory": 1, "memory_estimate": 1, "plot_results": 1, "plot_modalities": 1,
-    "predictions": 1, "published": 1,
+    "predictions": 1, "published": 1, "sinks": 1,
     "tasks": 2, "backends": 2, "rollout": 2,
     "workers": 3, "workers_start": 3,
     "run": 4, "cli": 4, "inputs": 4, "summary": 4, "traces": 4,

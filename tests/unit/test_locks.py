@@ -17,6 +17,8 @@ import pytest
 from timemaster.locks import folder_lock
 from timemaster.types import InputError
 
+ROOT = Path(__file__).resolve().parents[2]
+
 HOLD = """
 import os, sys, time
 from timemaster.locks import folder_lock
@@ -62,9 +64,13 @@ def test_the_lock_ends_with_its_process_however_it_dies(tmp_path: Path, number: 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "child", ["os.fork() or time.sleep(600)", "import subprocess; subprocess.Popen(['sleep', '600'])"]
-)
+FORK = """ready, done = os.pipe()
+    os.fork() or os.write(done, b"x") and time.sleep(600)
+    os.read(ready, 1)"""
+START = "import subprocess; subprocess.Popen(['sleep', '600'])"
+
+
+@pytest.mark.parametrize("child", [FORK, START])
 def test_a_child_that_outlives_the_process_does_not_keep_the_lock(tmp_path: Path, child: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD.format(work=child), str(tmp_path)],
@@ -124,3 +130,54 @@ def test_a_folder_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="cannot be written"), folder_lock(tmp_path / "file", "a training run"):
         pass
+
+
+SCRIPT = """source example/stages.sh
+fresh_folder "$1"
+echo begun >"$1/file"
+echo ready
+read -r line || true
+"""
+
+
+def script(folder: Path) -> subprocess.Popen[str]:
+    """A script that makes its folder afresh, writes there and waits for its input to end."""
+    return subprocess.Popen(
+        ["bash", "-c", f"set -euo pipefail\n{SCRIPT}", "a-script.sh", str(folder)], cwd=ROOT, text=True,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def end_script(process: subprocess.Popen[str]) -> None:
+    """Not `communicate`: what measures the memory writes to the same pipe for a while yet."""
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(timeout=60)
+
+
+def test_a_script_empties_its_folder_and_holds_it(tmp_path: Path) -> None:
+    folder = tmp_path / "a b"
+    (folder / "old" / "deep").mkdir(parents=True)
+    (folder / "old" / "file").write_text("", encoding="utf-8")
+    first = script(folder)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "ready\n"
+    assert {path.name for path in folder.iterdir()} - {"peak_memory_gib"} == {".lock", "file"}
+    said, _ = script(folder).communicate(timeout=60)
+    assert f"error: {folder} is in use by a script: process" in said
+    assert (folder / "file").read_text(encoding="utf-8") == "begun\n"
+    end_script(first)
+    again = script(folder)
+    assert again.stdout is not None
+    assert again.stdout.readline() == "ready\n"  # at once after the first one's end
+    end_script(again)
+
+
+def test_a_script_does_not_empty_a_folder_in_which_a_run_is_going_on(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_text("kept", encoding="utf-8")
+    with folder_lock(tmp_path / "z" / "grpo", "a training run"):
+        said, _ = script(tmp_path).communicate(timeout=60)
+        assert f"error: {tmp_path}/z/grpo is in use by a training run: process {os.getpid()}" in said
+        assert (tmp_path / "a" / "file").read_text(encoding="utf-8") == "kept"

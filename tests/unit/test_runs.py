@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,16 @@ import pytest
 from tests.helpers import picture, question
 from tests.servers import ChatServer, says
 from timemaster.backends import checkpoint
-from timemaster.config import RewardConfig
+from timemaster.config import Config, RewardConfig
 from timemaster.evaluate import validation_metrics
+from timemaster.inputs import rows_identity
 from timemaster.judge import Budget, Chat, Endpoint, Judge, Rubric, Store, set_judge, the_judge
 from timemaster.metrics import UNPARSED, Prediction, summarise, wilson
+from timemaster.models.weights import live_name, published_name
 from timemaster.rewards import RewardPart, Scorer
 from timemaster.rollout.loop import RolloutLoop, stable_seed
 from timemaster.rollout.rank import make_scorer
+from timemaster.run import Run
 from timemaster.types import Completion, Example, InputError, Message, Part, Prompt, Rollout, Sampling, Score
 
 LABELS = ["Desktop", "Laptop"]
@@ -94,10 +98,11 @@ def test_wilson_interval_by_hand() -> None:
 
 def finished(run: Path, step: int, keep: int = 2) -> Path:
     folder = checkpoint.begin(run, step, needed_bytes=1)
-    for name in ("state/.metadata", "huggingface/config.json", "rng_0.pt"):
+    names = ("state/.metadata", "huggingface/config.json", "rng_0.pt")
+    for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("w" * 100, encoding="utf-8")
-    return checkpoint.commit(folder, {"step": step, "updates_done": step}, num_ranks=1, keep=keep)
+    return checkpoint.commit(folder, {"step": step, "updates_done": step}, dict.fromkeys(names, 100), keep=keep)
 
 
 def test_older_checkpoints_are_pruned_after_the_new_one_is_there(tmp_path: Path) -> None:
@@ -125,19 +130,36 @@ def test_a_full_disk_is_said_before_anything_is_lost(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("tmp_*"))
 
 
-def test_a_checkpoint_that_lacks_a_ranks_part_is_refused_and_prunes_nothing(tmp_path: Path) -> None:
+def test_a_checkpoint_that_lacks_a_ranks_part_is_refused_and_prunes_nothing(tmp_path: Path, monkeypatch) -> None:
     for step in (5, 10):
         finished(tmp_path, step)
-    hollow = checkpoint.begin(tmp_path, 15, needed_bytes=1)  # the ranks wrote to another disk
-    with pytest.raises(InputError, match=r"lacks state/.metadata, huggingface/config.json, rng_0.pt, rng_1.pt.*shared"):
-        checkpoint.commit(hollow, {"step": 15}, num_ranks=2, keep=1)
+    hollow = checkpoint.begin(tmp_path, 15, needed_bytes=1)  # the second rank wrote to another disk
+    (hollow / "rng_0.pt").write_text("w", encoding="utf-8")
+    monkeypatch.setattr(checkpoint, "SECONDS_TO_APPEAR", 0.0)
+    with pytest.raises(InputError, match=r"rng_1.pt is missing\. Every node must see .*shared disk"):
+        checkpoint.commit(hollow, {"step": 15}, {"rng_0.pt": 1, "rng_1.pt": 1}, keep=1)
     assert [step for step, _ in checkpoint.checkpoints(tmp_path)] == [5, 10]
+
+
+def test_what_another_node_wrote_may_appear_late_on_a_shared_disk(tmp_path: Path) -> None:
+    folder = checkpoint.begin(tmp_path, 5, needed_bytes=1)
+    (folder / "rng_1.pt").write_text("", encoding="utf-8")  # there, and not of its size yet
+
+    def appear() -> None:
+        time.sleep(0.2)
+        (folder / "rng_1.pt").write_text("w", encoding="utf-8")
+        (folder / "state").mkdir()
+        (folder / "state" / "__1_0.distcp").write_text("w", encoding="utf-8")
+
+    threading.Thread(target=appear).start()
+    checkpoint.commit(folder, {"step": 5}, {"rng_1.pt": 1, "state/__1_0.distcp": 1}, keep=1)
+    assert checkpoint.latest(tmp_path) == tmp_path / "global_step_5"
 
 
 @pytest.mark.parametrize("name", ["visual.merger.mlp.0.weight", "model.layers.3.mlp.up_proj.weight", "lm_head.weight"])
 def test_published_and_live_names_are_inverse(name: str) -> None:
-    assert checkpoint.published_name(checkpoint.live_name(name)) == name
-    assert checkpoint.live_name(checkpoint.live_name(name)) == checkpoint.live_name(name)
+    assert published_name(live_name(name)) == name
+    assert live_name(live_name(name)) == live_name(name)
 
 
 # ---- the turn loop, with an engine of ten lines
@@ -281,9 +303,6 @@ def test_the_users_own_reward_replaces_the_recipes(tmp_path: Path) -> None:
 
 
 def test_metrics_of_undone_steps_are_dropped_on_resume(tmp_path: Path) -> None:
-    from timemaster.config import Config
-    from timemaster.run import Run
-
     config = Config()
     config.trainer.default_local_dir = str(tmp_path)
     rows = "".join(json.dumps({"step": s}) + "\n" for s in range(1, 8))
@@ -294,7 +313,7 @@ def test_metrics_of_undone_steps_are_dropped_on_resume(tmp_path: Path) -> None:
     for step in (5, 6, 7):
         (tmp_path / "rollouts" / f"step_{step}.jsonl").write_text("{}", encoding="utf-8")
     finished(tmp_path, 5)
-    assert Run(config, "grpo").resume_point(100) == (str(tmp_path / "global_step_5"), 5)
+    assert Run(config, "grpo").resume_point({"rows": 100}) == (str(tmp_path / "global_step_5"), 5)
     assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["step_5.jsonl"]
     assert [
         json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -308,32 +327,57 @@ def test_metrics_of_undone_steps_are_dropped_on_resume(tmp_path: Path) -> None:
     config.trainer.resume_mode = "disable"
     with pytest.raises(InputError, match="resume_mode=disable"), Run(config, "grpo"):
         pass
-    assert not (tmp_path / "config.yaml").exists()
+    assert "resume_mode: auto" in (tmp_path / "config.yaml").read_text(encoding="utf-8")
 
 
 def test_another_kind_of_run_or_order_of_rows_is_not_continued(tmp_path: Path) -> None:
-    from timemaster.config import Config
-    from timemaster.run import Run
-
     config = Config()
     config.trainer.default_local_dir = str(tmp_path)
+    rows = [question(f"row {i}", [picture(i)]) for i in range(4)]
     run = Run(config, "sft")
-    run.resume_point(100)
+    run.resume_point(rows_identity(rows))
     finished(tmp_path, 5)
-    state = json.loads((tmp_path / "global_step_5" / "trainer.json").read_text(encoding="utf-8"))
-    (tmp_path / "global_step_5" / "trainer.json").write_text(json.dumps(state | run.identity), encoding="utf-8")
-    assert run.resume_point(100)[1] == 5
-    with pytest.raises(InputError, match="written with mode 'sft', now 'grpo'; rows 100, now 99"):
-        Run(config, "grpo").resume_point(99)
+    path = tmp_path / "global_step_5" / "trainer.json"
+    state = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(state | run.identity), encoding="utf-8")
+
+    def resume(mode: str, rows: list[Example]) -> int:
+        return Run(config, mode).resume_point(rows_identity(rows))[1]
+
+    assert resume("sft", rows) == 5
+    with pytest.raises(InputError, match=r"written with mode 'sft', now 'grpo'; rows 4, now 3\. Restore"):
+        resume("grpo", rows[:3])
+    changed = {
+        "answers": replace(rows[1], answer="another"),
+        "ids": replace(rows[1], id="another"),
+        "texts": replace(rows[1], messages=question("", [picture(1)], "another").messages),
+        "images": replace(rows[1], messages=question("", [picture(9)]).messages),
+    }
+    for what, row in changed.items():
+        with pytest.raises(InputError, match=f"written with other {what} in its rows\\. Restore"):
+            resume("sft", [rows[0], row, *rows[2:]])
+    with pytest.raises(InputError, match=r"written with its rows in another order\. Restore"):
+        resume("sft", rows[::-1])
+    with pytest.raises(InputError, match=r"written with other answers in its rows\. Restore"):
+        resume("sft", [replace(rows[0], answer="b"), replace(rows[1], answer="a"), *rows[2:]])
     config.data.seed, config.model.path = 2, "Qwen/other"
     with pytest.raises(InputError, match="seed 1, now 2; model '', now 'Qwen/other'"):
-        Run(config, "sft").resume_point(100)
+        resume("sft", rows)
+
+
+def test_a_checkpoint_of_an_older_version_is_continued_with_a_warning(tmp_path: Path, caplog) -> None:
+    config = Config()
+    config.trainer.default_local_dir = str(tmp_path)
+    path = finished(tmp_path, 5) / "trainer.json"
+    path.write_text(json.dumps({"step": 5, "updates_done": 5, "mode": "sft", "rows": 1}), encoding="utf-8")
+    assert Run(config, "sft").resume_point(rows_identity([question("row", [])]))[1] == 5
+    assert "no list of its files" in caplog.text
+    assert "no digest of its rows" in caplog.text
+    with pytest.raises(InputError, match="rows 1, now 0"):
+        Run(config, "sft").resume_point(rows_identity([]))
 
 
 def test_an_evaluation_leaves_the_runs_record_alone(tmp_path: Path) -> None:
-    from timemaster.config import Config
-    from timemaster.run import Run
-
     config = Config()
     config.trainer.default_local_dir = str(tmp_path)
     with Run(config, "eval"):

@@ -27,6 +27,7 @@ from timemaster.backends.policy import Policy
 from timemaster.config import Config, attention, compute_dtype, head_dtype
 from timemaster.data.batch import Batch, Collator
 from timemaster.data.media import banned_token_ids, load_model_config, vision_spec
+from timemaster.models.weights import check_weights
 from timemaster.types import Sample
 
 MicroBatches = Sequence[Sequence[Sample]]  # this rank's micro-batches; an empty one only joins the collectives
@@ -71,6 +72,8 @@ class FsdpBackend:
         from transformers import Qwen2_5_VLForConditionalGeneration
 
         cfg = self.cfg.model
+        if trained:
+            check_weights(cfg.path)
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             cfg.path,
             dtype="auto",  # as stored, while every rank holds all of it

@@ -228,13 +228,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.workers < 0:
         parser.error("--workers is 0 (one per core) or more")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    from timemaster.cli import end_on_sigterm
     from timemaster.tasks import load_task
 
+    end_on_sigterm()
     try:
         task = load_task(options.recipe)
         prepare(task, options.source, options.out, options.workers, options.seed, options.plot)
     except InputError as error:
         parser.exit(1, f"{error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted: what was made so far is removed\n")
 
 
 if __name__ == "__main__":
