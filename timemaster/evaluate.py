@@ -96,7 +96,7 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
     with ExitStack() as opened:
         run = opened.enter_context(Run(cfg, "eval"))
         targets = resolve_targets(cfg, run.folder)
-        check_targets(targets)
+        check_targets([local_folder(target.model, cfg.model.revision) for target in targets])
         folders = [run.folder / "eval" / target.name for target in targets]
         for folder in folders:
             opened.enter_context(folder_lock(folder, "an evaluation"))
@@ -139,9 +139,9 @@ def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
     return [Target(step, model, b, *how) for step, model in dict.fromkeys(found) for b in blanks]
 
 
-def check_targets(targets: Sequence[Target]) -> None:
-    """InputError when one has other weights than the first: a running engine keeps what it is not given."""
-    first, *others = dict.fromkeys(target.model for target in targets)
+def check_targets(folders: Sequence[str]) -> None:
+    """InputError when a model has other weights than the first: a running engine keeps what it is not given."""
+    first, *others = dict.fromkeys(folders)
     wanted = stored_shapes(first) if others else {}
     for model in others:
         compare_weights(model, stored_shapes(model), wanted)

@@ -156,7 +156,7 @@ def start(
     model = f"{resume}/huggingface" if resume else cfg.model.path
     spec = engine_spec(cfg, workers.device, model, most_images(cfg, jobs), renderer.end_of_turn)
     if workers.device == "cuda":
-        for line in report(cfg, load_model_config(cfg.model.path), "grpo", workers.gpu_gib()):
+        for line in report(cfg, load_model_config(cfg.model.path, cfg.model.revision), "grpo", workers.gpu_gib()):
             run.say(line)
     run.say(f"starting engines and trainer ranks on {workers.device}")
     probes = [prompt for _, prompt in jobs[:4]]

@@ -35,7 +35,7 @@ Rendered = TypeVar("Rendered", Prompt, Sample)
 
 def check_inputs(cfg: Config, files: list[str]) -> None:
     """Find a wrong model, recipe, file or folder at once, before any process is started. Raises InputError."""
-    model = load_model_config(cfg.model.path)
+    model = load_model_config(cfg.model.path, cfg.model.revision)
     pin(cfg.model)
     if Path(cfg.model.path).is_dir():
         check_folder(cfg.model.path)

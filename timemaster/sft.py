@@ -49,7 +49,7 @@ def train(cfg: Config) -> None:
         if is_done(run, first, total):
             return
         if workers.device == "cuda":
-            for line in report(cfg, load_model_config(cfg.model.path), "sft", workers.gpu_gib()):
+            for line in report(cfg, load_model_config(cfg.model.path, cfg.model.revision), "sft", workers.gpu_gib()):
                 run.say(line)
         run.say(f"starting trainer ranks on {workers.device}")
         table = workers.start(None, training=(total, False, resume))

@@ -17,7 +17,7 @@ from timemaster.backends.fsdp import FsdpBackend
 from timemaster.config import Config
 from timemaster.data.media import banned_token_ids
 from timemaster.data.render import Renderer
-from timemaster.models.folder import weight_names
+from timemaster.models.weights import wanted_shapes
 from timemaster.rollout.engine import make_engine
 from timemaster.rollout.loop import RolloutLoop
 from timemaster.rollout.wire import pack
@@ -152,7 +152,7 @@ def test_an_update_that_lacks_weights_is_refused_by_name(tiny: str, setting: Set
     """Last of the engine's tests: the update stays unfinished."""
     missing = "model.language_model.layers.1.self_attn.k_proj.bias"  # of what vLLM merges into one tensor
     with pytest.raises(
-        InputError, match=f"lacks 1 of {len(weight_names(tiny)) + setting.engine.own_head()}: {missing}"
+        InputError, match=f"lacks 1 of {len(wanted_shapes(tiny)) + setting.engine.own_head()}: {missing}"
     ):
         setting.push(without=missing)
 

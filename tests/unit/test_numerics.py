@@ -342,7 +342,7 @@ def test_a_push_gathers_each_sharded_module_once_and_whole(setting) -> None:
     from torch.distributed.fsdp import FSDPModule
 
     from timemaster.backends.fsdp import full
-    from timemaster.models.folder import weight_names
+    from timemaster.models.weights import wanted_shapes
 
     backend, _ = setting
     masters = dict(backend.policy.model.named_parameters())
@@ -352,7 +352,7 @@ def test_a_push_gathers_each_sharded_module_once_and_whole(setting) -> None:
     pushed = [item for portion in portions for item in portion]  # a sender may hold tensors of several portions at once
     assert [(name, tuple(tensor.shape)) for name, tensor in pushed] == backend.weight_shapes(tied_head=True)
     assert all(tensor.equal(full(masters[name].detach())) for name, tensor in pushed)
-    assert {name for name, _ in pushed} == weight_names(backend.cfg.model.path) | {"lm_head.weight"}
+    assert {name for name, _ in pushed} == wanted_shapes(backend.cfg.model.path).keys() | {"lm_head.weight"}
     assert "lm_head.weight" not in dict(backend.weight_shapes(tied_head=False))
 
 

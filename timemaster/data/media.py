@@ -71,14 +71,14 @@ def vision_spec(config: dict[str, Any], min_pixels: int, max_pixels: int, clock_
     )
 
 
-def load_model_config(path: str) -> dict[str, Any]:
+def load_model_config(path: str, revision: str = "main") -> dict[str, Any]:
     """The config.json of a Qwen2.5-VL folder or hub id. InputError for anything else. Does not import torch."""
     from transformers.utils import cached_file
 
     if not Path(path).is_dir():
         _check_hub_id(path)
     try:
-        config = json.loads(Path(str(cached_file(path, "config.json"))).read_text(encoding="utf-8"))
+        config = json.loads(Path(str(cached_file(path, "config.json", revision=revision))).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         hint = "Give a local Qwen2.5-VL folder (with config.json) or a hub id such as Qwen/Qwen2.5-VL-3B-Instruct."
         raise InputError(f"model.path={path!r} cannot be read as a model: {error}. {hint}") from error

@@ -1,4 +1,4 @@
-"""A model's folder: where it lies, for a hub id too, and which weights it must have."""
+"""Where a model's folder lies, for a hub id too."""
 
 from __future__ import annotations
 
@@ -26,17 +26,3 @@ def local_folder(path: str, revision: str) -> str:
     from huggingface_hub import snapshot_download
 
     return snapshot_download(path, revision=revision, allow_patterns=list(FILES))
-
-
-def weight_names(path: str) -> set[str]:
-    """The names of all weights of a Qwen2.5-VL folder or hub id, as transformers has them in memory.
-
-    Read from its config alone. A tied head has no name of its own.
-    """
-    import torch
-    from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
-
-    config = AutoConfig.from_pretrained(path)
-    with torch.device("meta"):
-        names = {name for name, _ in Qwen2_5_VLForConditionalGeneration(config).named_parameters()}
-    return names - {"lm_head.weight"} if config.tie_word_embeddings else names

@@ -31,18 +31,9 @@ def live_name(name: str) -> str:
     return "model." + name if name.startswith("visual.") else name.replace("model.", "model.language_model.", 1)
 
 
-def weights_folder(model: str) -> Path:
-    """Where the weights of a local folder or a hub id lie."""
-    if Path(model).is_dir():
-        return Path(model)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.safetensors.index.json"]))
-
-
 def weight_files(model: str) -> list[Path]:
-    """The files with the weights of a folder or hub id. InputError when one that its index names is not there."""
-    folder = weights_folder(model)
+    """The files with the weights of a folder. InputError when one that its index names is not there."""
+    folder = Path(model)
     index = folder / "model.safetensors.index.json"
     found = sorted(folder.glob("*.safetensors"))
     if index.exists():
@@ -99,7 +90,7 @@ def opened_weights(path: Path, framework: str) -> Iterator[Any]:
 
 
 def stored_shapes(model: str) -> Shapes:
-    """Name and shape of every weight of a folder or hub id, a tied head left out. Reads headers only."""
+    """Name and shape of every weight in a folder, a tied head left out. Reads headers only."""
     shapes: Shapes = {}
     for path in weight_files(model):
         with opened_weights(path, "np") as file:
@@ -109,19 +100,22 @@ def stored_shapes(model: str) -> Shapes:
     return shapes
 
 
-def check_weights(model: str) -> Shapes:
-    """The weights that the configuration of a folder or hub id asks for, after a look that they are all there.
-
-    Raises InputError that names weights which are missing, too many or of another shape. Imports torch.
-    """
+def wanted_shapes(model: str) -> Shapes:
+    """The weights that the configuration of a folder asks for, a tied head left out. Imports torch."""
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     config = Qwen2_5_VLConfig.from_pretrained(model)
     with torch.device("meta"):
-        wanted = {n: tuple(p.shape) for n, p in Qwen2_5_VLForConditionalGeneration(config).named_parameters()}
-    compare_weights(model, stored_shapes(model), wanted)
-    return wanted
+        shapes = {n: tuple(p.shape) for n, p in Qwen2_5_VLForConditionalGeneration(config).named_parameters()}
+    if config.tie_word_embeddings:
+        shapes.pop(HEAD, None)
+    return shapes
+
+
+def check_weights(model: str) -> None:
+    """InputError that names the weights of a folder which are missing, too many or of another shape."""
+    compare_weights(model, stored_shapes(model), wanted_shapes(model))
 
 
 def compare_weights(source: str, found: Shapes, wanted: Shapes) -> None:
