@@ -24,11 +24,11 @@ from timemaster.data.numeric import as_numbers, write_series
 from timemaster.data.series import Series
 from timemaster.data.store import plot_row, read_examples, write_rows
 from timemaster.data.stream import Mixture, make_stream
-from timemaster.inputs import in_numbers, read_rows
+from timemaster.inputs import in_numbers, load_jobs, read_rows
 from timemaster.modalities import token_costs
 from timemaster.tasks import load_task, load_tasks
 from timemaster.traces import ask_explainer
-from timemaster.types import InputError
+from timemaster.types import Example, InputError, Prompt
 
 DOUBLES = pa.list_(pa.float64())
 CHANNELS = pa.list_(DOUBLES)
@@ -55,6 +55,7 @@ def test_the_series_of_a_row_takes_the_place_of_its_plot(tmp_path: Path, values:
     parts = as_numbers(example, (), PLAIN).messages[0].parts
     numbers = "0.5,-1.0" if len(values) == 1 else "dim_0: 0.5,-1.0\ndim_1: 2.0,3.0"
     assert "".join(part.text for part in parts) == f"Look: {numbers} Which?"
+    assert as_numbers(example, (), PLAIN).extra["series"] == values
     (without,), _ = read_examples([str(tmp_path / "one.parquet")])
     with pytest.raises(InputError, match=r"the raw series .* is needed"):
         as_numbers(without, (), PLAIN)
@@ -133,6 +134,21 @@ def test_rows_left_out_must_leave_some_of_every_class(tmp_path: Path) -> None:
     file = write_data(tmp_path, DOUBLES, [[1.0], [1.0], [None], [1.0], [math.nan]])  # both laptops are bad
     with pytest.raises(InputError, match="All 2 rows of class 'Laptop' of computer_dataset cannot be used"):
         read_rows(cfg, [file], tmp_path, lambda example: example, scored=False)
+
+
+class LongLaptops:
+    """A renderer whose prompts of laptops are long."""
+
+    def prompt(self, example: Example) -> Prompt:
+        return Prompt(id=example.id, token_ids=[0] * (9 if example.answer == "Laptop" else 3), media=[])
+
+
+def test_rows_that_are_too_long_must_leave_some_of_every_class(tmp_path: Path) -> None:
+    cfg = Config()
+    cfg.data.recipes, cfg.data.max_prompt_length = ["recipes.ctu"], 5
+    file = write_data(tmp_path, DOUBLES, [[1.0]] * 4)
+    with pytest.raises(InputError, match=r"All 1 rows of class 'Laptop' .* too long: raise data.max_prompt_length"):
+        load_jobs(cfg, [file], LongLaptops(), tmp_path)  # type: ignore[arg-type]
 
 
 def test_the_other_readers_of_series_say_which_row_is_odd(tmp_path: Path) -> None:

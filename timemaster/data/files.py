@@ -7,6 +7,7 @@ in words, and nothing is left out without a word.
 from __future__ import annotations
 
 import codecs
+import errno
 import logging
 import lzma
 import re
@@ -26,6 +27,7 @@ NUM_LISTED = 5  # names in a message
 MAX_NESTED = 3  # zips within each other
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 OTHER_TMPDIR = "choose another folder for temporary files: TMPDIR=DIR"
+OTHER_LIMITS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)  # of other than disks
 ENCRYPTED = 0x1  # bit of a zip entry's flags
 
 CLASS = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,]*"""
@@ -52,6 +54,8 @@ def writing(path: Path | str, otherwise: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in OTHER_LIMITS:
+            raise
         reason = error.strerror or error
         raise InputError(
             f"{path} cannot be written: {reason}. Free space there or make it writable, or {otherwise}."

@@ -72,7 +72,10 @@ def _number(value: float, decimals: int) -> str:
 
 
 def as_numbers(example: Example, names: Sequence[str], style: NumericConfig) -> Example:
-    """`example` with its one image replaced by `extra["series"]` in numbers. InputError when it has not one of each."""
+    """`example` with its one image replaced by `extra["series"]` in numbers. InputError when it has not one of each.
+
+    `extra["series"]` is [channels][length] then, for rewards.
+    """
     values = series_of(example)
     images = [part for message in example.messages for part in message.parts if part.media is not None]
     if len(images) != 1:
@@ -81,4 +84,4 @@ def as_numbers(example: Example, names: Sequence[str], style: NumericConfig) -> 
         )
     text = Part("text", text=write_series(values, names, style))
     messages = [Message(m.role, [text if part.media else part for part in m.parts]) for m in example.messages]
-    return replace(example, messages=messages)
+    return replace(example, messages=messages, extra={**example.extra, "series": values})

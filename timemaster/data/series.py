@@ -244,7 +244,9 @@ def check_splits(splits: Mapping[str, Sequence[Series]], num_rows: Mapping[str, 
     """
     sizes = {split: len(splits[split]) for split in num_rows}
     for split, expected in num_rows.items():
-        if not 0 < sizes[split] <= expected:
+        if not sizes[split]:
+            raise InputError(f"The {split} split has no series.")
+        if sizes[split] > expected:
             raise InputError(f"The {split} split has {sizes[split]} series; the published set has {expected}.")
         for series in splits[split]:
             wrong = {len(channel) for channel in series.values} - {length}
