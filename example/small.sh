@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # The whole of one dataset on a small machine, without a GPU: data (bare 112 x 112 plots), a tiny Qwen2.5-VL, supervised
-# warm start, GRPO, evaluation before and after, and with blanked images. What follows the name goes to its data script.
-# Writes checkpoints/small_<dataset>/ (made afresh) with summary.json. Minutes on two cores. SFT_STEPS is 20 epochs, but
-# 200 to 600 steps, and GRPO_STEPS 40, unless you say otherwise:
+# warm start, GRPO, evaluation before and after, and with blanked images. Of what follows the name, options go to its data
+# script and settings (KEY=VALUE) to GRPO and evaluation; those of data, model, actor and trainer to the warm start, too.
+# Writes checkpoints/small_<dataset>/ (made afresh) with summary.json. Minutes on two cores. Batches have 32 rows, or all
+# where there are fewer; SFT_STEPS is 20 epochs, but 200 to 600 steps, and GRPO_STEPS 40, unless you say otherwise:
 #
 #   bash example/small.sh ctu
 #   SFT_STEPS=300 GRPO_STEPS=80 bash example/small.sh har --source DIR
+#   bash example/small.sh tee --source DIR data.train_batch_size=8 rollout.n=8
 #   MODALITY=numeric bash example/small.sh italy_power           # the series as text; checkpoints/small_<dataset>_numeric/
 set -euo pipefail
 source "$(dirname "$0")/stages.sh"
-[ $# -gt 0 ] || { echo "usage: bash $0 DATASET [--source DIR]" >&2; exit 2; }
+[ $# -gt 0 ] || { echo "usage: bash $0 DATASET [--source DIR] [KEY=VALUE ...]" >&2; exit 2; }
 DATASET="$1"
 shift
 source "$(dirname "$0")/setup_env.sh"
@@ -18,6 +20,21 @@ source "$(dirname "$0")/setup_env.sh"
 GRPO_STEPS="${GRPO_STEPS:-40}"
 MODALITY="${MODALITY:-image}"
 export DATA="$ROOT/data/${DATASET}_small"
+BATCH= OPTIONS=() SETTINGS=() SHARED=() previous=
+for argument; do
+    case "$previous" in --*=*) ;; --*) OPTIONS+=("$argument") previous= && continue ;; esac
+    case "$argument" in
+        --out* | --plot* | trainer.default_local_dir=* | trainer.total_*=* | data.modality=*)
+            stop "$argument: this script sets the folders, the plot, SFT_STEPS, GRPO_STEPS and MODALITY" ;;
+        --*) OPTIONS+=("$argument") ;;
+        data.*=* | model.*=* | actor.*=* | trainer.*=*) SETTINGS+=("$argument") SHARED+=("$argument") ;;
+        *=*) SETTINGS+=("$argument") ;;
+        *) stop "$argument is neither an option of the data script (--source DIR) nor a setting (KEY=VALUE)" ;;
+    esac
+    case "$argument" in data.train_batch_size=*) BATCH="${argument#*=}" ;; esac
+    previous="$argument"
+done
+case "$BATCH" in 0* | *[!0-9]*) stop "data.train_batch_size=$BATCH; give a whole number of rows" ;; esac
 
 # What a tiny model on a small machine needs other than the 3B model of the scripts.
 TINY=(
@@ -39,8 +56,6 @@ case "$MODALITY" in
 esac
 fresh_folder "$ROOT/checkpoints/small_$NAME"
 GRPO=(
-    data.train_batch_size=32
-    actor.ppo_mini_batch_size=32
     actor.optim.lr=2e-4
     actor.optim.lr_warmup_steps=5
     actor.use_kl_loss=False
@@ -53,16 +68,19 @@ GRPO=(
     trainer.total_training_steps="$GRPO_STEPS"
 )
 
-stage data bash "example/data_preprocess/$DATASET.sh" --plot small "$@"
+stage data bash "example/data_preprocess/$DATASET.sh" --plot small ${OPTIONS[@]+"${OPTIONS[@]}"}
 ROWS=$(python -c "import pyarrow.parquet as p, sys; print(p.read_metadata(sys.argv[1]).num_rows)" "$DATA/sft.parquet")
-STEPS=$((ROWS * 20 / 32)) # 20 epochs of the warm start's batches
+BATCH="${BATCH:-$((ROWS < 32 ? ROWS : 32))}" # sft.parquet has the rows of train.parquet
+STEPS=$((ROWS * 20 / BATCH)) # 20 epochs of the warm start's batches
 SFT_STEPS="${SFT_STEPS:-$((STEPS < 200 ? 200 : STEPS > 600 ? 600 : STEPS))}"
 stage model python -m timemaster.models.tiny "$OUT/tiny" --text-from "$DATA/sft.parquet"
 export MODEL_PATH="$OUT/tiny"
-stage sft bash "example/sft_trainer/run_$DATASET.sh" "${TINY[@]}" actor.optim.lr=7e-4 \
-    trainer.default_local_dir="$OUT/sft" trainer.total_training_steps="$SFT_STEPS"
+stage sft bash "example/sft_trainer/run_$DATASET.sh" "${TINY[@]}" data.train_batch_size="$BATCH" actor.optim.lr=7e-4 \
+    trainer.default_local_dir="$OUT/sft" trainer.total_training_steps="$SFT_STEPS" ${SHARED[@]+"${SHARED[@]}"}
 export MODEL_PATH="$OUT/sft/global_step_$SFT_STEPS/huggingface"
-stage grpo bash "example/grpo_trainer/run_$DATASET.sh" "${TINY[@]}" "${GRPO[@]}"
-stage evaluation env EVAL=True bash "example/grpo_trainer/run_$DATASET.sh" "${TINY[@]}" "${GRPO[@]}" \
+GRPO=("${TINY[@]}" "${GRPO[@]}" data.train_batch_size="$BATCH" actor.ppo_mini_batch_size="$BATCH"
+    ${SETTINGS[@]+"${SETTINGS[@]}"})
+stage grpo bash "example/grpo_trainer/run_$DATASET.sh" "${GRPO[@]}"
+stage evaluation env EVAL=True bash "example/grpo_trainer/run_$DATASET.sh" "${GRPO[@]}" \
     'eval.checkpoint=[base,latest]' eval.blank_images="$BLANK"
 stage summary python -m timemaster.summary "$OUT"

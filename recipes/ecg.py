@@ -27,16 +27,16 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+from timemaster.data.files import report_left_out
 from timemaster.data.plot import PlotStyle
 from timemaster.data.recordings import (
     at_most,
     fetch_physionet,
     fill_windows,
-    find,
     find_records,
     numbered,
     opened,
-    plan_windows,
+    plan_records,
     read_reference,
     read_tfc,
 )
@@ -75,10 +75,12 @@ def load(source: Path | None) -> dict[str, list[Series]]:
     if source is None:
         source = fetch_physionet(PROJECT, [ARCHIVE], DOWNLOADS / "cinc2017") / ARCHIVE
     with opened(source, "train.pt", "REFERENCE.csv") as folder:
-        if find(folder, "train.pt"):
+        if any(folder.rglob("train.pt")):
             splits = _read_tfc(folder)
         elif references := sorted(folder.rglob("REFERENCE.csv"), key=lambda path: (path.stat().st_size, path)):
-            splits = _read_records(references[-1])  # the longest: validation/ holds 300 of the same records
+            *others, longest = references  # validation/ holds 300 of the same records
+            report_left_out("references", [str(path) for path in others], f"{longest} is longer")
+            splits = _read_records(longest)
         else:
             raise InputError(
                 f"{source}: holds neither REFERENCE.csv with its records (PhysioNet's training2017.zip) nor train.pt "
@@ -104,15 +106,14 @@ def _read_tfc(folder: Path) -> dict[str, list[Series]]:
 
 def _read_records(reference: Path) -> dict[str, list[Series]]:
     labels, paths = read_reference(reference, CODES), find_records(reference.parent)
-    paths = {record: paths.get(record, reference.parent / record) for record in labels}
-    records = [Series([], label, i, {"record": record}) for i, (record, label) in enumerate(labels.items())]
+    planned = plan_records(labels, paths, LENGTH)
+    records = [Series([], labels[record], i, {"record": record}) for i, record in enumerate(planned)]
     tenth = max(1, len(records) // 10)
     rest, test = stratified_split(records, len(records) - tenth, SPLIT_SEED)
     train, validation = stratified_split(rest, len(rest) - tenth, SPLIT_SEED)
     splits = {}
     for split, part in (("train", train), ("validation", validation), ("test", test)):
-        planned = [w for r in part for w in plan_windows(paths[r.meta["record"]], r.label, LENGTH)]
-        chosen = numbered(at_most(planned, MAX_WINDOWS[split]))
+        chosen = numbered(at_most([w for r in part for w in planned[r.meta["record"]]], MAX_WINDOWS[split]))
         splits[split] = fill_windows(chosen, paths, RATE, LENGTH)
     return splits
 

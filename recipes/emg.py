@@ -76,13 +76,13 @@ def load(source: Path | None) -> dict[str, list[Series]]:
 
 
 def _read(folder: Path, source: Path) -> dict[str, list[Series]]:
-    if find(folder, "train.pt"):
+    if any(folder.rglob("train.pt")):
         return read_tfc(folder, dict(enumerate(LABELS)), {})
     if header := find(folder, "emg_healthy.hea"):
         return _cut_by_time(header.parent)
     if path := find(folder, "EMG_TRAIN.ts"):
         return read_splits(path.parent, "EMG", {str(code): label for code, label in enumerate(LABELS)})
-    if path := find(folder, f"{ARCHIVE}_TRAIN.*"):
+    if path := find(folder, f"{ARCHIVE}_TRAIN.ts") or find(folder, f"{ARCHIVE}_TRAIN.arff"):
         return read_splits(path.parent, ARCHIVE, {label: label for label in LABELS})
     raise InputError(
         f"{source}: holds none of emg_healthy.hea (PhysioNet's emgdb), train.pt (TF-C), EMG_TRAIN.ts and "
@@ -94,6 +94,8 @@ def _cut_by_time(folder: Path) -> dict[str, list[Series]]:
     splits: dict[str, list[Series]] = {split: [] for split in SHARES}
     for record, label in RECORDS.items():
         cut = list(windows(read_record(folder / record, RATE), LENGTH))
+        if not cut:
+            raise InputError(f"{folder / record}: all of {label}, and shorter than a window of {LENGTH} readings.")
         for split, (first, last) in SHARES.items():
             part = cut[round(first * len(cut)) : round(last * len(cut))]
             splits[split] += [Series([values], label, 0, {"record": record}) for values in part]

@@ -65,11 +65,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
                 "acceleration is not known. Give the folder or zip of UCI HAR."
             )
         splits = read_uci_har(folder, CHANNELS, CLASSES)
-    sizes = {split: len(series) for split, series in splits.items()}
-    check_splits(splits, sizes, LENGTH)
-    if sizes != PUBLISHED:
-        logger.warning("This is a part of the set, %s windows of %s: not to be compared with published figures.",
-                       sizes, PUBLISHED)  # fmt: skip
+    check_splits(splits, PUBLISHED, LENGTH)
     if any("group" not in item.meta for series in splits.values() for item in series):
         logger.warning(
             "subject_train.txt or subject_test.txt is not there, so who was recorded is unknown: validation is cut at "

@@ -20,7 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from timemaster.data.plot import PlotStyle
-from timemaster.data.recordings import at_most, fill_clips, find, numbered, opened, plan_clips
+from timemaster.data.recordings import at_most, fill_clips, find, find_clips, numbered, opened, plan_clips
 from timemaster.data.series import Series, check_splits, read_splits, stratified_split
 from timemaster.rewards import RewardPart, accuracy, format_strict
 from timemaster.tasks import Task
@@ -64,7 +64,8 @@ def load(source: Path | None) -> dict[str, list[Series]]:
 
 
 def _read(folder: Path, source: Path) -> dict[str, list[Series]]:
-    table, archive = find(folder, "train.csv"), find(folder, f"{ARCHIVE}_TRAIN.*")
+    table = find(folder, "train.csv")
+    archive = find(folder, f"{ARCHIVE}_TRAIN.ts") or find(folder, f"{ARCHIVE}_TRAIN.arff")
     if archive and not table:
         test = NUM_CLIPS // 10
         found = read_splits(archive.parent, ARCHIVE, {label: label for label in LABELS})
@@ -81,8 +82,8 @@ def _read_clips(folder: Path, table: Path) -> dict[str, list[Series]]:
     rest, test = stratified_split(planned, len(planned) - tenth, SPLIT_SEED)
     rest, validation = stratified_split(rest, len(rest) - tenth, SPLIT_SEED)
     train = at_most(rest, NUM_CLIPS - 2 * tenth)
-    parts = {"train": train, "validation": validation, "test": test}
-    return {split: fill_clips(numbered(part), folder, RATE, LENGTH) for split, part in parts.items()}
+    parts, paths = {"train": train, "validation": validation, "test": test}, find_clips(folder, planned)
+    return {split: fill_clips(numbered(part), paths, RATE, LENGTH) for split, part in parts.items()}
 
 
 def explain(series: Series, task: Task) -> str:

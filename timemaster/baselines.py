@@ -31,6 +31,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from timemaster.data.numeric import series_of
 from timemaster.predictions import NAME, prediction_row, write_predictions
 from timemaster.types import Example, InputError
 
@@ -114,10 +115,10 @@ def _panel(examples: Sequence[Example]) -> Any:
 
     rows = []
     for example in examples:
-        values = example.extra.get("series")
-        if not values:
-            raise InputError(f"{example.id}: no raw series (column `data`), which the baselines need; prepare it anew.")
-        rows.append(values)
+        try:
+            rows.append(series_of(example))
+        except InputError as error:
+            raise InputError(f"{example.id}: {error}. Mend the row, or leave --baselines out.") from error
     shapes = {(len(row), *{len(channel) for channel in row}) for row in rows}
     if len(shapes) > 1 or len(next(iter(shapes))) != 2:
         raise InputError(

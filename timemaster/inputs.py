@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from timemaster.types import Example, InputError, Prompt, Sample
 
 log = logging.getLogger(__name__)
 SKIPPED, DROPPED = "skipped_rows.jsonl", "dropped_rows.jsonl"
+TOO_LONG = "are too long: raise data.max_prompt_length or lower data.max_pixels"
 Job = tuple[Example, Prompt]
 Rendered = TypeVar("Rendered", Prompt, Sample)
 
@@ -85,7 +87,8 @@ def read_rows(
         wrong += [bad_row(e, _no_task(e, tasks)) for e in examples if e.data_source not in tasks]
     refused = {(row.file, row.row) for row in wrong}
     rows = []
-    for example in tqdm(with_task_labels(examples, tasks), desc="reading rows", leave=False, disable=None):
+    examples = with_task_labels(examples, tasks)
+    for example in tqdm(examples, desc="reading rows", leave=False, disable=None):
         if (example.extra["file"], example.extra["row"]) in refused:
             continue
         try:
@@ -94,12 +97,22 @@ def read_rows(
         except InputError as error:
             wrong.append(bad_row(example, str(error)))
     report_bad_rows(wrong, len(examples), cfg.data.on_bad_row)
+    _check_classes(examples, [example for example, _ in rows], tasks, "cannot be used: mend the file")
     bad += wrong
     if bad:
         reasons = [{"file": row.file, "row": row.row, "reason": row.reason} for row in bad]
         _list_rows(folder / SKIPPED, reasons)
         log.warning("skipped %d bad rows, listed in %s", len(bad), folder / SKIPPED)
     return rows
+
+
+def _check_classes(before: Sequence[Example], after: Sequence[Example], tasks: Mapping[str, Task], why: str) -> None:
+    """InputError when rows that are left out are all there is of a class of their task."""
+    counts = Counter((e.data_source, e.answer) for e in before if e.data_source in tasks)
+    gone = counts.keys() - {(e.data_source, e.answer) for e in after}
+    for source, answer in sorted(gone):
+        if answer in tasks[source].labels:
+            raise InputError(f"All {counts[source, answer]} rows of class {answer!r} of {source} {why}.")
 
 
 def in_numbers(cfg: Config, example: Example, tasks: Mapping[str, Task]) -> Example:
@@ -125,6 +138,7 @@ def load_jobs(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -
     dropped = [{"id": e.id, "tokens": len(p.token_ids)} for e, p in rows if len(p.token_ids) > limit]
     jobs = [(e, p) for e, p in rows if len(p.token_ids) <= limit]
     _report_dropped(cfg, folder, dropped, len(jobs), limit)
+    _check_classes([e for e, _ in rows], [e for e, _ in jobs], load_tasks(cfg.data.recipes), TOO_LONG)
     return jobs
 
 
@@ -135,6 +149,7 @@ def load_samples(cfg: Config, files: list[str], renderer: Renderer, folder: Path
     dropped = [{"id": s.id, "tokens": len(s.token_ids)} for _, s in rows if len(s.token_ids) > limit]
     kept = [(example, sample) for example, sample in rows if len(sample.token_ids) <= limit]
     _report_dropped(cfg, folder, dropped, len(kept), limit)
+    _check_classes([e for e, _ in rows], [e for e, _ in kept], load_tasks(cfg.data.recipes), TOO_LONG)
     return kept
 
 

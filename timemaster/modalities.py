@@ -23,7 +23,7 @@ import yaml
 from timemaster.config import DataConfig, NumericConfig
 from timemaster.console import print_any_letter
 from timemaster.data.media import num_tokens, vision_spec
-from timemaster.data.numeric import write_series
+from timemaster.data.numeric import series_of, write_series
 from timemaster.data.store import read_examples
 from timemaster.inputs import numeric_style
 from timemaster.published import TOKEN_RATIO
@@ -70,9 +70,10 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
     examples, _ = read_examples([file], with_series=True)
     numbers, images = [], []
     for example in examples:
-        values = example.extra["series"]
-        if not values:
-            raise InputError(f"{file}: its rows have no raw series (the column `data`).")
+        try:
+            values = series_of(example)
+        except InputError as error:
+            raise InputError(f"{example.id}: {error}") from error
         task = tasks.get(example.data_source)
         names = task.plot.channels if task else ()
         numbers.append(count_tokens(write_series(values, names, numeric_style(style, task))))

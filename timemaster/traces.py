@@ -29,6 +29,7 @@ from typing import Any
 from tqdm import tqdm
 
 from timemaster.console import print_any_letter
+from timemaster.data.numeric import series_of
 from timemaster.data.prepare import small_variant
 from timemaster.data.series import Series
 from timemaster.judge import BudgetSpent, Chat, Store, add_chat_options, chat_from, chat_turn, settings_of
@@ -163,9 +164,11 @@ async def ask_explainer(task: Task, examples: Sequence[Example]) -> Traces:
 
     found, parts, small = Traces(), judged_parts(task), small_variant(task)
     for number, example in enumerate(examples):
-        values = example.extra.get("series")
-        if not values:
-            raise InputError(f"{example.id}: no series in the column `data`; prepare the data again, or ask a model.")
+        try:
+            values = series_of(example)
+        except InputError as error:
+            found.reject(example, 1, "", str(error))
+            continue
         series = Series(values, example.answer, int(example.extra.get("index") or number))
         is_small = turns_of(example)[-1]["content"] == small.question  # a row of `prepare --plot small`
         text = demonstration(small if is_small else task, series)

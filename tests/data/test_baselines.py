@@ -70,7 +70,7 @@ def test_a_band_limits_how_far_dtw_bends() -> None:
 
 def test_series_that_are_missing_or_of_several_shapes_are_refused() -> None:
     train = waves(4, 1, 1)
-    with pytest.raises(InputError, match=r"test\.parquet:9: no raw series .*prepare it anew"):
+    with pytest.raises(InputError, match=r"test\.parquet:9: the raw series .*none: prepare the data again"):
         classify("1nn_euclid", train, [Example(id="test.parquet:9", messages=[], answer="", data_source="d")])
     with pytest.raises(InputError, match="differ in channels or length"):
         classify("1nn_euclid", train, [example(0, "", [1.0, 2.0])])

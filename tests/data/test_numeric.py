@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import json
+import math
+import re
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers import picture
+from timemaster.baselines import classify
 from timemaster.config import Config, NumericConfig
+from timemaster.data.audit import audit
 from timemaster.data.numeric import as_numbers, write_series
 from timemaster.data.series import Series
 from timemaster.data.store import plot_row, read_examples, write_rows
 from timemaster.data.stream import Mixture, make_stream
-from timemaster.inputs import in_numbers
-from timemaster.tasks import load_tasks
-from timemaster.types import InputError
+from timemaster.inputs import in_numbers, load_jobs, read_rows
+from timemaster.modalities import token_costs
+from timemaster.tasks import load_task, load_tasks
+from timemaster.traces import ask_explainer
+from timemaster.types import Example, InputError, Prompt
 
+DOUBLES = pa.list_(pa.float64())
+CHANNELS = pa.list_(DOUBLES)
+GOOD: dict[pa.DataType, list[Any]] = {DOUBLES: [[1.0, 2.0]] * 2, CHANNELS: [[[1.0, 2.0], [3.0, 4.0]]] * 2}
 PLAIN = NumericConfig(decimals=1, separator=",", channel="{name}: {values}", channel_separator="\n")
 
 
@@ -40,9 +55,113 @@ def test_the_series_of_a_row_takes_the_place_of_its_plot(tmp_path: Path, values:
     parts = as_numbers(example, (), PLAIN).messages[0].parts
     numbers = "0.5,-1.0" if len(values) == 1 else "dim_0: 0.5,-1.0\ndim_1: 2.0,3.0"
     assert "".join(part.text for part in parts) == f"Look: {numbers} Which?"
+    assert as_numbers(example, (), PLAIN).extra["series"] == values
     (without,), _ = read_examples([str(tmp_path / "one.parquet")])
-    with pytest.raises(InputError, match="needs the raw series"):
+    with pytest.raises(InputError, match=r"the raw series .* is needed"):
         as_numbers(without, (), PLAIN)
+
+
+ODD_SERIES = {
+    "a gap": (DOUBLES, [0.0, None], "channel 0 of the raw series, reading 1, is missing; expected a finite number"),
+    "nan": (DOUBLES, [math.nan, 1.0], "reading 0, is nan"),
+    "infinity": (DOUBLES, [0.0, -math.inf], "reading 1, is -inf"),
+    "too large to write": (DOUBLES, [0.0, 1e300], r"a reading is 1e\+300, which cannot be written with 2 decimals"),
+    "no series": (DOUBLES, None, "the row has none"),
+    "an empty series": (DOUBLES, [], r"channel 0 of the raw series is \[\]"),
+    "a missing channel": (CHANNELS, [[1.0, 2.0], None], "channel 1 of the raw series is None"),
+    "the first channel missing": (CHANNELS, [None, [1.0, 2.0]], "channel 0 of the raw series is None"),
+    "an empty channel": (CHANNELS, [[1.0, 2.0], []], r"channel 1 of the raw series is \[\]"),
+    "ragged channels": (CHANNELS, [[1.0, 2.0], [1.0]], r"have \[2, 1\] readings; they must be as many"),
+    "a gap in a channel": (CHANNELS, [[1.0, 2.0], [1.0, None]], "channel 1 of the raw series, reading 1, is missing"),
+    "nested too deep": (pa.list_(CHANNELS), [[[1.0, 2.0]]], r"channel 0 .* reading 0, is \[1.0, 2.0\]"),
+    "a bare number": (pa.float64(), 1.5, "the raw series is 1.5; expected a list of numbers"),
+    "a text": (pa.string(), "[1.0, 2.0]", r"the raw series is '\[1.0, 2.0\]'; expected a list of numbers"),
+    "texts": (pa.list_(pa.string()), ["1.0", "2.0"], "reading 0, is '1.0'; expected a finite number"),
+    "truths": (pa.list_(pa.bool_()), [True, False], "reading 0, is True"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_SERIES)
+def test_odd_series_are_bad_rows_with_their_reasons(name: str, tmp_path: Path) -> None:
+    kind, data, reason = ODD_SERIES[name]
+    file = write_data(tmp_path, kind, [data, *GOOD.get(kind, [data])])
+    cfg = Config()
+    cfg.data.modality, cfg.data.recipes = "numeric", ["recipes.ctu"]
+    with pytest.raises(InputError, match=rf"1.parquet, row 0: .*{reason}"):
+        read_rows(cfg, [file], tmp_path, lambda example: example, scored=False)
+    cfg.data.on_bad_row = "skip"
+    if kind not in GOOD:
+        with pytest.raises(InputError, match="No row is left"):
+            read_rows(cfg, [file], tmp_path, lambda example: example, scored=False)
+        return
+    rows = read_rows(cfg, [file], tmp_path, lambda example: example, scored=False)
+    assert [example.id for example, _ in rows] == ["1.parquet:1", "1.parquet:2"]
+    (skipped,) = [
+        json.loads(line) for line in (tmp_path / "skipped_rows.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert (skipped["file"], skipped["row"]) == (file, 0)
+    assert re.search(reason, skipped["reason"])
+
+
+def write_data(folder: Path, kind: pa.DataType, column: list[Any]) -> str:
+    """A parquet file of CTU's rows with this column `data`: a desktop, and desktops and laptops in turn."""
+    image = [{"bytes": picture(1).data, "path": None}]
+    answers = ["Desktop", *("Desktop", "Laptop") * len(column)][: len(column)]
+    columns = {"problem": ["<image>Which?"] * len(column), "images": [image] * len(column), "answer": answers}
+    table = pa.table(columns | {"data": pa.array(column, kind)})
+    pq.write_table(table, folder / "1.parquet")
+    return str(folder / "1.parquet")
+
+
+def test_numbers_of_any_type_are_written(tmp_path: Path) -> None:
+    cfg = Config()
+    cfg.data.modality, cfg.data.recipes = "numeric", ["recipes.ctu"]
+    for kind in (pa.int64(), pa.float32(), pa.float16(), pa.decimal128(5, 2)):
+        file = write_data(tmp_path, pa.list_(kind), [[kind_of(kind, 1), kind_of(kind, 2)]])
+        ((example, _),) = read_rows(cfg, [file], tmp_path, lambda example: example, scored=False)
+        assert example.messages[0].parts[0].text == "1.00,2.00"
+
+
+def kind_of(kind: pa.DataType, value: int) -> Any:
+    import numpy as np
+
+    return np.float16(value) if kind == pa.float16() else Decimal(value) if pa.types.is_decimal(kind) else value
+
+
+def test_rows_left_out_must_leave_some_of_every_class(tmp_path: Path) -> None:
+    cfg = Config()
+    cfg.data.modality, cfg.data.recipes, cfg.data.on_bad_row = "numeric", ["recipes.ctu"], "skip"
+    file = write_data(tmp_path, DOUBLES, [[1.0], [1.0], [None], [1.0], [math.nan]])  # both laptops are bad
+    with pytest.raises(InputError, match="All 2 rows of class 'Laptop' of computer_dataset cannot be used"):
+        read_rows(cfg, [file], tmp_path, lambda example: example, scored=False)
+
+
+class LongLaptops:
+    """A renderer whose prompts of laptops are long."""
+
+    def prompt(self, example: Example) -> Prompt:
+        return Prompt(id=example.id, token_ids=[0] * (9 if example.answer == "Laptop" else 3), media=[])
+
+
+def test_rows_that_are_too_long_must_leave_some_of_every_class(tmp_path: Path) -> None:
+    cfg = Config()
+    cfg.data.recipes, cfg.data.max_prompt_length = ["recipes.ctu"], 5
+    file = write_data(tmp_path, DOUBLES, [[1.0]] * 4)
+    with pytest.raises(InputError, match=r"All 1 rows of class 'Laptop' .* too long: raise data.max_prompt_length"):
+        load_jobs(cfg, [file], LongLaptops(), tmp_path)  # type: ignore[arg-type]
+
+
+def test_the_other_readers_of_series_say_which_row_is_odd(tmp_path: Path) -> None:
+    file = Path(write_data(tmp_path, CHANNELS, [[[1.0, 2.0], None], *GOOD[CHANNELS]]))
+    examples, _ = read_examples([str(file)], default_source="computer_dataset", with_series=True)
+    with pytest.raises(InputError, match=r"1.parquet:0: channel 1 of the raw series is None.* leave --baselines out"):
+        classify("1nn_euclid", examples, examples)
+    with pytest.raises(InputError, match=r"1.parquet:0: channel 1 of the raw series is None"):
+        token_costs(str(file), PLAIN, 784)
+    found = asyncio.run(ask_explainer(load_task("recipes.ctu"), examples))
+    assert [(row["id"], row["reason"][:9]) for row in found.rejected] == [("1.parquet:0", "channel 1")]
+    report = audit([file])
+    assert any("1 series have missing values: 1.parquet row 0" in line for line in report.serious)
 
 
 def test_decimals_are_the_tasks_unless_the_run_says_others(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import random
+import subprocess
 import sys
+import time
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import SHARED_DATA
+from tests.conftest import ROOT, SHARED_DATA
 from timemaster.data import plot
 from timemaster.data import prepare as prepare_module
 from timemaster.data.plot import PlotStyle, draw_many, draw_png
@@ -281,3 +284,138 @@ def test_computers_become_the_ctu_task(tmp_path: Path):
     assert {m.height for m in media} == {230}
     assert all(555 <= m.width <= 595 for m in media)
     assert sum(e.answer == "Laptop" for e in examples(folder, "test")) == 125
+
+
+# ---- classes, two preparations, kills, disks
+
+
+def with_labels(train: str, test: str = "Up Down Up Down", validation: str = "") -> Task:
+    """The toy task with series of these labels, one a word."""
+
+    def labelled(source: Path | None) -> dict[str, list[Series]]:
+        splits = {"train": train, "test": test} | ({"validation": validation} if validation else {})
+        return {
+            split: [Series([[float(i), 1.0]], label, i) for i, label in enumerate(labels.split())]
+            for split, labels in splits.items()
+        }
+
+    return replace(TASK, load=labelled)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (with_labels("Up " * 8, "Up Down"), "train.parquet has no row of Down; the source has 1 of Down"),
+        (with_labels("Up " * 8, "Up"), "train.parquet has no row of Down; the source has 0 of Down"),
+        (with_labels("Up Down Side"), r"train has \['Side'\]; its labels are Up, Down"),
+        (with_labels("Up Down", ""), "the test split has no series"),
+        (
+            with_labels("Down Up", "Up Down"),
+            "train.parquet has no row of Down; the source has 2 of Down",
+        ),  # one cut off
+    ],
+)
+def test_a_class_that_training_would_not_see_is_an_error(task: Task, message: str, tmp_path: Path):
+    with pytest.raises(InputError, match=message):
+        prepare(task, None, tmp_path, num_workers=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_class_that_only_a_test_lacks_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    prepare(with_labels("Up Down " * 4, "Up", "Down"), None, tmp_path, num_workers=1)
+    assert "test.parquet has no row of Down" in caplog.text
+    assert "validation.parquet has no row of Up" in caplog.text
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from tests.data.test_prepare import TASK
+from timemaster.data import prepare as module
+
+def wait(what):
+    (Path(sys.argv[1]) / "at").write_text(what, encoding="utf-8")
+    time.sleep(60)
+
+if sys.argv[2] == "drawn":
+    module._save_dataset_dict = lambda *given: wait("drawn")
+if sys.argv[2] == "between":
+    rename = Path.rename
+    Path.rename = lambda path, to: wait("between") if path.name == "new" else rename(path, to)
+module.prepare(TASK, None, Path(sys.argv[1]) / "data", 1)
+"""
+
+
+def start_and_stop(tmp_path: Path, where: str) -> subprocess.Popen[bytes]:
+    """A preparation in another process that has come to `where` and stays there."""
+    (tmp_path / "at").unlink(missing_ok=True)
+    process = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path), where], cwd=ROOT)
+    while not (tmp_path / "at").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("where", ["drawn", "between"])
+def test_a_second_preparation_is_refused_and_a_killed_one_leaves_no_half_folder(where: str, tmp_path: Path):
+    made = prepare(TASK, None, tmp_path / "data", num_workers=1)
+    (made / "mark.txt").touch()
+    before = contents(made)
+    process = start_and_stop(tmp_path, where)
+    try:
+        with pytest.raises(
+            InputError, match=f"in use by the preparation of .*toy_image: process {process.pid} on host"
+        ):
+            prepare(TASK, None, tmp_path / "data", num_workers=1)
+        other = prepare(replace(TASK, name="other"), None, tmp_path / "data", num_workers=1)
+        assert other.is_dir()
+    finally:
+        process.kill()
+        process.wait()
+    assert contents(made) == (before if where == "drawn" else {})  # the whole old one, or none for a moment
+
+    def fail(source: Path | None) -> dict[str, list[Series]]:
+        raise InputError("no source")
+
+    with pytest.raises(InputError, match="no source"):
+        prepare(replace(TASK, load=fail), None, tmp_path / "data")
+    assert contents(made) == before
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["other_image", "toy_image"]
+
+
+def test_a_link_in_the_folders_place_is_replaced_and_its_target_left_alone(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.txt").touch()
+    (tmp_path / "toy_image").symlink_to(tmp_path / "elsewhere")
+    for _ in range(2):
+        made = prepare(TASK, None, tmp_path, num_workers=1)
+    assert (made / "train.parquet").is_file()
+    assert (tmp_path / "elsewhere" / "mine.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "toy_image"]
+
+
+def full(*arguments: object, **others: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["pathlib.Path.write_bytes", "datasets.DatasetDict.save_to_disk", "pyarrow.parquet.ParquetWriter.write_table"],
+)
+def test_a_full_disk_is_said_with_advice(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(what, full)
+    with pytest.raises(
+        InputError, match=r"cannot be written: No space left on device.* choose another folder: --out DIR"
+    ):
+        prepare(TASK, None, tmp_path, num_workers=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_out_that_is_a_file_is_said_with_advice(tmp_path: Path):
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match=r"cannot be written: Not a directory\. Choose another folder"):
+        prepare(TASK, None, tmp_path / "out", num_workers=1)

@@ -22,6 +22,7 @@ from timemaster.data.recordings import (
     fetch_physionet,
     fill_clips,
     fill_windows,
+    find_clips,
     find_records,
     opened,
     plan_clips,
@@ -88,7 +89,7 @@ def test_a_folder_that_holds_the_downloaded_zip_is_read_as_the_zip_is(name: str,
 
 def test_opened_refuses_what_is_neither_folder_nor_zip(tmp_path: Path):
     (tmp_path / "text.zip").write_text("no", encoding="utf-8")
-    with pytest.raises(InputError, match="neither a folder nor a zip file"), opened(tmp_path / "text.zip"):
+    with pytest.raises(InputError, match="not a zip file, or a damaged one"), opened(tmp_path / "text.zip"):
         pass
     with pytest.raises(InputError, match="No such folder or file"), opened(tmp_path / "nowhere"):
         pass
@@ -262,7 +263,7 @@ def test_ecg_reads_the_folders_of_the_online_copy(tmp_path: Path):
     write_cinc(tmp_path / "online" / "validation", 12)
     assert load("ecg", tmp_path / "online") == load("ecg", tmp_path / "flat")
     (training / "A00" / "A00003.hea").unlink()
-    with pytest.raises(InputError, match=r"A00003\.hea is not there"):
+    with pytest.raises(InputError, match=r"1 records are not there: no A00003\.hea"):
         load("ecg", tmp_path / "online")
 
 
@@ -467,17 +468,18 @@ def test_broken_clips_and_tables_are_named(tmp_path: Path):
     write_clips(tmp_path, 4, rate=1000)
     table = tmp_path / "data" / "train.csv"
     planned = plan_clips(table, {"0": "n", "1": "y"})
-    with pytest.raises(InputError, match="4000 readings at 1000 Hz; expected 4000 at 2000"):
-        fill_clips(planned, tmp_path, 2000, 4000)
+    paths = find_clips(tmp_path, planned)
+    with pytest.raises(InputError, match=r"4000 readings at 1000 Hz in 1 .* expected 4000 at 2000"):
+        fill_clips(planned, paths, 2000, 4000)
     with pytest.raises(InputError, match="expected 3000 at 1000"):
-        fill_clips(planned, tmp_path, 1000, 3000)
+        fill_clips(planned, paths, 1000, 3000)
     clip = tmp_path / "data" / "train" / "train1.aiff"
     clip.write_text("no", encoding="utf-8")
     with pytest.raises(InputError, match="not a readable sound file"):
-        fill_clips(planned, tmp_path, 1000, 4000)
+        fill_clips(planned, paths, 1000, 4000)
     clip.unlink()
-    with pytest.raises(InputError, match=r"no clip 'train1.aiff'"):
-        fill_clips(planned, tmp_path, 1000, 4000)
+    with pytest.raises(InputError, match=r"No clip 'train1.aiff'"):
+        fill_clips(planned, find_clips(tmp_path, planned), 1000, 4000)
     with pytest.raises(InputError, match=r"line 2: clip_name 'train1.aiff', label '1'"):
         plan_clips(table, {"0": "n"})
 

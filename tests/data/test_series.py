@@ -143,10 +143,15 @@ def test_the_digest_is_of_what_was_parsed(tmp_path: Path, caplog: pytest.LogCapt
     assert not caplog.text
 
 
-def test_check_splits_compares_with_the_published_set():
+def test_check_splits_compares_with_the_published_set(caplog: pytest.LogCaptureFixture):
     check_splits({"train": TINY}, {"train": 2}, 3)
-    with pytest.raises(InputError, match="has 2 series; the published set has 250"):
-        check_splits({"train": TINY}, {"train": 250}, 3)
+    assert not caplog.text
+    check_splits({"train": TINY}, {"train": 250}, 3)  # a smaller copy
+    assert "a part of the set, {'train': 2} series of {'train': 250}" in caplog.text
+    with pytest.raises(InputError, match="has 4 series; the published set has 2"):
+        check_splits({"train": TINY * 2}, {"train": 2}, 3)
+    with pytest.raises(InputError, match="The train split has no series"):
+        check_splits({"train": []}, {"train": 2}, 3)
     with pytest.raises(InputError, match="series 0 has 3 readings; expected 720"):
         check_splits({"train": TINY}, {"train": 2}, 720)
 

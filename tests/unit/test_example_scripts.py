@@ -317,3 +317,79 @@ def test_scripts_run_where_vllm_does_not_install() -> None:
     for line in (ROOT / "requirements-cpu.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith(("vllm", "intel-", "xgrammar", "llguidance")):
             assert "sys_platform == 'linux'" in line
+
+
+# In the place of the scripts and modules that small.sh starts: each writes down its arguments.
+STAND_IN = """#!/bin/sh
+case "$*" in *timemaster.memory*) exit 0 ;; esac
+(printf 'NAME'; printf ' %s' "$@"; echo) >>"$PROJECT/steps.log"
+"""
+MAKE_ROWS = """
+import os, pathlib, pyarrow, pyarrow.parquet
+folder = pathlib.Path(os.environ["DATA"])
+folder.mkdir(parents=True)
+pyarrow.parquet.write_table(pyarrow.table({"a": list(range(int(os.environ["ROWS"])))}), folder / "sft.parquet")
+"""
+
+
+def small(project: Path, *arguments: str, rows: int) -> tuple[dict[str, list[str]], int, str]:
+    """What small.sh hands to its stages, by their folders, for data of so many training rows; exit code and output."""
+    scripts = {
+        "sft_trainer/run_tee.sh": STAND_IN.replace("NAME", "sft"),
+        "grpo_trainer/run_tee.sh": STAND_IN.replace("'NAME'", '"grpo${EVAL:+_eval}"'),
+        "data_preprocess/tee.sh": STAND_IN.replace("NAME", "data") + f"exec '{sys.executable}' -c \"$MAKE_ROWS\"\n",
+    }
+    for name, text in scripts.items():
+        (project / "example" / name).write_text(text, encoding="utf-8")
+    real = f'#!/bin/sh\ntest "$1" = -c && exec \'{sys.executable}\' "$@"'
+    command(project, "python", STAND_IN.replace("#!/bin/sh", real).replace("NAME", "module"))
+    environment = project / "example" / "setup_env.sh"  # without its last line, which installs
+    environment.write_text(environment.read_text(encoding="utf-8").removesuffix("setup_env\n"), encoding="utf-8")
+    code, said = run(project, "tee", *arguments, script="small.sh", ROWS=str(rows), MAKE_ROWS=MAKE_ROWS)
+    return {line.split()[0]: line.split()[1:] for line in steps(project)}, code, said
+
+
+def last(arguments: list[str], key: str) -> str:
+    """The value of a setting, which is the one given last."""
+    return [argument.split("=", 1)[1] for argument in arguments if argument.startswith(f"{key}=")][-1]
+
+
+@pytest.mark.parametrize(("rows", "batch", "num_steps"), [(7, "7", "200"), (32, "32", "200"), (500, "32", "312")])
+def test_the_small_scripts_batches_follow_the_rows(rows: int, batch: str, num_steps: str, project: Path) -> None:
+    stages, code, said = small(project, "--source", "a=b c", rows=rows)
+    assert code == 0, said
+    assert stages["data"] == ["--plot", "small", "--source", f"{project.parent}/elsewhere/a=b", "c"]
+    assert last(stages["sft"], "data.train_batch_size") == batch
+    assert last(stages["sft"], "trainer.total_training_steps") == num_steps  # 500 x 20 / 32 = 312.5
+    for name in ("grpo", "grpo_eval"):
+        assert last(stages[name], "data.train_batch_size") == last(stages[name], "actor.ppo_mini_batch_size") == batch
+
+
+def test_the_small_script_hands_settings_to_the_stages_that_take_them(project: Path) -> None:
+    given = ("data.train_batch_size=8", "rollout.n=8", "--seed=3", "actor.optim.lr=1e-3", "--workers", "1")
+    stages, code, said = small(project, *given, rows=100)
+    assert code == 0, said
+    assert stages["data"] == ["--plot", "small", "--seed=3", "--workers", "1"]
+    for name in ("sft", "grpo", "grpo_eval"):
+        assert (last(stages[name], "data.train_batch_size"), last(stages[name], "actor.optim.lr")) == ("8", "1e-3")
+    assert last(stages["sft"], "trainer.total_training_steps") == "250"  # 100 x 20 / 8
+    assert not [argument for argument in stages["sft"] if argument.startswith("rollout.")]
+    assert (last(stages["grpo"], "rollout.n"), last(stages["grpo"], "actor.ppo_mini_batch_size")) == (
+        "8",
+        "8",
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("DIR", "DIR is neither an option"),
+        ("data.train_batch_size=many", "give a whole number of rows"),
+        ("trainer.total_training_steps=3", "SFT_STEPS, GRPO_STEPS"),
+        ("--out=x", "this script sets the folders"),
+    ],
+)
+def test_the_small_script_refuses_what_it_cannot_hand_on(argument: str, message: str, project: Path) -> None:
+    stages, code, said = small(project, argument, rows=7)
+    assert (stages, code) == ({}, 1)
+    assert message in said

@@ -105,7 +105,10 @@ def _texts(value: Any, name: str) -> Iterator[tuple[str, str]]:
 def _series_facts(data: Any) -> dict[str, Any]:
     if not isinstance(data, list) or not data:
         return {}
-    channels = data if isinstance(data[0], list) else [data]
+    channels = data if any(isinstance(item, list) for item in data) else [data]
+    readings = [value for channel in channels for value in (channel or [""])]
+    if not all(value is None or isinstance(value, (int, float)) for value in readings):
+        return {"has_gaps": True}  # a channel that is missing or empty, or holds no numbers
     values = [[math.nan if v is None else float(v) for v in channel] for channel in channels]
     half = len(values[0]) // 2
     constant = [len(set(channel)) <= 1 for channel in values]

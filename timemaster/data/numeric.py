@@ -8,13 +8,47 @@ Knows nothing about models; how many tokens the numbers cost is the tokenizer's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
+from typing import Any
 
 from timemaster.config import NumericConfig
 from timemaster.types import Example, InputError, Message, Part
 
 DECIMALS = 2  # where neither data.numeric.decimals nor a task says
+LARGEST = 2.0**53  # from here on, a float's last digits before the point are not its own
+
+
+def series_of(example: Example) -> list[list[float]]:
+    """The raw series of a row that was read with its column `data`, as [channels][length].
+
+    A single channel may stand there bare. Raises InputError when there is none, when a channel has no readings or
+    another number of them, and for a reading that is missing, not finite or no number.
+    """
+    column = example.extra.get("series")
+    if column is None:
+        raise InputError("the raw series (the column `data`) is needed, and the row has none: prepare the data again")
+    if not isinstance(column, (list, tuple)):
+        raise InputError(f"the raw series is {column!r:.60}; expected a list of numbers, or one such list per channel")
+    channels = column if any(isinstance(item, (list, tuple)) for item in column) else [column]
+    values = [_readings(channel, f"channel {number}") for number, channel in enumerate(channels)]
+    lengths = [len(channel) for channel in values]
+    if len(set(lengths)) > 1:
+        raise InputError(f"the channels of the raw series have {lengths} readings; they must be as many")
+    return values
+
+
+def _readings(channel: Any, where: str) -> list[float]:
+    if not isinstance(channel, (list, tuple)) or not channel:
+        raise InputError(f"{where} of the raw series is {channel!r:.60}; expected a list of numbers, not an empty one")
+    for number, value in enumerate(channel):
+        is_number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
+            what = "missing" if value is None else f"{value!r:.60}"
+            raise InputError(f"{where} of the raw series, reading {number}, is {what}; expected a finite number")
+    return [float(value) for value in channel]
 
 
 def write_series(values: Sequence[Sequence[float]], names: Sequence[str], style: NumericConfig) -> str:
@@ -31,20 +65,23 @@ def write_series(values: Sequence[Sequence[float]], names: Sequence[str], style:
 
 
 def _number(value: float, decimals: int) -> str:
+    if not abs(value) < LARGEST:  # true of nan, too
+        raise InputError(f"a reading is {value}, which cannot be written with {decimals} decimals: scale the series")
     text = f"{value:.{decimals}f}"
     return text.removeprefix("-") if float(text) == 0 else text  # no -0.0
 
 
 def as_numbers(example: Example, names: Sequence[str], style: NumericConfig) -> Example:
-    """`example` with its one image replaced by `extra["series"]` in numbers. InputError when it has not one of each."""
-    values = example.extra.get("series")
+    """`example` with its one image replaced by `extra["series"]` in numbers. InputError when it has not one of each.
+
+    `extra["series"]` is [channels][length] then, for rewards.
+    """
+    values = series_of(example)
     images = [part for message in example.messages for part in message.parts if part.media is not None]
-    if not values:
-        raise InputError("data.modality=numeric needs the raw series (the column `data`), and the row has none")
     if len(images) != 1:
         raise InputError(
             f"data.modality=numeric writes one series in the place of one image; the row has {len(images)}"
         )
     text = Part("text", text=write_series(values, names, style))
     messages = [Message(m.role, [text if part.media else part for part in m.parts]) for m in example.messages]
-    return replace(example, messages=messages)
+    return replace(example, messages=messages, extra={**example.extra, "series": values})

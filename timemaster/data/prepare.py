@@ -15,7 +15,8 @@ Otherwise it is cut from the train split, which stays whole in train/: by whole 
 meta["group"] which person or recording they are of, else at random with the classes' shares kept. The summary that is
 printed says which.
 
-The folder is built under another name and swapped in at the end: a run that fails leaves the old one as it was.
+The folder is built in .<name>_image/ beside it, which one process holds at a time, and swapped in at the end: a run
+that fails or is killed leaves the old one as it was, or the next run puts it back.
 """
 
 from __future__ import annotations
@@ -23,17 +24,19 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-import os
 import re
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timemaster.console import print_any_letter
+from timemaster.data.files import writing
+from timemaster.locks import folder_lock
 from timemaster.types import InputError
 
 if TYPE_CHECKING:
@@ -41,9 +44,11 @@ if TYPE_CHECKING:
     from timemaster.tasks import Task
 
     Splits = dict[str, list[Series]]
+    Files = dict[str, tuple[str, list[int]]]  # name of a parquet file -> the split and the positions of its rows there
 
 logger = logging.getLogger(__name__)
 
+OTHER_OUT = "choose another folder: --out DIR"
 PLOTS = ("published", "small")  # the recipe's own style; its small one, with a short question
 
 
@@ -58,18 +63,27 @@ def prepare(
     folder = out / f"{task.name}_{'small' if plot == 'small' else 'image'}"
     if plot == "small":
         task = small_variant(task)
-    splits = task.load(source)
-    _check_splits(task, splits)
-    files, how = _files(task, splits, seed)
-    building = out / f".{folder.name}.{os.getpid()}"
+    workplace = out / f".{folder.name}"
     try:
-        building.mkdir(parents=True)
-        plots = _draw(task, splits, building / "images", num_workers)
-        _save_dataset_dict(task, splits, building)
-        rows = _save_parquet(task, splits, plots, files, building)
-        _swap(building, folder)
+        with folder_lock(workplace, f"the preparation of {folder}"):
+            with writing(out, OTHER_OUT):
+                _clean(workplace, folder)
+            splits = task.load(source)
+            _check_splits(task, splits)
+            files, how = _files(task, splits, seed)
+            _check_classes(task, splits, files)
+            try:
+                with writing(out, OTHER_OUT):
+                    new = workplace / "new"
+                    plots = _draw(task, splits, new / "images", num_workers)
+                    _save_dataset_dict(task, splits, new)
+                    rows = _save_parquet(task, splits, plots, files, new)
+                    _swap(workplace, folder)
+            finally:
+                shutil.rmtree(workplace / "new", ignore_errors=True)
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        with suppress(OSError):  # not empty: another process holds it
+            workplace.rmdir()
     _summarise(folder, rows, plots, how)
     return folder
 
@@ -102,9 +116,32 @@ def _check_splits(task: Task, splits: Splits) -> None:
                 f"Recipe {task.name}: {len(repeated)} indices repeat in the {split} split (first: {repeated[0]}), "
                 "and plots are named by index. Number the series of each split: replace(series, index=i)."
             )
+        unknown = sorted({s.label for s in series} - set(task.labels))
+        if unknown:
+            raise InputError(f"Recipe {task.name}: {split} has {unknown}; its labels are {', '.join(task.labels)}.")
+        if not series:
+            raise InputError(f"Recipe {task.name}: the {split} split has no series.")
 
 
-def _files(task: Task, splits: Splits, seed: int) -> tuple[dict[str, tuple[str, list[int]]], str]:
+def _check_classes(task: Task, splits: Splits, files: Files) -> None:
+    """InputError when a class has no training row; a warning when only another file lacks it."""
+    for name, (split, positions) in files.items():
+        lacks = [label for label in task.labels if label not in {splits[split][i].label for i in positions}]
+        if not lacks:
+            continue
+        message = f"{name}.parquet has no row of {', '.join(lacks)}"
+        if name == "train":
+            counts = Counter(s.label for series in splits.values() for s in series)
+            had = ", ".join(f"{counts[label]} of {label}" for label in lacks)
+            raise InputError(
+                f"Recipe {task.name}: {message}; the source has {had}. The question names every class: give a source "
+                "with more of them, or take them out of the recipe's labels and question."
+            )
+        if name != "sft":
+            logger.warning("%s: too few rows, or none in the source", message)
+
+
+def _files(task: Task, splits: Splits, seed: int) -> tuple[Files, str]:
     """The parquet files, each with the split and the positions of its rows there, and how validation was made."""
     from timemaster.data.series import choose_groups, choose_stratified
 
@@ -170,7 +207,7 @@ def _save_parquet(
     task: Task,
     splits: Splits,
     plots: dict[str, list[bytes]],
-    files: dict[str, tuple[str, list[int]]],
+    files: Files,
     folder: Path,
 ) -> dict[str, Counter[str]]:
     """Writes the parquet files; gives the number of rows by file and class."""
@@ -188,13 +225,27 @@ def _save_parquet(
     return {name: Counter(splits[split][i].label for i in positions) for name, (split, positions) in files.items()}
 
 
-def _swap(new: Path, folder: Path) -> None:
-    """Puts `new` in the place of `folder`. Between two renames the place is empty; nothing is ever half there."""
-    old = new.with_name(f"{new.name}.old")
+def _swap(workplace: Path, folder: Path) -> None:
+    """Puts the new folder in the old one's place: empty between two renames, and never half full."""
     if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        folder.rename(workplace / "old")
+    (workplace / "new").rename(folder)
+    _remove(workplace / "old")
+
+
+def _clean(workplace: Path, folder: Path) -> None:
+    """Puts right what a killed process left: half a new folder, and the old one if it was between two renames."""
+    _remove(workplace / "new")
+    if (workplace / "old").exists() and not folder.exists():
+        (workplace / "old").rename(folder)
+    _remove(workplace / "old")
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def _summarise(folder: Path, rows: dict[str, Counter[str]], plots: dict[str, list[bytes]], how: str) -> None:

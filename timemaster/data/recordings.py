@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import csv
 import gzip
+import logging
 import math
-import tempfile
-import zipfile
+import re
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from timemaster.data.series import Series, download, stratified_split
+from timemaster.data.files import decoded, listed, report_left_out, text_of, unpacked
+from timemaster.data.series import Series, choose_stratified, download
 from timemaster.types import InputError
+
+logger = logging.getLogger(__name__)
 
 PHYSIONET = "https://physionet.org/files"
 TFC_FILES = {"train": "train.pt", "validation": "val.pt", "test": "test.pt"}
 SEED = 1  # of `at_most`
+SOUND = re.compile(r"\.aif[fc]?", re.IGNORECASE)
 CODE_NAMES = ("_reconstruct", "scalar")  # what numpy's arrays are pickled by, besides their types
 
 
@@ -35,36 +41,45 @@ def opened(source: Path, *names: str) -> Iterator[Path]:
     """
     if not source.exists():
         raise InputError(f"No such folder or file: {source.absolute()}")
-    zips = sorted(source.glob("*.zip")) if source.is_dir() else [source]
-    if source.is_dir() and (not zips or any(find(source, name) for name in names)):
-        yield source
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for archive in zips:
-            _unzip(archive, Path(folder, archive.stem))
-        for inner in sorted(Path(folder).rglob("*.zip")):
-            _unzip(inner, inner.parent)
-        yield Path(folder)
-
-
-def _unzip(archive: Path, folder: Path) -> None:
-    try:
-        with zipfile.ZipFile(archive) as file:
-            file.extractall(folder)
-    except zipfile.BadZipFile as error:
-        raise InputError(
-            f"{archive}: neither a folder nor a zip file ({error}); if fetched, delete it first."
-        ) from error
+    zips = [source]
+    if source.is_dir():
+        zips = sorted(path for path in source.iterdir() if path.suffix.lower() == ".zip")
+        if not zips or any(path.is_file() for name in names for path in source.rglob(name)):
+            yield source
+            return
+    with unpacked(zips) as folder:
+        yield folder
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """The first file called `name` in `folder` or below it."""
-    return next(iter(sorted(path for path in folder.rglob(name) if path.is_file())), None)
+    """The first file called `name` in `folder` or below it. A warning names the others."""
+    found = sorted(path for path in folder.rglob(name) if path.is_file())
+    if not found:
+        return None
+    report_left_out(f"files called {name}", [str(path) for path in found[1:]], f"{found[0]} is read")
+    return found[0]
 
 
 def at_most(series: Sequence[Series], most: int) -> list[Series]:
-    """`series`, or `most` of them, drawn by a fixed seed with the shares of the classes kept."""
-    return list(series) if len(series) <= most else stratified_split(series, most, SEED)[0]
+    """`series`, or `most` of them, drawn by a fixed seed with the shares of the classes kept, and one of each at least.
+
+    Raises InputError when `most` is less than the number of classes.
+    """
+    if len(series) <= most:
+        return list(series)
+    chosen = choose_stratified(series, most, SEED)
+    of_class: dict[str, list[int]] = defaultdict(list)
+    for position, item in enumerate(series):
+        of_class[item.label].append(position)
+    if most < len(of_class):
+        raise InputError(f"{most} series cannot hold {len(of_class)} classes: {', '.join(sorted(of_class))}.")
+    for positions in of_class.values():
+        if not chosen.intersection(positions):  # so rare that its share is less than one
+            largest = max(of_class.values(), key=lambda others: len(chosen.intersection(others)))
+            chosen.remove(max(chosen.intersection(largest)))
+            chosen.add(positions[0])
+    logger.info("%d of %d series are used, drawn with the shares of the classes kept", most, len(series))
+    return [item for position, item in enumerate(series) if position in chosen]
 
 
 def numbered(series: Sequence[Series]) -> list[Series]:
@@ -82,17 +97,19 @@ def read_uci_har(folder: Path, channels: Sequence[str], class_names: Mapping[str
     Where `subject_<split>.txt` is there, each series has `meta["group"]`, the volunteer. Raises InputError for a
     missing file, a class that `class_names` does not know, files of different lengths and what is no finite number.
     """
-    root = next((p.parents[1] for p in sorted(folder.rglob("y_train.txt*")) if p.parent.name == "train"), None)
-    if root is None:
+    roots = dict.fromkeys(p.parents[1] for p in sorted(folder.rglob("y_train.txt*")) if p.parent.name == "train")
+    if not roots:
         raise InputError(f"{folder}: no train/y_train.txt in it. Give the folder or zip of UCI HAR.")
+    root, *others = roots
+    report_left_out("copies of UCI HAR", [str(path) for path in others], f"{root} is read")
     return {split: _har_split(root / split, split, channels, class_names) for split in ("train", "test")}
 
 
 def _har_split(folder: Path, split: str, channels: Sequence[str], class_names: Mapping[str, str]) -> list[Series]:
-    codes = _har_lines(folder, f"y_{split}.txt")
-    signals = {f"{channel}_{split}.txt": _har_lines(folder, f"{channel}_{split}.txt") for channel in channels}
-    subjects = _har_lines(folder, f"subject_{split}.txt", optional=True)
-    lengths = {len(codes), *(len(lines) for lines in signals.values()), *([len(subjects)] if subjects else [])}
+    codes = _har_needed(folder, f"y_{split}.txt")
+    signals = {f"{channel}_{split}.txt": _har_needed(folder, f"{channel}_{split}.txt") for channel in channels}
+    subjects = _har_lines(folder, f"subject_{split}.txt")
+    lengths = {len(lines) for lines in (codes, *signals.values(), subjects) if lines is not None}
     if len(lengths) != 1:
         raise InputError(f"{folder}: its files have {sorted(lengths)} lines; they must be as many in each.")
     series = []
@@ -100,27 +117,34 @@ def _har_split(folder: Path, split: str, channels: Sequence[str], class_names: M
         if code not in class_names:
             raise InputError(f"{folder}/y_{split}.txt, line {index + 1}: class {code!r}; known: {list(class_names)}.")
         values = [_numbers(lines[index], f"{folder}, {name}, line {index + 1}") for name, lines in signals.items()]
-        meta = {"group": f"subject {subjects[index]}"} if subjects else {}
+        meta = {} if subjects is None else {"group": f"subject {subjects[index]}"}
         series.append(Series(values, class_names[code], index, meta))
     return series
 
 
-def _har_lines(folder: Path, name: str, optional: bool = False) -> list[str]:
-    for path in (folder / name, folder / "Inertial Signals" / name):
-        zipped = path.with_name(f"{name}.gz")
-        if path.is_file() or zipped.is_file():
-            try:
-                text = (
-                    path.read_text(encoding="utf-8")
-                    if path.is_file()
-                    else gzip.decompress(zipped.read_bytes()).decode()
-                )
-            except (OSError, EOFError, ValueError) as error:
-                raise InputError(f"{path if path.is_file() else zipped}: not readable: {error}") from error
-            return [line.strip() for line in text.splitlines() if line.strip()]
-    if optional:
-        return []
-    raise InputError(f"{folder}: no {name} or {name}.gz in it or in its folder 'Inertial Signals'.")
+def _har_needed(folder: Path, name: str) -> list[str]:
+    lines = _har_lines(folder, name)
+    if lines is None:
+        raise InputError(f"{folder}: no {name} or {name}.gz in it or in its folder 'Inertial Signals'.")
+    return lines
+
+
+def _har_lines(folder: Path, name: str) -> list[str] | None:
+    """The lines of a file, plain or gzipped; None where it is not there. A line without text is no window: refused."""
+    for plain in (folder / name, folder / "Inertial Signals" / name):
+        path = plain if plain.is_file() else plain.with_name(f"{name}.gz")
+        if not path.is_file():
+            continue
+        try:
+            data = path.read_bytes()
+            text = decoded(data if path == plain else gzip.decompress(data), str(path))
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{path}: not readable: {error}") from error
+        lines = [line.strip() for line in text.rstrip().splitlines()]
+        if "" in lines:
+            raise InputError(f"{path}, line {lines.index('') + 1}: is empty. Line n of every file is window n.")
+        return lines
+    return None
 
 
 def _numbers(line: str, where: str) -> list[float]:
@@ -138,8 +162,8 @@ def _numbers(line: str, where: str) -> list[float]:
 
 def fetch_physionet(project: str, names: Sequence[str], folder: Path, host: str = PHYSIONET) -> Path:
     """The files `names` of a project ("emgdb/1.0.0") in `folder`, compared with the sums that the project publishes."""
-    listed = download(f"{host}/{project}/SHA256SUMS.txt", "", folder).read_text(encoding="utf-8").splitlines()
-    sums = {words[-1].removeprefix("./"): words[0] for line in listed if len(words := line.split()) == 2}
+    lines = text_of(download(f"{host}/{project}/SHA256SUMS.txt", "", folder)).splitlines()
+    sums = {words[-1].removeprefix("./"): words[0] for line in lines if len(words := line.split()) == 2}
     for name in names:
         if name not in sums:
             raise InputError(f"{host}/{project}/SHA256SUMS.txt does not list {name}. Fetch it by hand: --source DIR.")
@@ -149,12 +173,33 @@ def fetch_physionet(project: str, names: Sequence[str], folder: Path, host: str 
 
 def read_reference(path: Path, class_names: Mapping[str, str]) -> dict[str, str]:
     """Record -> label of a PhysioNet REFERENCE.csv ("A00001,N" a line, no header). InputError for an unknown class."""
-    with path.open(encoding="utf-8") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    for number, row in enumerate(rows, start=1):
-        if len(row) != 2 or row[1] not in class_names:
+    rows = []
+    for number, row in enumerate(csv.reader(text_of(path).splitlines()), start=1):
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if len(cells) != 2 or cells[1] not in class_names:
             raise InputError(f"{path}, line {number}: {','.join(row)!r}; expected record,class of {list(class_names)}.")
-    return {record: class_names[code] for record, code in rows}
+        rows.append((number, cells[0], class_names[cells[1]]))
+    return _as_index(path, rows)
+
+
+def _as_index(path: Path, rows: Sequence[tuple[int, str, str]]) -> dict[str, str]:
+    """Name -> label of an index file's (line, name, label). InputError for none, and for a name with two labels."""
+    if not rows:
+        raise InputError(f"{path}: names nothing. Fetch it again.")
+    first: dict[str, tuple[int, str]] = {}
+    repeated = []
+    for number, name, label in rows:
+        before, known = first.setdefault(name, (number, label))
+        if known != label:
+            raise InputError(
+                f"{path}: {name} is {known!r} in line {before} and {label!r} in line {number}. Take one of them out."
+            )
+        if before != number:
+            repeated.append(name)
+    report_left_out(f"repeated lines of {path}", repeated, "each name counts once")
+    return {name: label for name, (_, label) in first.items()}
 
 
 def windows(values: Sequence[float], length: int) -> Iterator[list[float]]:
@@ -165,13 +210,39 @@ def windows(values: Sequence[float], length: int) -> Iterator[list[float]]:
 
 def find_records(folder: Path) -> dict[str, Path]:
     """The PhysioNet records in `folder` or below it, by name: paths without suffix, the nearest of equal names."""
-    paths = sorted(folder.rglob("*.hea"), key=lambda path: (len(path.parts), path), reverse=True)
-    return {path.stem: path.with_suffix("") for path in paths}
+    paths = sorted(folder.rglob("*.hea"), key=lambda path: (len(path.parts), path))
+    nearest: dict[str, Path] = {}
+    again = [str(path) for path in paths if nearest.setdefault(path.stem, path) != path]
+    report_left_out("records", again, f"others of their names are nearer to {folder}")
+    return {name: path.with_suffix("") for name, path in nearest.items()}
+
+
+def plan_records(labels: Mapping[str, str], records: Mapping[str, Path], length: int) -> dict[str, list[Series]]:
+    """The windows of each record of `labels` (record -> label), as `plan_windows` gives them.
+
+    Records that `labels` does not name, and those shorter than a window, are left out and named. Raises InputError
+    for one that is not in `records`, and when no record of a class is left.
+    """
+    missing = [record for record in labels if record not in records]
+    if missing:
+        raise InputError(f"{len(missing)} records are not there: no {listed([f'{record}.hea' for record in missing])}.")
+    report_left_out("records", [record for record in records if record not in labels], "the index does not name them")
+    planned = {record: plan_windows(records[record], label, length) for record, label in labels.items()}
+    why = f"shorter than a window of {length} readings"
+    report_left_out("records", [record for record, cut in planned.items() if not cut], why)
+    gone = set(labels.values()) - {item.label for cut in planned.values() for item in cut}
+    if gone:
+        raise InputError(f"No record is left of {', '.join(sorted(gone))}: all are {why}.")
+    return {record: cut for record, cut in planned.items() if cut}
 
 
 def plan_windows(record: Path, label: str, length: int) -> list[Series]:
     """The windows of a PhysioNet record, one after another without overlap, the rest dropped; values not yet read."""
-    size = _wfdb("rdheader", record).sig_len or 0
+    size = _wfdb("rdheader", record).sig_len
+    if size is None:  # the header need not say
+        size = _wfdb("rdrecord", record).sig_len
+    elif size == 0:  # which readers take for unknown or for empty
+        raise InputError(f"{record}.hea says 0 readings: give their number, or leave it out.")
     starts = range(0, size - length + 1, length)
     return [Series([], label, i, {"group": record.name, "start": start}) for i, start in enumerate(starts)]
 
@@ -194,9 +265,13 @@ def fill_windows(planned: Sequence[Series], records: Mapping[str, Path], rate: f
 def read_record(path: Path, rate: float, unit: str = "mV") -> list[float]:
     """The first signal of a PhysioNet record (`path` without suffix; `.hea` and its data beside it) in `unit`.
 
-    Raises InputError when it cannot be read, has gaps, another unit, or was not sampled at `rate` Hz.
+    Raises InputError when it cannot be read, has gaps, another unit, or was not sampled at `rate` Hz. A warning names
+    further signals.
     """
     record = _wfdb("rdrecord", path)
+    if not record.n_sig:
+        raise InputError(f"{path}: has no signal.")
+    report_left_out(f"signals of {path}", [str(name) for name in record.sig_name[1:]], "only the first is read")
     if abs(record.fs - rate) > 1e-6 or record.units[0] != unit:
         raise InputError(f"{path}: {record.units[0]} at {record.fs} Hz; expected {unit} at {rate} Hz.")
     values: list[float] = record.p_signal[:, 0].tolist()
@@ -221,7 +296,9 @@ def _wfdb(function: str, path: Path) -> Any:
 
 def read_tfc(folder: Path, class_names: Mapping[int, str], most: Mapping[str, int]) -> dict[str, list[Series]]:
     """The splits of a TF-C set: train.pt, val.pt (if there) and test.pt; `most` series of a split, all if not said."""
-    paths = {split: path for split, name in TFC_FILES.items() if (path := find(folder, name))}
+    train = find(folder, TFC_FILES["train"])
+    near = train.parent if train else folder  # another set may lie beside this one
+    paths = {split: path for split, name in TFC_FILES.items() if (path := find(near, name))}
     if not {"train", "test"} <= paths.keys():
         raise InputError(f"{folder}: has {', '.join(p.name for p in paths.values())}; train.pt and test.pt are needed.")
     return {split: read_pt(path, class_names, most.get(split, 0)) for split, path in paths.items()}
@@ -270,35 +347,49 @@ def _numpy_globals() -> list[Any]:
 
 def plan_clips(table: Path, class_names: Mapping[str, str]) -> list[Series]:
     """The clips of a table with the columns clip_name and label (Kaggle's train.csv); values not yet read."""
-    planned: list[Series] = []
-    with table.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            name, code = str(row.get("clip_name") or "").strip(), str(row.get("label") or "").strip()
-            if not name or code not in class_names:
-                what = f"clip_name {name!r}, label {code!r}"
-                raise InputError(f"{table}, line {number}: {what}; labels known are {list(class_names)}.")
-            planned.append(Series([], class_names[code], len(planned), {"clip": name}))
-    return planned
+    rows, columns = [], csv.DictReader(text_of(table).splitlines())
+    if not {"clip_name", "label"} <= set(columns.fieldnames or ()):
+        raise InputError(f"{table}: the first line is {columns.fieldnames}; expected clip_name and label.")
+    for row in columns:
+        name, code = str(row["clip_name"] or "").strip(), str(row["label"] or "").strip()
+        if not name or code not in class_names:
+            what = f"clip_name {name!r}, label {code!r}"
+            raise InputError(f"{table}, line {columns.line_num}: {what}; labels known are {list(class_names)}.")
+        rows.append((columns.line_num, name, class_names[code]))
+    clips = _as_index(table, rows).items()
+    return [Series([], label, index, {"clip": name}) for index, (name, label) in enumerate(clips)]
 
 
-def fill_clips(planned: Sequence[Series], folder: Path, rate: int, length: int) -> list[Series]:
-    """What `plan_clips` planned, with the clips in `folder` or below it, as readings in [-1, 1].
+def find_clips(folder: Path, planned: Sequence[Series]) -> dict[str, Path]:
+    """The planned clips in `folder` or below it, by name: the nearest of equal names. Warnings count all others."""
+    found = sorted((p for p in folder.rglob("*") if SOUND.fullmatch(p.suffix)), key=lambda p: (len(p.parts), p))
+    wanted = dict.fromkeys(item.meta["clip"] for item in planned)
+    nearest: dict[str, Path] = {}
+    again = [str(p) for p in found if p.name in wanted and nearest.setdefault(p.name, p) != p]
+    report_left_out("clips", again, f"others of their names are nearer to {folder}")
+    report_left_out("clips", [p.name for p in found if p.name not in wanted], "the table has no label for them")
+    report_left_out("lines of the table", [name for name in wanted if name not in nearest], "their clips are not there")
+    return nearest
 
-    Raises InputError for a missing clip, one that cannot be read, another rate, and another length.
+
+def fill_clips(planned: Sequence[Series], paths: Mapping[str, Path], rate: int, length: int) -> list[Series]:
+    """What `plan_clips` planned, with the clips that `find_clips` found, as readings in [-1, 1].
+
+    Raises InputError for a clip that cannot be read, several channels, another rate, and another length.
     """
     import soundfile
 
-    paths = {path.name: path for path in folder.rglob("*.ai*f*")}
     filled = []
     for item in planned:
         path = paths.get(item.meta["clip"])
         if path is None:
-            raise InputError(f"{folder}: no clip {item.meta['clip']!r} in it or below it; the table names it.")
+            raise InputError(f"No clip {item.meta['clip']!r}; the table names it. Put it back, or take its line out.")
         try:
             values, found = soundfile.read(path, dtype="float64", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise InputError(f"{path}: not a readable sound file: {error}") from error
-        if found != rate or len(values) != length:
-            raise InputError(f"{path}: {len(values)} readings at {found} Hz; expected {length} at {rate} Hz.")
+        if found != rate or values.shape != (length, 1):
+            shown = f"{len(values)} readings at {found} Hz in {values.shape[1]} channel(s)"
+            raise InputError(f"{path}: {shown}; expected {length} at {rate} Hz in 1.")
         filled.append(replace(item, values=[values[:, 0].tolist()]))
     return filled

@@ -12,15 +12,24 @@ import importlib.util
 import logging
 import math
 import random
-import tempfile
 import time
-import zipfile
+import uuid
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from timemaster.data.files import (
+    OTHER_TMPDIR,
+    clean_arff,
+    clean_ts,
+    report_left_out,
+    temporary_folder,
+    unpacked,
+    writing,
+)
 from timemaster.rewards.parse import label_key
 from timemaster.types import InputError
 
@@ -29,6 +38,7 @@ logger = logging.getLogger(__name__)
 DOWNLOADS = Path("data/downloads")
 NUM_TRIES = 4  # one try and three retries
 CHUNK_BYTES = 1 << 16
+RESAMPLE = "Times are not kept: resample the readings to one step, and leave the timestamps out."
 NUM_ORDERS = 1000  # of groups, tried for a cut
 
 
@@ -46,43 +56,74 @@ class Series:
 def read_series(path: Path, class_names: Mapping[str, str]) -> list[Series]:
     """All series of one `.ts` or `.arff` file, labels translated by `class_names` (archive's class -> label).
 
-    A class that `class_names` has in other letters counts: sktime's reader of `.ts` files gives them in lower case.
-    So does one that Unicode writes in another way (`label_key`).
-    Raises InputError for another file type, a class that `class_names` does not know, and missing values.
+    A class that `class_names` has in other letters counts, and one that Unicode writes in another way (`label_key`).
+    Raises InputError for another file type, a class that `class_names` does not know, empty channels, missing values,
+    and timestamps that are not evenly spaced.
     """
     frame, classes = _parse(path)
     columns = [frame[name] for name in frame.columns]
-    labels = {label_key(name): label for name, label in class_names.items()} | dict(class_names)
-    series = []
+    labels = {label_key(name): label for name, label in class_names.items()}
+    series, steps = [], set()
     for index, (name, *channels) in enumerate(zip(classes, *columns, strict=True)):
-        label = labels.get(name, labels.get(label_key(name)))
+        label = class_names.get(name, labels.get(label_key(name)))
         if label is None:
             raise InputError(f"{path}: series {index} has class {name!r}; the recipe knows {list(class_names)}.")
         values = [[float(value) for value in channel] for channel in channels]
+        if not all(values):
+            raise InputError(f"{path}: series {index} has a channel without readings; leave the series out.")
         if not all(math.isfinite(value) for channel in values for value in channel):
             raise InputError(f"{path}: series {index} has missing values; fill them first or leave the series out.")
+        steps |= _time_steps(channels, f"{path}: series {index}")
         series.append(Series(values, label, index))
+    if len(steps) > 1:
+        raise InputError(f"{path}: readings are not evenly spaced in time ({min(steps)} to {max(steps)}). {RESAMPLE}")
     return series
 
 
+def _time_steps(channels: Sequence[Any], where: str) -> set[Any]:
+    """The times between readings, for they are not kept; nothing where the file has no timestamps.
+
+    Raises InputError for times that do not rise and channels that do not share them.
+    """
+    import pandas as pd
+
+    times = channels[0].index
+    if isinstance(times, pd.RangeIndex):
+        return set()
+    if not all(channel.index.equals(times) for channel in channels):
+        raise InputError(f"{where}: its channels have readings at different times. {RESAMPLE}")
+    if not (times.is_monotonic_increasing and times.is_unique):
+        raise InputError(f"{where}: its timestamps do not rise. Sort the readings by time, one at a time.")
+    return {later - earlier for earlier, later in pairwise(times)}
+
+
 def _parse(path: Path) -> tuple[Any, list[str]]:
+    """The values as sktime reads them, a column per channel and a row per series, and the classes."""
     from sktime.datasets import load_from_arff_to_dataframe, load_from_tsfile_to_dataframe
 
-    readers = {".ts": load_from_tsfile_to_dataframe, ".arff": load_from_arff_to_dataframe}
-    if path.suffix not in readers:
+    readers = {".ts": (clean_ts, load_from_tsfile_to_dataframe), ".arff": (clean_arff, load_from_arff_to_dataframe)}
+    if path.suffix.lower() not in readers:
         raise InputError(f"{path}: cannot read {path.suffix!r} files; give .ts or .arff.")
-    try:
-        frame, classes = readers[path.suffix](str(path))
-    except Exception as error:  # sktime raises many kinds for a broken file
-        raise InputError(f"{path}: not a readable {path.suffix} file: {error}") from error
-    return frame, [str(name) for name in classes]
+    clean, read = readers[path.suffix.lower()]
+    text, classes = clean(path)
+    with temporary_folder() as folder:
+        cleaned = folder / f"cleaned{path.suffix.lower()}"
+        with writing(cleaned, OTHER_TMPDIR):
+            cleaned.write_text(text, encoding="utf-8")
+        try:
+            frame, _ = read(str(cleaned))
+        except Exception as error:  # sktime raises many kinds for a broken file
+            raise InputError(f"{path}: not a readable {path.suffix} file: {error}") from error
+    if len(frame) != len(classes):
+        raise InputError(f"{path}: {len(classes)} rows, of which sktime reads {len(frame)}. Check their form.")
+    return frame, classes
 
 
 def read_splits(source: Path | None, name: str, class_names: Mapping[str, str]) -> dict[str, list[Series]]:
     """The "train" and "test" series of the archive set `name` (as in "Computers").
 
-    `source` is a zip file, or a folder that holds `<name>_TRAIN.ts`, `<name>_TRAIN.arff` or `<name>.zip`, possibly
-    one folder deeper. Raises InputError when it is None, or when it or a split is not there.
+    `source` is a zip file, or a folder that holds `<name>.zip` or, in it or below it, `<name>_TRAIN.ts` or
+    `<name>_TRAIN.arff`. Raises InputError when it is None, or when it or a split is not there.
     """
     if source is None:
         raise InputError(f"The set {name}: give --source DIR, or write a load that fetches it (see recipes/ctu.py).")
@@ -91,18 +132,9 @@ def read_splits(source: Path | None, name: str, class_names: Mapping[str, str]) 
     if source.is_dir() and not _find(source, f"{name}_TRAIN") and (source / f"{name}.zip").is_file():
         source = source / f"{name}.zip"
     if source.is_file():
-        with tempfile.TemporaryDirectory() as folder:
-            _unzip(source, Path(folder))
-            return _read_folder(Path(folder), name, class_names, f"{source}")
+        with unpacked([source]) as folder:
+            return _read_folder(folder, name, class_names, f"{source}")
     return _read_folder(source, name, class_names, f"{source}")
-
-
-def _unzip(archive: Path, folder: Path) -> None:
-    try:
-        with zipfile.ZipFile(archive) as file:
-            file.extractall(folder)
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{archive}: not a zip file ({error}). Delete it and fetch it again.") from error
 
 
 def _read_folder(folder: Path, name: str, class_names: Mapping[str, str], shown: str) -> dict[str, list[Series]]:
@@ -118,9 +150,11 @@ def _read_folder(folder: Path, name: str, class_names: Mapping[str, str], shown:
 
 
 def _find(folder: Path, stem: str) -> Path | None:
+    """The file `stem` of a known format in `folder` or below it, the nearest where there are several."""
     for suffix in (".ts", ".arff"):
-        found = sorted([*folder.glob(stem + suffix), *folder.glob(f"*/{stem}{suffix}")])
+        found = sorted(folder.rglob(stem + suffix), key=lambda path: (len(path.parts), path))
         if found:
+            report_left_out(f"files called {found[0].name}", [str(p) for p in found[1:]], f"{found[0]} is read")
             return found[0]
     return None
 
@@ -139,57 +173,90 @@ def download(url: str, sha256: str = "", folder: Path = DOWNLOADS) -> Path:
     Raises InputError when the network does not answer, and when `sha256` is given and differs.
     """
     path = folder / url.rsplit("/", 1)[-1]
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        _fetch(url, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with writing(folder, "fetch the file elsewhere and give its folder: --source DIR"):
+        if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            _fetch(url, path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if sha256 and digest != sha256:
+            path.unlink()
     if sha256 and digest != sha256:
-        path.unlink()
         raise InputError(f"{url}: its sha256 is {digest}, expected {sha256}. The file was removed; try again later.")
     return path
 
 
+class _NetworkError(Exception):
+    pass
+
+
 def _fetch(url: str, path: Path) -> None:
-    import urllib.request
-
-    from tqdm import tqdm
-
-    partial = path.with_name(path.name + ".part")
-    for attempt in range(NUM_TRIES):
-        try:
-            with urllib.request.urlopen(url, timeout=30) as response, partial.open("wb") as file:
-                size = int(response.headers.get("Content-Length") or 0) or None
-                with tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
-                    while block := response.read(CHUNK_BYTES):
+    """Writes the file under a name of its own first, so that two processes can fetch the same one."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        for attempt in range(NUM_TRIES):
+            try:
+                with partial.open("wb") as file:
+                    for block in _blocks(url, path.name):
                         file.write(block)
-                        bar.update(len(block))
-            if size is not None and partial.stat().st_size != size:
-                raise OSError(f"connection closed after {partial.stat().st_size} of {size} bytes")
-            partial.replace(path)
-            return
-        # URLError, HTTPError and time-outs are OSErrors; a connection that ends within a block is an HTTPException.
-        except (OSError, http.client.HTTPException) as error:
-            reason = error
-        if attempt + 1 < NUM_TRIES:
-            pause = 2**attempt
-            logger.warning("%s: %s; trying again in %d s", url, reason, pause)
-            time.sleep(pause)
-    partial.unlink(missing_ok=True)
+                partial.replace(path)
+                return
+            except _NetworkError as error:
+                reason = error
+            if attempt + 1 < NUM_TRIES:
+                pause = 2**attempt
+                logger.warning("%s: %s; trying again in %d s", url, reason, pause)
+                time.sleep(pause)
+    finally:
+        partial.unlink(missing_ok=True)
     raise InputError(
         f"{url} could not be fetched in {NUM_TRIES} tries ({reason}). Check the network, or fetch the file elsewhere "
         "and give its folder: --source DIR."
     )
 
 
+def _blocks(url: str, name: str) -> Iterator[bytes]:
+    """What the host sends, with a progress bar. Raises _NetworkError, never for what the caller does with it."""
+    import urllib.request
+
+    from tqdm import tqdm
+
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            size = int(response.headers.get("Content-Length") or 0) or None
+            received = 0
+            with tqdm(total=size, desc=name, unit="B", unit_scale=True, disable=None) as bar:
+                while block := response.read(CHUNK_BYTES):
+                    received += len(block)
+                    bar.update(len(block))
+                    yield block
+        if size is not None and received != size:
+            raise OSError(f"connection closed after {received} of {size} bytes")
+    # URLError, HTTPError and time-outs are OSErrors; a connection that ends within a block is an HTTPException.
+    except (OSError, http.client.HTTPException) as error:
+        raise _NetworkError(str(error) or repr(error)) from error
+
+
 def check_splits(splits: Mapping[str, Sequence[Series]], num_rows: Mapping[str, int], length: int) -> None:
-    """Raises InputError unless every split has its `num_rows` and every series `length` readings, as published."""
+    """Compares with the published set: `num_rows` series in each split, `length` readings in each channel.
+
+    A smaller copy of the set is warned of. Raises InputError for an empty split, one that is larger than the
+    published one, and another length.
+    """
+    sizes = {split: len(splits[split]) for split in num_rows}
     for split, expected in num_rows.items():
-        if len(splits[split]) != expected:
-            raise InputError(f"The {split} split has {len(splits[split])} series; the published set has {expected}.")
+        if not sizes[split]:
+            raise InputError(f"The {split} split has no series.")
+        if sizes[split] > expected:
+            raise InputError(f"The {split} split has {sizes[split]} series; the published set has {expected}.")
         for series in splits[split]:
             wrong = {len(channel) for channel in series.values} - {length}
             if wrong:
                 raise InputError(f"{split} series {series.index} has {wrong.pop()} readings; expected {length}.")
+    if sizes != dict(num_rows):
+        logger.warning(
+            "This is a part of the set, %s series of %s: not to be compared with published figures.",
+            sizes, dict(num_rows),
+        )  # fmt: skip
 
 
 def check_digest(splits: Mapping[str, Sequence[Series]], expected: str) -> None:

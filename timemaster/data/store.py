@@ -118,9 +118,8 @@ def read_examples(
     """All examples of parquet `files`, and the rows that could not be used.
 
     An example's id is "<file name>:<row>", with folders in front where two files share a name; its `extra` is the
-    row's extra_info with `file` and `row` added, and, `with_series`, the raw series as `series`
-    [channels][length]. `default_source` is
-    the data_source of files without that column.
+    row's extra_info with `file` and `row` added, and, `with_series`, the column `data` as `series`, unchecked: see
+    `numeric.series_of`. `default_source` is the data_source of files without that column.
 
     Raises InputError for a missing, unreadable or empty file and a missing column; for bad rows, too, with
     on_bad_row="raise". With "skip" they are logged, counted and returned.
@@ -136,7 +135,7 @@ def read_examples(
             except InputError as error:
                 bad.append(BadRow(file, number, str(error)))
             else:
-                series = {"series": _channels(row.get("data"))} if with_series else {}
+                series = {"series": row.get("data")} if with_series else {}
                 examples.append(replace(example, extra={**example.extra, "file": file, "row": number, **series}))
     report_bad_rows(bad, len(examples) + len(bad), on_bad_row)
     return examples, bad
@@ -239,11 +238,6 @@ def take_rows(file: str | Path, numbers: Sequence[int], columns: Sequence[str]) 
             parts.append(batch.take(pa.array([number - start for number in inside])))
         start += len(batch)
     return pa.Table.from_batches(parts)
-
-
-def _channels(values: Any) -> list[list[float]] | None:
-    """The column `data` as [channels][length]; a single channel may stand there bare."""
-    return [values] if values and not isinstance(values[0], Sequence) else values
 
 
 def _open(file: str) -> pq.ParquetFile:
