@@ -20,8 +20,7 @@ from timemaster.config import Config
 from timemaster.data.media import load_image, load_model_config, num_tokens, vision_spec
 from timemaster.evaluate import check_targets, resolve_targets
 from timemaster.inputs import check_inputs, make_renderer
-from timemaster.models.weights import Shapes, check_weights, stored_shapes, wanted_shapes
-from timemaster.rollout.rank import EngineRank
+from timemaster.models.weights import check_weights, stored_shapes, wanted_shapes
 from timemaster.types import InputError
 
 
@@ -162,27 +161,6 @@ class Receiver:
 
     def finish_weight_update(self) -> None:
         self.finished += 1
-
-
-def test_an_engine_refuses_an_update_that_brings_less_than_all(tiny: str) -> None:
-    shapes = stored_shapes(tiny)
-    rank = EngineRank.__new__(EngineRank)
-    rank.engine, rank._wanted = Receiver(), {name: shape for name, shape in shapes.items() if "visual" not in name}
-
-    def update(sent: Shapes) -> None:
-        rank.start_weight_update()
-        for name, shape in sent.items():
-            rank.update_weights({"chunk": [(name, "float32", shape, b"")]})
-        rank.finish_weight_update()
-
-    update(shapes)
-    update(rank._wanted | {"lm_head.weight": (1, 1)})
-    name = "model.language_model.norm.weight"
-    with pytest.raises(InputError, match=f"lacks {name}"):
-        update({n: shape for n, shape in shapes.items() if n != name})
-    with pytest.raises(InputError, match=rf"{name} \(1,\) for"):
-        update(shapes | {name: (1,)})
-    assert rank.engine.finished == 2
 
 
 def test_an_export_shows_plain_transformers_as_many_tokens_as_the_run(saved: Path) -> None:
