@@ -84,10 +84,13 @@ def load_task(module: str) -> Task:
     """
     try:
         task = getattr(importlib.import_module(module), "TASK", None)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the recipe is there; something it imports is not
-        raise InputError(f"No recipe {module!r}; there are {find_recipes()}. Write the name with dots.") from error
+    except InputError:
+        raise
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{module}.".startswith(f"{missing}."):
+            raise InputError(f"No recipe {module!r}; there are {find_recipes()}. Write the name with dots.") from error
+        raise InputError(f"Recipe {module!r}: importing it failed: {error!r}.") from error
     if not isinstance(task, Task):
         raise InputError(f"Recipe {module!r} has no TASK = Task(...); see recipes/ctu.py for one.")
     return task

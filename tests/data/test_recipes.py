@@ -260,6 +260,23 @@ def test_other_modules_are_no_recipes(module: str, message: str):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import not_installed_anywhere", "importing it failed: .*not_installed_anywhere"),
+        ("TASK = ", "importing it failed: SyntaxError"),
+        ("TASK = 1 / 0", "importing it failed: ZeroDivisionError"),
+    ],
+)
+def test_a_recipe_that_cannot_be_imported_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "a_broken_recipe.py").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=f"Recipe 'a_broken_recipe': {message}"):
+        load_task("a_broken_recipe")
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("labels", ("A", "a")),

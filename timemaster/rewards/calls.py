@@ -10,7 +10,6 @@ import faulthandler
 import inspect
 import logging
 import math
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
@@ -99,7 +98,8 @@ class Caller:
     # ---- threads
 
     def _add_thread(self) -> None:
-        self._num_threads += 1
+        with self._lock:
+            self._num_threads += 1
         Thread(target=self._work, name="scoring", daemon=True).start()
 
     def _work(self) -> None:
@@ -209,8 +209,7 @@ class Caller:
         Some calls keep the interpreter to themselves, as a regular expression that backtracks for ever: then no thread
         runs any more. The stacks of all go to stderr.
         """
-        limit = min(self._timeout + GRACE, TIMEOUT_MAX)
-        faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__ or sys.stderr)
+        faulthandler.dump_traceback_later(min(self._timeout + GRACE, TIMEOUT_MAX), exit=True, file=2)  # stderr
 
     def _pong(self) -> None:
         self._pinged = None
@@ -256,7 +255,7 @@ def outcome_of(result: Any) -> Outcome:
     if "score" not in result:
         raise ValueError(f"a dict with 'score' is expected, got {result!r:.200}")
     if result["score"] is None:
-        return Outcome(unknown=str(result.get("reason") or "no reason given")[:NUM_SHOWN])
+        return Outcome(unknown=str(result.get("reason") or "")[:NUM_SHOWN] or "no reason given")
     more = {str(key): finite(value) for key, value in result.items() if key != "score"}
     return Outcome(
         value=_number(result["score"], result),

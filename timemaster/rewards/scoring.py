@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -98,7 +98,7 @@ def _neighbours_first(folder: Path) -> Iterator[None]:
     """
     names = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     clashing = {name for name in names - sys.stdlib_module_names if not _is_neighbour(name, folder)}
-    others = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in clashing}
+    others = {name: module for name, module in list(sys.modules.items()) if name.partition(".")[0] in clashing}
     for name in others:
         del sys.modules[name]
     known = set(sys.modules)
@@ -106,7 +106,8 @@ def _neighbours_first(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        with suppress(ValueError):  # the file may change the search path, too
+            sys.path.remove(str(folder))
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
         new = [name for name in sys.modules.keys() - known if _is_neighbour(name, folder)]
@@ -258,7 +259,7 @@ class Scorer:
             if next(left) <= 0:
                 try:
                     answer.set_result(total_of(parts, [one.result() for one in outcomes], example, self._on_error))
-                except InputError as error:
+                except BaseException as error:  # it would be lost here, and the answer waited for
                     answer.set_exception(error)
 
         for outcome in outcomes:
