@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import secrets
 import signal
+import sys
 import tempfile
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -37,7 +40,7 @@ def start_ray(cfg: Config) -> str:
     if cfg.trainer.ray_address:
         args = {"address": cfg.trainer.ray_address}
     else:
-        use_temp_dir_for_sockets()
+        prepare_for_ray()
     log.info("starting Ray")
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -56,11 +59,17 @@ def start_ray(cfg: Config) -> str:
     return "cuda" if found and cfg.trainer.device != "cpu" else "cpu"
 
 
-def use_temp_dir_for_sockets() -> None:
-    """Where TMPDIR (or RAY_TMPDIR) is no place for Ray's sockets, take /tmp, in all processes of the run.
+def prepare_for_ray() -> None:
+    """Look after what Ray takes for granted of this machine. Raises InputError where that is not possible.
 
-    Raises InputError when that cannot be written either.
+    A TMPDIR (or RAY_TMPDIR) that cannot hold its sockets gives way to /tmp, in all processes of the run. Where the home
+    folder cannot be written, the token that Ray keeps there for the processes of one cluster is of this run alone.
     """
+    for path in (sys.executable, ray.__file__):
+        if re.search(r"['\\]", path) and " " not in path:  # Ray quotes a path with a blank, and no other
+            raise InputError(
+                f"{path}: Ray cannot start this. Move the project out of a folder with ' or \\ in its name."
+            )
     for name in ("RAY_TMPDIR", "TMPDIR"):
         given = os.environ.get(name, "")
         if not given or _holds_sockets(given):
@@ -72,11 +81,15 @@ def use_temp_dir_for_sockets() -> None:
         os.environ[name], tempfile.tempdir = "/tmp", None  # None: to be found again
     if not _holds_sockets(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"):
         raise InputError("/tmp cannot be written: set TMPDIR to a folder that can, with a short path such as /scratch.")
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ and not _can_be_written(os.path.expanduser("~/.ray")):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _holds_sockets(folder: str) -> bool:
-    if not os.path.isabs(folder) or len(os.fsencode(folder)) > MAX_TEMP_DIR:
-        return False
+    return os.path.isabs(folder) and len(os.fsencode(folder)) <= MAX_TEMP_DIR and _can_be_written(folder)
+
+
+def _can_be_written(folder: str) -> bool:
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
