@@ -328,6 +328,13 @@ def test_report_and_contact_sheet_show_the_same(tmp_path: Path) -> None:
     assert np.abs(np.asarray(Image.open(io.BytesIO(made[0])).convert("RGB"), dtype=float) - upright).mean() < 5  # lossy
 
 
+def test_no_other_module_opens_pictures() -> None:
+    library = Path(__file__).resolve().parents[2] / "timemaster"
+    opening = [p for p in library.rglob("*.py") if "Image.open(" in p.read_text(encoding="utf-8")]
+    # rows.py asks whether a file is damaged, and looks at no pixels
+    assert sorted(str(p.relative_to(library)) for p in opening) == ["data/media.py", "data/rows.py"]
+
+
 def test_a_file_for_browsers_is_made_only_where_it_must_be() -> None:
     plain = saved(Image.fromarray(COLOUR), "PNG")
     assert web_image(plain) == ("image/png", plain)

@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 ROLES |= {"tool": "tool", "observation": "tool"}
+IMAGES_ONLY = "it has a video, and only images can be read"
 SCHEMA = pa.schema(
     {
         "data_source": pa.string(),
@@ -158,11 +159,13 @@ def entry_row(entry: Any, number: int, folder: Path, data_source: str, answer_ta
     """The parquet row of one entry. Raises InputError with the reason when it has none."""
     if not isinstance(entry, Mapping):
         raise InputError(f"it is {entry!r:.60}; a dict with conversations or messages is needed")
+    if _filled(entry, "videos", "video"):
+        raise InputError(IMAGES_ONLY)
     listed = _filled(entry, "images", "image")
     images = listed if isinstance(listed, list) else [] if listed is None else [listed]
     messages = read_messages(_turns(entry), images, [], folder)
-    if _filled(entry, "videos", "video") or any(p.kind == "video" for m in messages for p in m.parts):
-        raise InputError("it has a video, and only images can be read")
+    if any(part.kind == "video" for message in messages for part in message.parts):
+        raise InputError(IMAGES_ONLY)
     example = Example(id=str(number), messages=messages, answer="", data_source=data_source)
     turns = turns_of(example)
     if any("\ud800" <= letter <= "\udfff" for turn in turns for letter in turn["content"]):

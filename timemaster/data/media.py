@@ -174,7 +174,8 @@ def as_seen(image: Image.Image) -> Image.Image:
 
     It is turned as its EXIF data say, and transparency is laid on white. Samples of more than 8 bits are scaled by
     their depth, floating-point ones by their range. Colour profiles are not applied: the published models were trained
-    without them. Raises InputError for several frames, and for floating-point samples that are no numbers.
+    without them. `image` itself is changed, too. Raises InputError for several frames, and for floating-point samples
+    that are no numbers.
     """
     from PIL import Image, ImageCms, ImageOps
 

@@ -22,7 +22,6 @@ that fails or is killed leaves the old one as it was, or the next run puts it ba
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import re
 import shutil
@@ -249,9 +248,10 @@ def _remove(folder: Path) -> None:
 
 
 def _summarise(folder: Path, rows: dict[str, Counter[str]], plots: dict[str, list[bytes]], how: str) -> None:
-    from PIL import Image
+    from timemaster.data.media import image_media
 
-    sizes = [Image.open(io.BytesIO(png)).size for drawn in plots.values() for png in drawn]
+    media = (image_media(png) for drawn in plots.values() for png in drawn)
+    sizes = [(one.width, one.height) for one in media]
     logger.info("%s", folder)
     for name, counts in rows.items():
         per_class = ", ".join(f"{label} {count}" for label, count in sorted(counts.items()))
