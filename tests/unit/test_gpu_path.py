@@ -136,6 +136,21 @@ def test_what_waits_in_host_memory_comes_back_whole_and_buffers_are_used_again(c
         assert offloaded.logprobs([samples], which) == twin.logprobs([samples], which)
 
 
+def test_giving_and_taking_memory_twice_changes_nothing(cfg, process_group) -> None:
+    """A change of turns that Ctrl-C broke off is begun again. An old host copy must not come back over new weights."""
+    backend = FsdpBackend(cfg, "cpu", num_updates=10, with_reference=False)
+    backend.onload()  # nothing waits yet
+    backend.offload()
+    backend.onload()
+    samples = random_samples(Renderer(cfg.model.path, backend.spec), num_prompts=1, group=2)
+    backend.update([samples], trained_tokens(samples))
+    trained = values(backend)
+    backend.onload()
+    for move in (backend.offload, backend.offload, backend.onload, backend.onload):
+        move()
+    assert all(value.equal(trained[name]) for name, value in values(backend).items())
+
+
 def test_the_reference_is_copied_to_host_memory_once(cfg, process_group) -> None:
     backend = FsdpBackend(cfg, "cpu", num_updates=10, with_reference=True)
     for _ in range(2):

@@ -216,7 +216,9 @@ class FsdpBackend:
         return means(gathered)
 
     def offload(self) -> None:
-        """Let parameters, reference and optimizer state wait in host memory. No forward pass until `onload`."""
+        """Let parameters, reference and optimizer state wait in host memory, unless they do. No pass until `onload`."""
+        if self._is_offloaded:
+            return
         tensors = self._movable()
         frozen = [n for n, t in tensors.items() if isinstance(t, torch.nn.Parameter) and not t.requires_grad]
         self._host.park(tensors, constant=frozen)
@@ -224,9 +226,10 @@ class FsdpBackend:
         self.release()
 
     def onload(self) -> None:
-        """Take back what waits in host memory."""
-        self._host.restore(self._movable())
-        self._is_offloaded = False
+        """Take back what waits in host memory, if it does: a change of turns that was broken off is begun again."""
+        if self._is_offloaded:
+            self._host.restore(self._movable())
+            self._is_offloaded = False
 
     def _movable(self) -> dict[str, torch.Tensor]:
         """What takes device memory between steps, by name."""
