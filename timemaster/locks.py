@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from timemaster.console import print_any_letter
 from timemaster.types import InputError
 
 log = logging.getLogger(__name__)
@@ -139,6 +140,7 @@ def main() -> None:
 
     Ends with a message, and with nothing changed, when this folder or one below it is in use.
     """
+    print_any_letter()
     folder, descriptor = Path(sys.argv[1]), int(sys.argv[2])
     try:
         if not _lock(folder / NAME, descriptor, "a script"):
