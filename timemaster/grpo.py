@@ -155,7 +155,7 @@ def start(
     updates = cfg.data.train_batch_size // cfg.actor.ppo_mini_batch_size * cfg.actor.ppo_epochs
     model = f"{resume}/huggingface" if resume else cfg.model.path
     spec = engine_spec(cfg, workers.device, model, most_images(cfg, jobs), renderer.end_of_turn)
-    if workers.device == "cuda":
+    if workers.device == "cuda" and name == "vllm":  # hf takes no share of a GPU
         for line in report(cfg, load_model_config(cfg.model.path, cfg.model.revision), "grpo", workers.gpu_gib()):
             run.say(line)
     run.say(f"starting engines and trainer ranks on {workers.device}")
