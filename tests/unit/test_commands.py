@@ -20,7 +20,7 @@ WRONG = [
     ("data.prepare", "recipes.italy_power --workers -1", "--workers is 0"),
     ("data.conversations", "{here} --out {here}/x.parquet", "Is a directory"),
     ("data.conversations", "{here}/good.json --out " + PARQUET + "/x.parquet", "File exists"),
-    ("data.audit", "{here}", "is a directory"),
+    ("data.audit", "{here}", "is a folder"),
     ("models.tiny", "{here}/tiny --text-from {here}", "is a folder"),
     ("models.tiny", "{here}/tiny --hidden-size 100", "multiple of 64"),
     ("models.tiny", "{here}/tiny --num-layers 0", "at least 1"),
