@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from pathlib import Path
@@ -69,3 +70,19 @@ def test_a_wrong_cluster_address_is_an_error_with_advice() -> None:
     config.trainer.ray_address = "nonsense"
     with pytest.raises(InputError, match=r"trainer\.ray_address='nonsense'.*ray start --head"):
         start_ray(config)
+
+
+def test_a_model_whose_path_is_a_glob_pattern_is_given_to_vllm_by_a_link(tmp_path: Path) -> None:
+    from timemaster.rollout.vllm import without_wildcards
+
+    for name in ("[x]", "a*b", "what?"):
+        model, links = tmp_path / name, tmp_path / f"links_of_{len(name)}_{ord(name[0])}"
+        model.mkdir()
+        links.mkdir()
+        (model / "model.safetensors").touch()
+        link = without_wildcards(str(model), str(links))
+        assert [os.path.samefile(path, model / "model.safetensors") for path in glob.glob(f"{link}/*")] == [True]
+    plain = tmp_path / "a b=1,(ü)#'日"
+    plain.mkdir()
+    for path in (str(plain), "Qwen/Qwen2.5-VL-3B-Instruct"):
+        assert without_wildcards(path, str(tmp_path)) == path

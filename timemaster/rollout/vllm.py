@@ -8,10 +8,12 @@ Run on CPU: everything with wire "object_store". Written after vLLM's documentat
 
 from __future__ import annotations
 
+import glob
 import logging
 import math
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,6 +59,15 @@ def _is_odd(value: Any) -> bool:
     return hasattr(value, "__dict__") and not hasattr(vars(value), "get")
 
 
+def without_wildcards(path: str, link_folder: str) -> str:
+    """`path`, or a link to it in `link_folder` where it has *, ? or [: vLLM looks for weights by a glob pattern."""
+    if not os.path.isdir(path) or glob.escape(path) == path:
+        return path
+    link = os.path.join(link_folder, "model")
+    os.symlink(os.path.abspath(path), link)
+    return link
+
+
 class VllmEngine:
     """See `timemaster.rollout.engine.Engine`."""
 
@@ -66,6 +77,7 @@ class VllmEngine:
         from vllm.config import WeightTransferConfig
 
         self._spec = spec
+        self._link_folder = tempfile.TemporaryDirectory(prefix="timemaster-")  # for as long as the engine lives
         self._image_token = vision_spec(load_model_config(spec.model_path), 0, 0).image_token_id
         device_args: dict[str, Any] = {"gpu_memory_utilization": spec.gpu_memory_utilization}
         if spec.device == "cpu":
@@ -76,7 +88,7 @@ class VllmEngine:
             device_args |= {"tensor_parallel_size": spec.tensor_parallel, "distributed_executor_backend": "mp"}
         start = partial(
             LLM,
-            model=spec.model_path,
+            model=without_wildcards(spec.model_path, self._link_folder.name),
             dtype=spec.dtype,
             hf_overrides={"head_dtype": spec.head_dtype},
             max_model_len=spec.max_model_len,
