@@ -61,9 +61,10 @@ def _acquire(path: Path, what: str) -> int:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what may be written
-        except FileNotFoundError:  # the folder was removed between the two lines
-            continue
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what may be written
+            except FileNotFoundError:  # the folder was removed between the two lines
+                continue
         except OSError as error:
             raise InputError(f"{path.parent} cannot be written: {error.strerror}. Choose another folder.") from error
         try:
