@@ -136,6 +136,8 @@ class Rig:
         self.engine, self.cut_at = Engine(), 0
         self.trainer = Trainer(self.engine, offloads)
         monkeypatch.setattr(workers, "start_ray", lambda cfg: "cuda")
+        monkeypatch.setattr(workers, "session_folder", lambda: "no session")
+        monkeypatch.setattr(workers, "start_reaper", lambda session: None)
         monkeypatch.setattr(workers, "place_trainers", lambda *_: [Actor(self.trainer)])
         monkeypatch.setattr(workers, "place_engines", lambda *_: [Actor(self.engine)])
         monkeypatch.setattr(workers, "gather", self.gather)
