@@ -98,10 +98,11 @@ class Trainer:
     def open_wire(self, *_: Any) -> None:
         pass
 
-    def save(self, folder: str) -> None:
+    def save(self, folder: str) -> dict[str, int]:
         assert not self.engine.awake, "the engine holds the GPU"
         assert not self.waits, "its state is in host memory"
         self.buffers = 1
+        return {"state/__0_0.distcp": 1}
 
     def logprobs(self, micros: list[list[Sample]], which: str) -> list[list[list[float]]]:
         self.save("")
