@@ -351,11 +351,11 @@ def test_in_a_window_of_any_width_nothing_falls_out_of_its_place(
 
 def test_a_table_that_scrolls_says_so_until_its_end(run: Path, show: Callable[..., Any]) -> None:
     page = show(run / "report.html", width=360)
+    page.wait_for_function("document.querySelector('#evaluation .scroll').className === 'scroll more'")
     assert page.locator("#evaluation .sideways").all_inner_texts()[0] == "scroll sideways for all columns →"
-    assert page.locator("#evaluation .scroll >> nth=0").get_attribute("class") == "scroll more"
     page.evaluate("document.querySelector('#evaluation .scroll').scrollLeft = 9999")
     page.wait_for_function("document.querySelector('#evaluation .scroll').className === 'scroll'")
-    assert not show(run / "report.html", width=1400).locator("#evaluation .sideways >> nth=0").is_visible()
+    show(run / "report.html", width=1400).locator("#evaluation .sideways >> nth=0").wait_for(state="hidden")
 
 
 def test_every_line_and_axis_has_its_name(run: Path, show: Callable[..., Any]) -> None:
