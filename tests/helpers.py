@@ -67,3 +67,8 @@ def settled(score: Score) -> Callable[..., Future[Score]]:
         return future
 
     return submit
+
+
+def full(tensor: Any) -> Any:
+    """The whole tensor of a shard, or the tensor itself."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

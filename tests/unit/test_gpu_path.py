@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from tests.conftest import spec_for
-from tests.helpers import random_samples, trained_tokens
-from timemaster.backends.fsdp import FsdpBackend, full
+from tests.helpers import full, random_samples, trained_tokens
+from timemaster.backends.fsdp import FsdpBackend
 from timemaster.backends.policy import _Float32Linear
 from timemaster.config import Config, compute_dtype, head_dtype
 from timemaster.data.plan import describe_micro_batches, micro_batch_tokens, spread

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers import picture, question
@@ -611,7 +613,7 @@ def test_a_reward_that_cannot_work_is_known_before_anything_starts(cfg: Config, 
     from timemaster.evaluate import evaluate
     from timemaster.grpo import train
 
-    (tmp_path / "rows.parquet").write_bytes(b"")  # looked at later
+    pq.write_table(pa.table({"prompt": ["which?"], "answer": ["A"]}), tmp_path / "rows.parquet")
     (tmp_path / "mine.py").write_text("def score(rollout, example, table):\n    return 1.0\n", encoding="utf-8")
     cfg.data.test_files = cfg.data.train_files = [str(tmp_path / "rows.parquet")]
     cfg.data.recipes, cfg.data.val_files, cfg.judge.model = [], [], []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import random_samples, trained_tokens
+from tests.helpers import full, random_samples, trained_tokens
 from timemaster.algo.advantages import group_advantages, grpo, to_samples
 from timemaster.algo.losses import LossConfig, LossInputs, difference, k3, policy_loss, ppo_clip
 from timemaster.algo.sums import add_up, means
@@ -157,7 +157,6 @@ def setting(tiny: str, process_group: None):
 def gradients(setting, sizes: list[int], padded: bool) -> tuple[float, torch.Tensor]:
     """(loss, flat gradient) when the samples are cut into micro-batches of these sizes."""
     from timemaster.algo.losses import LossConfig
-    from timemaster.backends.fsdp import full
     from timemaster.data.batch import Collator
 
     backend, samples = setting
@@ -290,7 +289,7 @@ def test_every_rank_gets_as_many_micro_batches_and_no_sample_is_lost(setting) ->
 def test_a_bfloat16_folder_gets_float32_masters_and_a_frozen_tower_stays_whole(cfg, process_group, tmp_path) -> None:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from timemaster.backends.fsdp import FsdpBackend, full
+    from timemaster.backends.fsdp import FsdpBackend
 
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(cfg.model.path, dtype=torch.bfloat16)
     model.save_pretrained(tmp_path)
@@ -340,12 +339,16 @@ def test_entropy_has_a_gradient_only_when_it_is_trained(setting) -> None:
 
 def test_a_push_gathers_each_sharded_module_once_and_whole(setting) -> None:
     from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
-    from timemaster.backends.fsdp import full
     from timemaster.models.weights import wanted_shapes
 
-    backend, _ = setting
+    backend, samples = setting
+    backend.policy(backend.collate(samples[:2]), 1.0)  # without a backward pass: the root's weights stay gathered
+    assert not isinstance(backend.policy.model.lm_head.weight, DTensor)
+    backend.release()
     masters = dict(backend.policy.model.named_parameters())
+    assert all(isinstance(parameter, DTensor) for parameter in masters.values())
     masters["lm_head.weight"] = backend.policy.model.lm_head.weight
     portions = list(backend.weights(tied_head=True))
     assert len(portions) == sum(isinstance(module, FSDPModule) for module in backend.policy.modules())

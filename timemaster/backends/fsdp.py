@@ -231,21 +231,29 @@ class FsdpBackend:
             self._host.restore(self._movable())
             self._is_offloaded = False
 
-    def _movable(self) -> dict[str, torch.Tensor]:
-        """What takes device memory between steps, by name."""
-        models = {"policy": self.policy} | ({"reference": self.reference} if self.reference is not None else {})
-        tensors: dict[str, torch.Tensor] = {}
-        for which, model in models.items():
+    def _models(self) -> dict[str, Policy]:
+        return {"policy": self.policy} | ({"reference": self.reference} if self.reference is not None else {})
+
+    def _reshard(self) -> None:
+        """Free what is gathered: the root stays so after a pass without a backward."""
+        for model in self._models().values():
             for module in model.modules():
                 if isinstance(module, FSDPModule):
-                    module.reshard()  # the root stays gathered after a pass without gradients
+                    module.reshard()
+
+    def _movable(self) -> dict[str, torch.Tensor]:
+        """What takes device memory between steps, by name."""
+        self._reshard()
+        tensors: dict[str, torch.Tensor] = {}
+        for which, model in self._models().items():
             tensors |= {f"{which}.{name}": parameter for name, parameter in model.named_parameters()}
         for i, state in enumerate(self.optimizer.state.values()):
             tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items() if value.ndim}
         return tensors
 
     def release(self) -> None:
-        """Give freed device memory back, which torch keeps for its next allocation."""
+        """Give back device memory that is gathered weights, or freed and kept by torch for its next allocation."""
+        self._reshard()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -301,8 +309,3 @@ class FsdpBackend:
             name: (sum(p.numel() for p in part.parameters()), any(p.requires_grad for p in part.parameters()))
             for name, part in parts.items()
         }
-
-
-def full(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole tensor of a shard (a collective), or the tensor itself."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
