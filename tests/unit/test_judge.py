@@ -616,7 +616,7 @@ def test_a_reward_that_cannot_work_is_known_before_anything_starts(cfg: Config, 
     pq.write_table(pa.table({"prompt": ["which?"], "answer": ["A"]}), tmp_path / "rows.parquet")
     (tmp_path / "mine.py").write_text("def score(rollout, example, table):\n    return 1.0\n", encoding="utf-8")
     cfg.data.test_files = cfg.data.train_files = [str(tmp_path / "rows.parquet")]
-    cfg.data.recipes, cfg.data.val_files, cfg.judge.model = [], [], []
+    cfg.data.recipes, cfg.data.val_files, cfg.judge.model, cfg.eval.checkpoint = [], [], [], ["base"]
     cfg.trainer.default_local_dir = str(tmp_path / "run")
     for path, why in (
         (f"{tmp_path}/mine.py:score", "missing a required argument: 'table'"),
@@ -629,7 +629,7 @@ def test_a_reward_that_cannot_work_is_known_before_anything_starts(cfg: Config, 
         for start in (train, evaluate):
             with pytest.raises(InputError, match=f"reward.path={path}: .*{why}"):
                 start(cfg)
-    assert not (tmp_path / "run").exists()
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
 
 
 def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:

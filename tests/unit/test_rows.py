@@ -119,10 +119,12 @@ def test_rendering_names_the_row(cfg: Config) -> None:
 def test_long_prompts_are_dropped_counted_and_listed(
     cfg: Config, png: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = write(tmp_path / "c.parquet", png, [QUESTION, QUESTION + " Look" * 80], ["Winter", "Summer"])
+    file = write(
+        tmp_path / "c.parquet", png, [QUESTION, QUESTION + " Look" * 80, QUESTION], ["Winter", "Summer", "Summer"]
+    )
     with caplog.at_level(logging.WARNING, logger="timemaster"):
         jobs = load_jobs(cfg, [file], make_renderer(cfg), tmp_path)
-    assert [example.answer for example, _ in jobs] == ["Winter"]
+    assert [example.answer for example, _ in jobs] == ["Winter", "Summer"]
     assert "dropped 1 rows over 64 tokens" in caplog.text
     assert json.loads((tmp_path / "dropped_rows.jsonl").read_text(encoding="utf-8"))["id"].endswith(":1")
     cfg.data.max_prompt_length = 8
@@ -164,7 +166,7 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(
 def test_another_path_with_one_slash_is_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def refuse(path: str, name: str) -> None:
+    def refuse(path: str, name: str, revision: str) -> None:
         asked.append(path)
         raise OSError("no network")
 

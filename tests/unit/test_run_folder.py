@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers import picture, question
@@ -76,7 +78,7 @@ def test_the_command_refuses_a_folder_in_use_before_it_starts_anything(
     tiny: str, cfg: Config, tmp_path: Path, folder: str
 ) -> None:
     """Before Ray, and before the judge, who is not there, is asked."""
-    (tmp_path / "test.parquet").write_bytes(b"")
+    pq.write_table(pa.table({"prompt": ["which?"], "answer": ["A"]}), tmp_path / "test.parquet")
     (tmp_path / "mine.py").write_text("def score(rollout, example):\n    return 1.0\n", encoding="utf-8")
     settings = [
         f"trainer.default_local_dir={tmp_path}/run", f"model.path={tiny}", "judge.model=m",
