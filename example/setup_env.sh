@@ -2,11 +2,12 @@
 # folder. Needs a python3 that pyproject.toml allows (another one: PYTHON=python3.12) and a package index.
 #
 # .venv holds the packages of requirements-gpu.txt, where nvidia-smi finds a GPU, or of requirements-cpu.txt (or of the
-# file that REQUIREMENTS names), and no others: what you add yourself goes when that file or pyproject.toml changes. Until then nothing is done.
+# file that REQUIREMENTS names), and no others: what you add yourself goes when that file or pyproject.toml changes.
+# Until then nothing is done.
 #
-# A relative path given to a script, in DATA, MODEL_PATH, --source or --out, is seen from the folder the script is
-# started in. Settings (KEY=VALUE) are the programs' own: their paths are seen from the project folder.
-
+# A relative path given to a script, in DATA, MODEL_PATH, --source or --out, is relative to the current directory.
+# Settings (KEY=VALUE) are the programs' own: their paths are relative to the project folder.
+#
 # Signals: SIGTERM, as SLURM and Kubernetes send it, reaches the program, by `exec` or by run_until_signal below.
 
 stop() {
