@@ -90,8 +90,8 @@ def start_group(device: str) -> None:
 def start_engine(place: Place, config: Config) -> tuple[Any, Any, list[Any]]:
     """An engine in this process, its renderer, and prompts with and without pictures."""
     from tests.helpers import picture, question
-    from timemaster.inputs import engine_spec, make_renderer
-    from timemaster.rollout.engine import make_engine, preload
+    from timemaster.rollout.engines import make_engine, preload
+    from timemaster.run.inputs import engine_spec, make_renderer
 
     preload("vllm", place.device)
     renderer = make_renderer(config)
@@ -159,7 +159,7 @@ def attention(place: Place) -> list[Row]:
 
     from tests.helpers import random_samples
     from timemaster.backends.fsdp import FsdpBackend
-    from timemaster.inputs import make_renderer
+    from timemaster.run.inputs import make_renderer
 
     config = settings(place)
     config.model.attn_implementation = "sdpa"
@@ -250,9 +250,9 @@ def memory(place: Place) -> list[Row]:
     import torch
 
     from timemaster.backends.fsdp import FsdpBackend
-    from timemaster.data.media import load_model_config
-    from timemaster.data.plan import micro_batch_tokens
-    from timemaster.memory_estimate import estimate, shapes
+    from timemaster.models.folder import load_model_config
+    from timemaster.run.memory_estimate import estimate, shapes
+    from timemaster.tokens.plan import micro_batch_tokens
     from timemaster.types import Sample
 
     config = settings(place)
@@ -297,8 +297,8 @@ def memory(place: Place) -> list[Row]:
 
 def grpo(place: Place) -> list[Row]:
     """Two steps, then a third in a second process that resumes."""
-    from timemaster.data.prepare import prepare
     from timemaster.tasks import load_task
+    from timemaster.tasks.prepare import prepare
 
     task = load_task("recipes.italy_power")
     splits = {name: series[:32] for name, series in task.load(None).items()}

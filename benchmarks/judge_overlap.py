@@ -30,14 +30,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.conftest import spec_for
 from tests.helpers import picture, question, settled
 from tests.servers import ChatServer, says
-from timemaster.data.media import load_model_config, vision_spec
-from timemaster.data.render import Renderer
 from timemaster.judge import Budget, Chat, Endpoint, Judge, Store, set_judge, the_judge
+from timemaster.models.folder import load_model_config
 from timemaster.models.tiny import write_tiny
+from timemaster.models.vision import vision_spec
 from timemaster.rewards import RewardPart, Scorer
 from timemaster.rewards.extension import ADVICE
-from timemaster.rollout.engine import make_engine, preload
+from timemaster.rollout.engines import make_engine, preload
 from timemaster.rollout.loop import RolloutLoop
+from timemaster.tokens.render import Renderer
 from timemaster.types import Example, Group, Rollout, Sampling, Score
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@
 
 The old way is what the published TimeMaster data set was drawn with, rebuilt from its description: for every series a
 new figure, `tight_layout()`, `savefig(bbox_inches="tight")`, one after the other. Ours is `draw_many` as
-timemaster/data/prepare.py calls it, once for the plots of all splits, the start of its processes included; and once
+timemaster/tasks/prepare.py calls it, once for the plots of all splits, the start of its processes included; and once
 more in a single process. The series are seeded random step functions of CTU's length, so no data set is needed. The
 bar is 5 times the old way.
 """
@@ -21,8 +21,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from timemaster.data.plot import PlotStyle, draw_many
-from timemaster.data.series import Series
+from timemaster.series.plot import PlotStyle, draw_many
+from timemaster.series.splits import Series
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from playwright.sync_api import sync_playwright
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.e2e.report_run import chromium, make_run
-from timemaster.report.page import write_report
+from timemaster.results.report.page import write_report
 
 # Each of `count` acts, timed in the page: the act, then two frames, of which the first has painted what it did.
 MEASURE = """async ([acts, count]) => {

@@ -15,4 +15,4 @@ stage sft bash example/sft_trainer/run_italy_power.sh
 stage grpo bash example/grpo_trainer/run_italy_power.sh
 stage evaluation env EVAL=True bash example/grpo_trainer/run_italy_power.sh \
     'eval.checkpoint=[base,latest]' eval.blank_images=both
-stage summary python -m timemaster.summary "$OUT"
+stage summary python -m timemaster.results.summary "$OUT"

@@ -83,4 +83,4 @@ GRPO=("${TINY[@]}" "${GRPO[@]}" data.train_batch_size="$BATCH" actor.ppo_mini_ba
 stage grpo bash "example/grpo_trainer/run_$DATASET.sh" "${GRPO[@]}"
 stage evaluation env EVAL=True bash "example/grpo_trainer/run_$DATASET.sh" "${GRPO[@]}" \
     'eval.checkpoint=[base,latest]' eval.blank_images="$BLANK"
-stage summary python -m timemaster.summary "$OUT"
+stage summary python -m timemaster.results.summary "$OUT"

@@ -7,9 +7,9 @@ trap 'code=$?; [ $code -eq 0 ] || echo "error: $0 stopped in stage $STAGE (exit 
 fresh_folder() { # folder: empties it, and measures there the memory of this script and all it starts
     mkdir -p "$1"
     exec 9<>"$1/.lock" # held, once locked, until this script and what it has started are gone
-    python -m timemaster.locks "$1" 9
+    python -m timemaster.system.locks "$1" 9
     OUT=$1
-    python -m timemaster.memory $$ "$OUT/peak_memory_gib" 9>&- &
+    python -m timemaster.system.memory $$ "$OUT/peak_memory_gib" 9>&- &
 }
 
 stage() { # name, command...: runs it; the seconds of the stage before go to $OUT/seconds

@@ -14,9 +14,9 @@ import statistics
 from itertools import pairwise
 from pathlib import Path
 
-from timemaster.data.plot import PlotStyle
-from timemaster.data.series import Series, check_digest, check_splits, download, read_splits
 from timemaster.rewards import RewardPart, accuracy, format_strict
+from timemaster.series.plot import PlotStyle
+from timemaster.series.splits import Series, check_digest, check_splits, download, read_splits
 from timemaster.tasks import Task
 
 URL = "https://www.timeseriesclassification.com/aeon-toolkit/Computers.zip"

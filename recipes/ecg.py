@@ -27,9 +27,10 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from timemaster.data.files import report_left_out
-from timemaster.data.plot import PlotStyle
-from timemaster.data.recordings import (
+from timemaster.rewards import RewardPart, accuracy, format_strict
+from timemaster.series.files import report_left_out
+from timemaster.series.plot import PlotStyle
+from timemaster.series.recordings import (
     at_most,
     fetch_physionet,
     fill_windows,
@@ -40,8 +41,7 @@ from timemaster.data.recordings import (
     read_reference,
     read_tfc,
 )
-from timemaster.data.series import DOWNLOADS, Series, check_splits, stratified_split
-from timemaster.rewards import RewardPart, accuracy, format_strict
+from timemaster.series.splits import DOWNLOADS, Series, check_splits, stratified_split
 from timemaster.tasks import Task
 from timemaster.types import InputError
 

@@ -29,10 +29,10 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
-from timemaster.data.plot import PlotStyle
-from timemaster.data.recordings import fetch_physionet, find, numbered, opened, read_record, read_tfc, windows
-from timemaster.data.series import DOWNLOADS, Series, check_splits, read_splits
 from timemaster.rewards import RewardPart, accuracy, format_strict
+from timemaster.series.plot import PlotStyle
+from timemaster.series.recordings import fetch_physionet, find, numbered, opened, read_record, read_tfc, windows
+from timemaster.series.splits import DOWNLOADS, Series, check_splits, read_splits
 from timemaster.tasks import Task
 from timemaster.types import InputError
 

@@ -22,10 +22,10 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, pstdev
 
-from timemaster.data.plot import PlotStyle
-from timemaster.data.recordings import find, opened, read_uci_har
-from timemaster.data.series import Series, check_splits, download
 from timemaster.rewards import RewardPart, accuracy, format_strict
+from timemaster.series.plot import PlotStyle
+from timemaster.series.recordings import find, opened, read_uci_har
+from timemaster.series.splits import Series, check_splits, download
 from timemaster.tasks import SMALL_PLOT, Task
 from timemaster.types import InputError
 

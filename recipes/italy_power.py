@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from timemaster.data.plot import PlotStyle
-from timemaster.data.series import Series, bundled_splits, check_splits, read_splits, stratified_split
 from timemaster.rewards import RewardPart, accuracy, format_strict
+from timemaster.series.plot import PlotStyle
+from timemaster.series.splits import Series, bundled_splits, check_splits, read_splits, stratified_split
 from timemaster.tasks import Task
 
 NAME = "ItalyPowerDemand"

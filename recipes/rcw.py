@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from timemaster.data.plot import PlotStyle
-from timemaster.data.recordings import at_most, fill_clips, find, find_clips, numbered, opened, plan_clips
-from timemaster.data.series import Series, check_splits, read_splits, stratified_split
 from timemaster.rewards import RewardPart, accuracy, format_strict
+from timemaster.series.plot import PlotStyle
+from timemaster.series.recordings import at_most, fill_clips, find, find_clips, numbered, opened, plan_clips
+from timemaster.series.splits import Series, check_splits, read_splits, stratified_split
 from timemaster.tasks import Task
 from timemaster.types import InputError
 

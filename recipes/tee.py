@@ -17,9 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 
-from timemaster.data.plot import PlotStyle
-from timemaster.data.series import Series, check_splits, download, read_splits
 from timemaster.rewards import RewardPart, accuracy, format_strict
+from timemaster.series.plot import PlotStyle
+from timemaster.series.splits import Series, check_splits, download, read_splits
 from timemaster.tasks import Task
 
 URL = "https://www.timeseriesclassification.com/aeon-toolkit/Lightning7.zip"

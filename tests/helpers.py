@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from timemaster.data.media import image_media
+from timemaster.media.images import image_media
 from timemaster.types import Example, Media, Message, Part, Sample, Score
 
 

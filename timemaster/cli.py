@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from timemaster.checks import check
 from timemaster.config import Config
-from timemaster.console import print_any_letter
+from timemaster.config.checks import check
+from timemaster.config.overrides import set_overrides
+from timemaster.system.console import print_any_letter
+from timemaster.system.signals import end_on_sigterm
 from timemaster.types import InputError, WorkerDied
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ trainer.experiment_name=1e-6. There are two exceptions:
 Numbers, true and false, lists, {key: value} and null are written as Hydra reads them.
 """
 QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)
-_typed: list[str] = []  # the settings of this process's command line
 
 
 def help_text(node: Any, prefix: str = "") -> str:
@@ -81,23 +79,6 @@ def literal(arguments: Sequence[str]) -> list[str]:
     return out
 
 
-def overrides() -> list[str]:
-    """The settings of the command line as they were typed; [] where no command line started this process."""
-    return list(_typed)
-
-
-def end_on_sigterm() -> None:
-    """SIGTERM (SLURM, Kubernetes, `kill`) ends this process as Ctrl-C does: what is unfinished is cleaned up."""
-    owner = os.getpid()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == owner:
-            raise KeyboardInterrupt("SIGTERM")
-        os._exit(143)  # a forked child, which has nothing of its own to clean up
-
-    signal.signal(signal.SIGTERM, end)
-
-
 def launch(main: Callable[[Config], None], mode: str) -> None:
     """Compose the configuration, check it for `mode` ("grpo" or "sft"), run `main`; turn user errors into messages."""
     print_any_letter()
@@ -110,11 +91,11 @@ def launch(main: Callable[[Config], None], mode: str) -> None:
     from omegaconf import MissingMandatoryValue, OmegaConf
 
     ConfigStore.instance().store(name="schema", node=Config)
-    _typed[:] = [argument for argument in sys.argv[1:] if "=" in argument]
+    set_overrides([argument for argument in sys.argv[1:] if "=" in argument])
     sys.argv[1:] = literal(sys.argv[1:])
 
     def run(composed: DictConfig) -> None:
-        from timemaster.run import setup_logging
+        from timemaster.system.console import setup_logging
 
         setup_logging()
         end_on_sigterm()
@@ -137,4 +118,4 @@ def launch(main: Callable[[Config], None], mode: str) -> None:
             log.error("interrupted")
             sys.exit(143 if "SIGTERM" in error.args else 130)
 
-    hydra.main(config_path="pkg://timemaster.conf", config_name="config", version_base="1.3")(run)()
+    hydra.main(config_path="pkg://timemaster.config", config_name="config", version_base="1.3")(run)()

@@ -27,20 +27,20 @@ from tqdm import tqdm
 from timemaster.backends.checkpoint import STEP, check_whole
 from timemaster.config import Config
 from timemaster.data.store import count_rows
-from timemaster.inputs import Job, check_inputs, engine_spec, forget_lists, load_jobs, make_renderer, most_images
-from timemaster.locks import folder_lock
-from timemaster.metrics import Prediction, how_sampled, summarise, summarise_samples
+from timemaster.metrics.answers import Prediction, how_sampled, summarise, summarise_samples
 from timemaster.models.folder import local_folder
 from timemaster.models.weights import HEAD, compare_weights, live_name, opened_weights, stored_shapes, weight_files
-from timemaster.predictions import write_predictions
-from timemaster.rollout.engine import resolve_engine
-from timemaster.rollout.rank import check_rewards
-from timemaster.run import Run, full_disk, rollout_rows, write_config
+from timemaster.results.predictions import write_predictions
+from timemaster.rollout.engines import resolve_engine
+from timemaster.run.folder import Run, full_disk, rollout_rows, write_config
+from timemaster.run.inputs import Job, check_inputs, engine_spec, forget_lists, load_jobs, make_renderer, most_images
+from timemaster.system.locks import folder_lock
 from timemaster.tasks import Task, load_tasks, predict
+from timemaster.tasks.scorer import check_rewards
 from timemaster.types import Group, InputError, Sampling
 
 if TYPE_CHECKING:
-    from timemaster.workers import Workers
+    from timemaster.workers.handle import Workers
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +88,8 @@ def validation_metrics(summary: dict[str, Any], suffix: str) -> dict[str, float]
 
 def evaluate(cfg: Config) -> list[dict[str, Any]]:
     """Evaluate data.test_files with every checkpoint asked for. Returns the metrics of each and writes the files."""
-    from timemaster.data.media import blank
-    from timemaster.workers import Workers
+    from timemaster.media.images import blank
+    from timemaster.workers.handle import Workers
 
     check_inputs(cfg, cfg.data.test_files)
     engine = resolve_engine(cfg.rollout.name)
@@ -211,7 +211,7 @@ def in_words(summary: Mapping[str, Any]) -> str:
 
 def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Group]) -> dict[str, Any]:
     """Write metrics.json, predictions.jsonl and confusion.png. Returns the metrics."""
-    from timemaster.plot_results import confusion_png
+    from timemaster.results.plot_results import confusion_png
 
     tasks, n = load_tasks(cfg.data.recipes), target.num_samples
     answers = predictions(groups, tasks)

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 from timemaster.cli import launch
 from timemaster.config import Config
 from timemaster.judge import ChatRefused
-from timemaster.metrics import own_accuracy
+from timemaster.metrics.answers import own_accuracy
 from timemaster.types import InputError
 
 if TYPE_CHECKING:
-    from timemaster.data.render import Renderer
     from timemaster.data.stream import Order
-    from timemaster.inputs import Job
-    from timemaster.run import Run
+    from timemaster.run.folder import Run
+    from timemaster.run.inputs import Job
+    from timemaster.tokens.render import Renderer
     from timemaster.types import Group, Sample, Sampling
-    from timemaster.workers import Workers
+    from timemaster.workers.handle import Workers
 
 SHOWN = (
     "reward/mean",
@@ -45,11 +45,11 @@ def train(cfg: Config) -> None:
     """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
     from timemaster.algo.advantages import to_samples
     from timemaster.evaluate import validate
-    from timemaster.inputs import check_inputs, load_jobs, make_renderer, order_of_rows, rows_identity
-    from timemaster.rollout.engine import resolve_engine
-    from timemaster.rollout.rank import check_rewards
-    from timemaster.run import Run, due, is_done, save
-    from timemaster.workers import Workers
+    from timemaster.rollout.engines import resolve_engine
+    from timemaster.run.folder import Run, due, is_done, save
+    from timemaster.run.inputs import check_inputs, load_jobs, make_renderer, order_of_rows, rows_identity
+    from timemaster.tasks.scorer import check_rewards
+    from timemaster.workers.handle import Workers
 
     check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
     with ExitStack() as opened:
@@ -99,7 +99,7 @@ def train(cfg: Config) -> None:
 
 def explore(run: Run, workers: Workers, prompts: list[Job], step: int, unsaved: bool) -> list[Group]:
     """The scored answers of a step. When the judge refuses for good, what is `unsaved` is saved before the run ends."""
-    from timemaster.run import save
+    from timemaster.run.folder import save
 
     cfg = run.cfg
     try:
@@ -144,11 +144,11 @@ def start(
     steps: tuple[str, int, int],
 ) -> None:
     """Start engines and trainer, print what is about to happen. `steps`: checkpoint to resume, steps done, in all."""
-    from timemaster.data.media import load_model_config
-    from timemaster.data.plan import describe_micro_batches
-    from timemaster.inputs import decoded, describe, engine_spec, most_images
-    from timemaster.memory_estimate import report
-    from timemaster.rollout.engine import resolve_engine
+    from timemaster.models.folder import load_model_config
+    from timemaster.rollout.engines import resolve_engine
+    from timemaster.run.inputs import decoded, describe, engine_spec, most_images
+    from timemaster.run.memory_estimate import report
+    from timemaster.tokens.plan import describe_micro_batches
 
     cfg, (resume, first, total) = run.cfg, steps
     name = resolve_engine(cfg.rollout.name)

@@ -15,16 +15,16 @@ from timemaster.config import Config
 
 if TYPE_CHECKING:
     from timemaster.types import Sample
-    from timemaster.workers import Workers
+    from timemaster.workers.handle import Workers
 
 SHOWN = ("sft/loss", "sft/entropy", "sft/grad_norm", "sft/lr", "val/loss", "throughput/tokens_per_second")
 
 
 def train(cfg: Config) -> None:
     """Train until the last step, Ctrl-C or a failure; a run that has a checkpoint continues from it."""
-    from timemaster.data.media import load_model_config
-    from timemaster.data.plan import describe_micro_batches
-    from timemaster.inputs import (
+    from timemaster.models.folder import load_model_config
+    from timemaster.run.folder import Run, due, is_done, save
+    from timemaster.run.inputs import (
         check_inputs,
         decoded,
         describe,
@@ -33,9 +33,9 @@ def train(cfg: Config) -> None:
         order_of_rows,
         rows_identity,
     )
-    from timemaster.memory_estimate import report
-    from timemaster.run import Run, due, is_done, save
-    from timemaster.workers import Workers
+    from timemaster.run.memory_estimate import report
+    from timemaster.tokens.plan import describe_micro_batches
+    from timemaster.workers.handle import Workers
 
     check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
     with Run(cfg, "sft") as run, Workers(cfg, engine="", trainers=True) as workers:

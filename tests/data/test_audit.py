@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from timemaster.data.audit import audit, main
-from timemaster.data.prepare import prepare
-from timemaster.data.series import Series
-from timemaster.data.sheet import contact_sheet
+from timemaster.series.sheet import contact_sheet
+from timemaster.series.splits import Series
 from timemaster.tasks import Task, load_task
+from timemaster.tasks.audit import audit, main
+from timemaster.tasks.prepare import prepare
 
 SPLITS = ("train", "validation", "test")
 
@@ -121,7 +121,7 @@ def test_demonstrations_of_test_rows_are_found_and_those_of_training_rows_are_no
 
 
 def test_imported_demonstrations_count_as_training_rows(data: Path):
-    """They do not know their split, as those of `timemaster.data.conversations`."""
+    """They do not know their split, as those of `timemaster.tasks.conversations`."""
     shutil.copyfile(data / "sft.parquet", data / "talk.parquet")
     change(data / "talk.parquet", lambda rows: [row["extra_info"].update(split=None) for row in rows] and None)
     report = audit(files(data, "train", "talk"))

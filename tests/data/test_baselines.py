@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SHARED_DATA
-from timemaster.baselines import baseline, classify
+from timemaster.results.baselines import baseline, classify
 from timemaster.tasks import load_task
 from timemaster.types import Example, InputError
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from tests.helpers import picture
-from timemaster.data.conversations import import_conversations, main
-from timemaster.data.media import load_model_config, vision_spec
-from timemaster.data.render import Renderer
 from timemaster.data.store import read_examples
+from timemaster.models.folder import load_model_config
+from timemaster.models.vision import vision_spec
+from timemaster.tasks.conversations import import_conversations, main
+from timemaster.tokens.render import Renderer
 from timemaster.types import Example, InputError
 
 ANSWER = "<think>Flat, not <class>Desktop</class>.</think><class> Laptop </class>"

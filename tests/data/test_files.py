@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from timemaster.data.files import text_of, unpacked
-from timemaster.data.series import Series, download, read_series, read_splits
+from timemaster.series.files import text_of, unpacked
+from timemaster.series.splits import Series, download, read_series, read_splits
 from timemaster.types import InputError
 
 CLASSES = {"Desktop": "Desktop", "Laptop": "Laptop"}
@@ -252,7 +252,7 @@ def test_a_full_disk_ends_a_download_at_once_with_advice(tmp_path: Path, monkeyp
     monkeypatch.setattr(
         Path, "open", lambda path, *a, **k: real(Path("/dev/full") if ".part" in path.name else path, *a, **k)
     )
-    monkeypatch.setattr("timemaster.data.series.time.sleep", pauses.append)
+    monkeypatch.setattr("timemaster.series.splits.time.sleep", pauses.append)
     with pytest.raises(InputError, match=r"downloads cannot be written: No space left.* give its folder: --source DIR"):
         download(source.as_uri(), folder=tmp_path / "downloads")
     assert pauses == []  # a full disk is not the network

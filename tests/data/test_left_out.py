@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.sources import write_cinc, write_clips, write_emgdb, write_har, write_tfc, write_ts
-from timemaster.data.recordings import at_most, find_clips, plan_clips, plan_windows, read_reference
-from timemaster.data.series import Series
+from timemaster.series.recordings import at_most, find_clips, plan_clips, plan_windows, read_reference
+from timemaster.series.splits import Series
 from timemaster.tasks import load_task
 from timemaster.types import InputError
 

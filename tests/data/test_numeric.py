@@ -17,17 +17,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers import picture
-from timemaster.baselines import classify
 from timemaster.config import Config, NumericConfig
-from timemaster.data.audit import audit
-from timemaster.data.numeric import as_numbers, write_series
-from timemaster.data.series import Series
 from timemaster.data.store import plot_row, read_examples, write_rows
 from timemaster.data.stream import Mixture, make_stream
-from timemaster.inputs import in_numbers, load_jobs, read_rows
-from timemaster.modalities import token_costs
+from timemaster.results.baselines import classify
+from timemaster.results.modalities import token_costs
+from timemaster.run.inputs import in_numbers, load_jobs, read_rows
+from timemaster.series.numeric import as_numbers, write_series
+from timemaster.series.splits import Series
 from timemaster.tasks import load_task, load_tasks
-from timemaster.traces import ask_explainer
+from timemaster.tasks.audit import audit
+from timemaster.tasks.traces import ask_explainer
 from timemaster.types import Example, InputError, Prompt
 
 DOUBLES = pa.list_(pa.float64())

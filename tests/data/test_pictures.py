@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from timemaster.data.media import as_seen, image_media, load_image, open_image, web_image
 from timemaster.data.rows import image_media as row_image
-from timemaster.data.sheet import GAP, contact_sheet
 from timemaster.judge import image_part
-from timemaster.report.images import thumbnail
+from timemaster.media.images import as_seen, image_media, load_image, open_image, web_image
+from timemaster.results.report.images import thumbnail
+from timemaster.series.sheet import GAP, contact_sheet
 from timemaster.types import InputError
 
 WIDTH, HEIGHT = 36, 20
@@ -332,7 +332,7 @@ def test_no_other_module_opens_pictures() -> None:
     library = Path(__file__).resolve().parents[2] / "timemaster"
     opening = [p for p in library.rglob("*.py") if "Image.open(" in p.read_text(encoding="utf-8")]
     # rows.py asks whether a file is damaged, and looks at no pixels
-    assert sorted(str(p.relative_to(library)) for p in opening) == ["data/media.py", "data/rows.py"]
+    assert sorted(str(p.relative_to(library)) for p in opening) == ["data/rows.py", "media/images.py"]
 
 
 def test_a_file_for_browsers_is_made_only_where_it_must_be() -> None:

@@ -17,11 +17,11 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from timemaster.data import plot
-from timemaster.data.plot import PlotStyle, draw_many, draw_png
-from timemaster.data.series import Series
-from timemaster.metrics import Result
-from timemaster.plot_results import comparison_png
+from timemaster.metrics.answers import Result
+from timemaster.results.plot_results import comparison_png
+from timemaster.series import plot
+from timemaster.series.plot import PlotStyle, draw_many, draw_png
+from timemaster.series.splits import Series
 from timemaster.types import InputError
 
 matplotlib.use("Agg")
@@ -217,7 +217,7 @@ def test_processes_draw_the_same_in_the_same_order(monkeypatch: pytest.MonkeyPat
 
 
 def test_importing_the_module_imports_no_matplotlib():
-    code = "import sys, timemaster.data.plot; sys.exit('matplotlib' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, timemaster.series.plot; sys.exit('matplotlib' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

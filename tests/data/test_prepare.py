@@ -17,14 +17,14 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT, SHARED_DATA
-from timemaster.data import plot
-from timemaster.data import prepare as prepare_module
-from timemaster.data.plot import PlotStyle, draw_many, draw_png
-from timemaster.data.prepare import main, prepare, small_variant
-from timemaster.data.series import Series
 from timemaster.data.store import read_examples
 from timemaster.rewards import RewardPart, format_strict
+from timemaster.series import plot
+from timemaster.series.plot import PlotStyle, draw_many, draw_png
+from timemaster.series.splits import Series
 from timemaster.tasks import Task
+from timemaster.tasks import prepare as prepare_module
+from timemaster.tasks.prepare import main, prepare, small_variant
 from timemaster.types import InputError
 
 COMPUTERS = SHARED_DATA / "Computers"
@@ -331,7 +331,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from tests.data.test_prepare import TASK
-from timemaster.data import prepare as module
+from timemaster.tasks import prepare as module
 
 def wait(what):
     (Path(sys.argv[1]) / "at").write_text(what, encoding="utf-8")

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import SHARED_DATA
-from timemaster.data.plot import draw_png
-from timemaster.data.series import Series
 from timemaster.data.store import check_labels, plot_row, read_examples, write_rows
 from timemaster.judge import Judgement, set_judge
 from timemaster.rewards import RewardPart, format_strict, score
+from timemaster.series.plot import draw_png
+from timemaster.series.splits import Series
 from timemaster.tasks import Task, demonstration, find_recipes, load_task, load_tasks, predict
 from timemaster.types import Example, InputError, Rollout
 

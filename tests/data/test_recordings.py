@@ -15,9 +15,9 @@ import pytest
 
 from tests.conftest import SHARED_DATA
 from tests.sources import SIX, write_cinc, write_clips, write_emgdb, write_har, write_tfc, write_ts
-from timemaster.data import series as series_module
-from timemaster.data.prepare import prepare
-from timemaster.data.recordings import (
+from timemaster.data.store import read_examples
+from timemaster.series import splits as series_module
+from timemaster.series.recordings import (
     at_most,
     fetch_physionet,
     fill_clips,
@@ -33,9 +33,9 @@ from timemaster.data.recordings import (
     read_uci_har,
     windows,
 )
-from timemaster.data.series import Series
-from timemaster.data.store import read_examples
+from timemaster.series.splits import Series
 from timemaster.tasks import load_task
+from timemaster.tasks.prepare import prepare
 from timemaster.types import InputError
 
 CODES = {str(code): f"class {code}" for code in range(1, 7)}

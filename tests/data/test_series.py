@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SHARED_DATA
-from timemaster.data import series as series_module
-from timemaster.data.series import (
+from timemaster.series import splits as series_module
+from timemaster.series.splits import (
     Series,
     check_digest,
     check_splits,

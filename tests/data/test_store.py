@@ -19,9 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from timemaster.data.audit_rows import read_rows
 from timemaster.data.rows import example_from_row, image_media
-from timemaster.data.series import Series
 from timemaster.data.store import (
     BadRow,
     check_labels,
@@ -33,6 +31,8 @@ from timemaster.data.store import (
     write_rows,
 )
 from timemaster.rewards import as_reward
+from timemaster.series.splits import Series
+from timemaster.tasks.audit_rows import read_rows
 from timemaster.types import InputError, Message, Part, Rollout
 
 QUESTION = "<image>Desktop or Laptop?"
@@ -449,7 +449,7 @@ def test_a_large_row_group_is_read_in_portions(tmp_path: Path, monkeypatch: pyte
         raise InputError("looked at")
 
     monkeypatch.setattr("timemaster.data.store.example_from_row", look)
-    monkeypatch.setattr("timemaster.data.audit_rows.example_from_row", look)
+    monkeypatch.setattr("timemaster.tasks.audit_rows.example_from_row", look)
     before = pa.total_allocated_bytes()
     with pytest.raises(InputError, match="96 of 96"):
         read_examples([str(tmp_path / "large.parquet")])

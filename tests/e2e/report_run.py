@@ -17,7 +17,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from timemaster.config import Config
-from timemaster.metrics import UNPARSED, Prediction, summarise
+from timemaster.metrics.answers import UNPARSED, Prediction, summarise
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 SOURCES = {"power_demand": ("Winter", "Summer"), "computer_dataset": ("Desktop", "Laptop")}

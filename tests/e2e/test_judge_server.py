@@ -24,11 +24,11 @@ import pytest
 pytest.importorskip("vllm")
 
 from tests.helpers import picture, question
-from timemaster.data.series import Series
 from timemaster.data.store import plot_row, write_rows
 from timemaster.judge import Budget, Chat, ChatRefused, Endpoint, Judge, Judgement, Store
 from timemaster.rewards.extension import ADVICE
-from timemaster.traces import main
+from timemaster.series.splits import Series
+from timemaster.tasks.traces import main
 
 ROW = question("row 1", [picture(1)], "Which class?")
 CALM = {"reasoning": "It is dark.", "decision": "Winter", "extension": "Mind the ice."}

@@ -19,10 +19,10 @@ import yaml
 from benchmarks import report_speed
 from tests.e2e.report_run import BROWSERS, chromium, make_run
 from timemaster.config import Config
-from timemaster.report import images
-from timemaster.report.__main__ import main
-from timemaster.report.page import write_report
-from timemaster.report.read import thinned
+from timemaster.results.report import images
+from timemaster.results.report.__main__ import main
+from timemaster.results.report.page import write_report
+from timemaster.results.report.read import thinned
 from timemaster.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]

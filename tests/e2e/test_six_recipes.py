@@ -17,10 +17,10 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.sources import SIX
-from timemaster.checks import check
 from timemaster.config import Config
-from timemaster.data.audit import audit
+from timemaster.config.checks import check
 from timemaster.tasks import load_task
+from timemaster.tasks.audit import audit
 
 TASKS = {name: load_task(f"recipes.{name}") for name in SIX}
 SOURCES = {task.data_source for task in TASKS.values()}

@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from tests.servers import ChatServer, fails, says
-from timemaster.checks import check
 from timemaster.config import Config
-from timemaster.data.prepare import prepare
+from timemaster.config.checks import check
 from timemaster.tasks import load_task
+from timemaster.tasks.prepare import prepare
 from timemaster.types import InputError, WorkerDied
 
 IGNORED = ("seconds", "throughput", "memory")

@@ -15,12 +15,12 @@ from tests.conftest import spec_for
 from tests.helpers import picture, question, random_samples, settled, trained_tokens
 from timemaster.backends.fsdp import FsdpBackend
 from timemaster.config import Config
-from timemaster.data.media import banned_token_ids
-from timemaster.data.render import Renderer
+from timemaster.models.vision import banned_token_ids
 from timemaster.models.weights import wanted_shapes
-from timemaster.rollout.engine import make_engine
+from timemaster.rollout.engines import make_engine
 from timemaster.rollout.loop import RolloutLoop
 from timemaster.rollout.wire import pack
+from timemaster.tokens.render import Renderer
 from timemaster.types import Group, InputError, Message, Part, Sample, Sampling, Score
 
 

@@ -74,7 +74,7 @@ def texts(path: Path) -> str:
 def figures(folder: Path) -> dict[str, Any]:
     """All runs in `folder`; their figures by run."""
     data = folder / "italy_power_image"
-    run("timemaster.data.prepare", "recipes.italy_power", "--out", folder)
+    run("timemaster.tasks.prepare", "recipes.italy_power", "--out", folder)
     run("timemaster.models.tiny", folder / "tiny", "--text-from", data / "sft.parquet")
     files = [f"data.train_files={data}/sft.parquet", f"data.val_files={data}/sft.parquet"]
     sft = folder / "sft"

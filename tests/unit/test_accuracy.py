@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import question
 from timemaster.evaluate import in_words
 from timemaster.grpo import answers
-from timemaster.metrics import Prediction, is_correct, summarise, summarise_samples, wilson
+from timemaster.metrics.answers import Prediction, is_correct, summarise, summarise_samples, wilson
 from timemaster.types import Group, Rollout, Score
 
 LABELS = ["Desktop", "Laptop"]

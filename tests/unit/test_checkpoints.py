@@ -17,10 +17,12 @@ from tests.conftest import MAX_PIXELS, MIN_PIXELS
 from tests.helpers import picture
 from timemaster.backends import checkpoint
 from timemaster.config import Config
-from timemaster.data.media import load_image, load_model_config, num_tokens, vision_spec
 from timemaster.evaluate import check_targets, resolve_targets
-from timemaster.inputs import check_inputs, make_renderer
+from timemaster.media.images import load_image
+from timemaster.models.folder import load_model_config
+from timemaster.models.vision import num_tokens, vision_spec
 from timemaster.models.weights import check_weights, stored_shapes, wanted_shapes
+from timemaster.run.inputs import check_inputs, make_renderer
 from timemaster.types import InputError
 
 

@@ -12,23 +12,23 @@ import pytest
 
 from tests.conftest import ROOT
 from timemaster.config import Config
-from timemaster.inputs import check_inputs
+from timemaster.run.inputs import check_inputs
 from timemaster.types import InputError
 
 PARQUET = "{here}/text.parquet"  # which it is not
 WRONG = [
-    ("data.prepare", "recipes.italy_power --workers -1", "--workers is 0"),
-    ("data.conversations", "{here} --out {here}/x.parquet", "Is a directory"),
-    ("data.conversations", "{here}/good.json --out " + PARQUET + "/x.parquet", "File exists"),
-    ("data.audit", "{here}", "is a folder"),
+    ("tasks.prepare", "recipes.italy_power --workers -1", "--workers is 0"),
+    ("tasks.conversations", "{here} --out {here}/x.parquet", "Is a directory"),
+    ("tasks.conversations", "{here}/good.json --out " + PARQUET + "/x.parquet", "File exists"),
+    ("tasks.audit", "{here}", "is a folder"),
     ("models.tiny", "{here}/tiny --text-from {here}", "is a folder"),
     ("models.tiny", "{here}/tiny --hidden-size 100", "multiple of 64"),
     ("models.tiny", "{here}/tiny --num-layers 0", "at least 1"),
-    ("report.__main__", "{here}/none", "is not a folder"),
-    ("report.__main__", "{here} --max-rollouts -1", "0 or more"),
-    ("traces", "recipes.italy_power --explainer --data {here} --out {here}/x.parquet", "is a folder"),
-    ("compare", "recipes.italy_power --data " + PARQUET, "Not a directory"),
-    ("summary", "{here}", "evaluate the run first"),
+    ("results.report.__main__", "{here}/none", "is not a folder"),
+    ("results.report.__main__", "{here} --max-rollouts -1", "0 or more"),
+    ("tasks.traces", "recipes.italy_power --explainer --data {here} --out {here}/x.parquet", "is a folder"),
+    ("results.compare", "recipes.italy_power --data " + PARQUET, "Not a directory"),
+    ("results.summary", "{here}", "evaluate the run first"),
 ]
 
 

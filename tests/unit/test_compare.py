@@ -1,4 +1,4 @@
-"""Several samples per row, paired tests, and the table of `timemaster.compare`, with a local server for API models."""
+"""Several samples per row, paired tests, and the table of `timemaster.results.compare`, with a local server for API models."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import pytest
 from aiohttp import web
 
 from tests.servers import ChatServer, completion, says
-from timemaster.checks import check
-from timemaster.compare import compare, main, parser, run_entries, run_labels
 from timemaster.config import Config
-from timemaster.data.plot import draw_png
-from timemaster.data.series import Series
+from timemaster.config.checks import check
 from timemaster.data.store import plot_row, read_examples, write_rows
 from timemaster.evaluate import Target, write_results
-from timemaster.metrics import Prediction, mcnemar, pass_at_k, summarise, summarise_samples, vote
-from timemaster.predictions import prediction_row, read_predictions, write_predictions
-from timemaster.prompting import choose_shots
+from timemaster.metrics.answers import Prediction, mcnemar, pass_at_k, summarise, summarise_samples, vote
+from timemaster.results.compare import compare, main, parser, run_entries, run_labels
+from timemaster.results.predictions import prediction_row, read_predictions, write_predictions
+from timemaster.results.prompting import choose_shots
+from timemaster.series.plot import draw_png
+from timemaster.series.splits import Series
 from timemaster.tasks import load_task
 from timemaster.types import Group, InputError, Rollout, Score
 

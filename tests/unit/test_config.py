@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from timemaster.checks import CHOICES, NOT_NEGATIVE, POSITIVE, check, get
 from timemaster.cli import literal
 from timemaster.config import Config
-from timemaster.run import write_config
+from timemaster.config.checks import CHOICES, NOT_NEGATIVE, POSITIVE, check, get
+from timemaster.run.folder import write_config
 from timemaster.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,7 +147,7 @@ def composed(*arguments: str) -> Config:
     from omegaconf import OmegaConf
 
     ConfigStore.instance().store(name="schema", node=Config)
-    with initialize_config_module("timemaster.conf", version_base="1.3"):
+    with initialize_config_module("timemaster.config", version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides=literal(arguments)))
     assert isinstance(config, Config)
     return config
@@ -279,7 +279,9 @@ def test_help_lists_the_settings_without_torch_ray_or_vllm() -> None:
 
 def test_a_run_records_what_the_command_line_set_and_nothing_else(tmp_path: Path) -> None:
     write = f"write_config(Path({str(tmp_path)!r}), cfg)"
-    program = "from pathlib import Path; from timemaster.cli import launch; from timemaster.run import write_config; "
+    program = (
+        "from pathlib import Path; from timemaster.cli import launch; from timemaster.run.folder import write_config; "
+    )
     program += f"launch(lambda cfg: {write}, 'grpo')"
     given = ["model.path=m", "data.recipes=recipes.ctu", "data.train_files=a.parquet", "rollout.n=4", "rollout.n=8"]
     done = subprocess.run(

@@ -26,7 +26,7 @@ case "$*" in
         log venv; rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python
         test "$FAIL" != venv && touch .venv/pip ;;
     "-m pip --version") test -f .venv/pip ;;
-    "-m timemaster.memory"* | "-m timemaster.locks"*) ;;
+    "-m timemaster.system.memory"* | "-m timemaster.system.locks"*) ;;
     "-m timemaster."*)
         trap 'log TERM; exit 5' TERM; trap 'log INT; exit 6' INT; log "started $2"
         while test -e "$PROJECT"; do sleep 0.05; done ;;
@@ -212,12 +212,12 @@ def wait_for(project: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("script", "program"),
     [
-        ("data_preprocess/har.sh", "timemaster.data.prepare"),
+        ("data_preprocess/har.sh", "timemaster.tasks.prepare"),
         ("sft_trainer/run_ctu.sh", "timemaster.sft"),
         ("grpo_trainer/run_ctu.sh", "timemaster.grpo"),
         ("grpo_trainer/run_italy_power.sh", "timemaster.grpo"),
-        ("quickstart.sh", "timemaster.data.prepare"),
-        ("small.sh italy_power", "timemaster.data.prepare"),
+        ("quickstart.sh", "timemaster.tasks.prepare"),
+        ("small.sh italy_power", "timemaster.tasks.prepare"),
         ("compare_modalities.sh italy_power", "timemaster.grpo"),
     ],
 )
@@ -260,7 +260,7 @@ def test_each_dataset_has_its_scripts_with_the_published_settings(task: str) -> 
     assert (trainer["n_gpus_per_node"], trainer["total_training_steps"], trainer["val_only"]) == (4, 300, True)
     assert trainer["project_name"] == warm["trainer"]["project_name"] == f"TimeMaster_{task.upper()}"
     assert run["judge"]["model"] == ("gpt-4o" if task == "emg_soft" else "")
-    assert f"timemaster.data.prepare recipes.{task} " in texts("data_preprocess")[f"{task}.sh"]
+    assert f"timemaster.tasks.prepare recipes.{task} " in texts("data_preprocess")[f"{task}.sh"]
 
 
 def test_scripts_pass_the_worst_letters_on(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_scripts_run_where_vllm_does_not_install() -> None:
 
 # In the place of the scripts and modules that small.sh starts: each writes down its arguments.
 STAND_IN = """#!/bin/sh
-case "$*" in *timemaster.memory*) exit 0 ;; esac
+case "$*" in *timemaster.system.memory*) exit 0 ;; esac
 (printf 'NAME'; printf ' %s' "$@"; echo) >>"$PROJECT/steps.log"
 """
 MAKE_ROWS = """

@@ -14,8 +14,8 @@ from tests.helpers import full, random_samples, trained_tokens
 from timemaster.backends.fsdp import FsdpBackend
 from timemaster.backends.policy import _Float32Linear
 from timemaster.config import Config, compute_dtype, head_dtype
-from timemaster.data.plan import describe_micro_batches, micro_batch_tokens, spread
-from timemaster.data.render import Renderer
+from timemaster.tokens.plan import describe_micro_batches, micro_batch_tokens, spread
+from timemaster.tokens.render import Renderer
 from timemaster.types import Prompt, Sample, Sampling
 
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from tests.helpers import picture, question
-from timemaster.data.media import VisionSpec, blank, fitted_size, grid_thw, load_model_config, num_tokens, vision_spec
-from timemaster.data.positions import find_spans, mrope_positions
-from timemaster.data.render import Renderer
 from timemaster.data.stream import Stream
+from timemaster.media.images import blank
+from timemaster.models.folder import load_model_config
+from timemaster.models.positions import find_spans, mrope_positions
+from timemaster.models.vision import VisionSpec, fitted_size, grid_thw, num_tokens, vision_spec
+from timemaster.tokens.render import Renderer
 from timemaster.types import Example, InputError, Media, Message, Part
 
 SPEC = VisionSpec(
@@ -216,7 +218,7 @@ def test_a_row_without_an_answer_cannot_be_learned_from(renderer: Renderer) -> N
 
 
 def test_blanked_examples_keep_their_size_and_lose_their_picture() -> None:
-    from timemaster.data.media import load_image
+    from timemaster.media.images import load_image
 
     example = blank(question("row", [picture(3, 140, 112)]))
     media = example.messages[0].parts[0].media

@@ -21,8 +21,8 @@ import pytest
 from tests.helpers import picture, question
 from tests.servers import Answer, ChatServer, completion, cutting, dripping, fails, raw, replies, says, silent
 from timemaster.algo.advantages import group_advantages, to_samples
-from timemaster.checks import check
 from timemaster.config import Config
+from timemaster.config.checks import check
 from timemaster.grpo import measure, mini_batches
 from timemaster.judge import (
     Budget,
@@ -39,7 +39,7 @@ from timemaster.judge import (
     set_judge,
 )
 from timemaster.rewards import RewardPart, Scorer, accuracy, extension, score
-from timemaster.rollout.rank import check_rewards, make_judge
+from timemaster.tasks.scorer import check_rewards, make_judge
 from timemaster.types import Group, InputError, Rollout, Score
 
 RUBRIC = Rubric("advice", {"depth": "gives reasons", "relevance": "serves the person"})

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from tests.helpers import picture
-from timemaster.data.audit import audit
-from timemaster.data.plot import PlotStyle
-from timemaster.data.series import Series, read_series
 from timemaster.data.store import check_labels, plot_row, read_examples, with_task_labels, write_rows
-from timemaster.predictions import read_predictions
-from timemaster.report.read import judge
+from timemaster.results.predictions import read_predictions
+from timemaster.results.report.read import judge
 from timemaster.rewards import RewardPart, accuracy, format_lenient, format_strict, predict_label
-from timemaster.rewards.parse import label_key
+from timemaster.series.labels import label_key
+from timemaster.series.plot import PlotStyle
+from timemaster.series.splits import Series, read_series
 from timemaster.tasks import Task
+from timemaster.tasks.audit import audit
 from timemaster.types import Example, InputError, Rollout
 
 ONE = ("Été", "Ångström", "한국", "Straße")  # each letter with its mark is one character

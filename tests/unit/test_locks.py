@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from timemaster.locks import folder_lock
+from timemaster.system.locks import folder_lock
 from timemaster.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
 HOLD = """
 import os, sys, time
-from timemaster.locks import folder_lock
+from timemaster.system.locks import folder_lock
 with folder_lock(sys.argv[1], "a training run"):
     {work}
     print("held", flush=True)
@@ -101,7 +101,7 @@ def test_many_processes_that_start_at_once_hold_the_folder_in_turns(tmp_path: Pa
     work = """
 import sys, time
 from pathlib import Path
-from timemaster.locks import folder_lock
+from timemaster.system.locks import folder_lock
 from timemaster.types import InputError
 turns, log = 0, Path(sys.argv[1], "log")
 while turns < 20:

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from timemaster.config import Config
-from timemaster.memory import num_bytes
-from timemaster.memory_estimate import estimate, remedies, report, shapes
+from timemaster.run.memory_estimate import estimate, remedies, report, shapes
+from timemaster.system.memory import num_bytes
 from timemaster.types import InputError
 
 

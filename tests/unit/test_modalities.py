@@ -12,12 +12,20 @@ import pytest
 from tests.conftest import SHARED_DATA
 from tests.helpers import picture
 from timemaster.config import DataConfig, NumericConfig
-from timemaster.data.media import image_media, num_tokens, vision_spec
-from timemaster.data.numeric import write_series
-from timemaster.data.plot import draw_png
-from timemaster.data.series import Series
 from timemaster.data.store import plot_row, write_rows
-from timemaster.modalities import PUBLISHED_MIN_PIXELS, compare, count_tokens, latest_evaluation, main, token_costs
+from timemaster.media.images import image_media
+from timemaster.models.vision import num_tokens, vision_spec
+from timemaster.results.modalities import (
+    PUBLISHED_MIN_PIXELS,
+    compare,
+    count_tokens,
+    latest_evaluation,
+    main,
+    token_costs,
+)
+from timemaster.series.numeric import write_series
+from timemaster.series.plot import draw_png
+from timemaster.series.splits import Series
 from timemaster.tasks import load_task
 from timemaster.types import InputError
 

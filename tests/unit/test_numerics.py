@@ -14,9 +14,9 @@ import torch
 from tests.helpers import full, random_samples, trained_tokens
 from timemaster.algo.advantages import group_advantages, grpo, to_samples
 from timemaster.algo.losses import LossConfig, LossInputs, difference, k3, policy_loss, ppo_clip
-from timemaster.algo.sums import add_up, means
-from timemaster.data.plan import spread
+from timemaster.algo.token_metrics import add_up, means
 from timemaster.sft import measure
+from timemaster.tokens.plan import spread
 from timemaster.types import Example, Group, InputError, Rollout, Sample, Score
 
 
@@ -143,7 +143,7 @@ def test_samples_carry_their_rollouts_advantage() -> None:
 def setting(tiny: str, process_group: None):
     from timemaster.backends.fsdp import FsdpBackend
     from timemaster.config import Config
-    from timemaster.data.render import Renderer
+    from timemaster.tokens.render import Renderer
 
     config = Config()
     config.model.path = tiny
@@ -157,7 +157,7 @@ def setting(tiny: str, process_group: None):
 def gradients(setting, sizes: list[int], padded: bool) -> tuple[float, torch.Tensor]:
     """(loss, flat gradient) when the samples are cut into micro-batches of these sizes."""
     from timemaster.algo.losses import LossConfig
-    from timemaster.data.batch import Collator
+    from timemaster.tokens.batch import Collator
 
     backend, samples = setting
     backend.collate = Collator(backend.cfg.model.path, backend.spec, 0, padded)
@@ -192,7 +192,7 @@ def test_gradients_do_not_depend_on_micro_batches_or_packing(setting, sizes: lis
 
 
 def test_each_source_has_its_own_supervised_loss(setting) -> None:
-    from timemaster.data.batch import Collator
+    from timemaster.tokens.batch import Collator
 
     backend, samples = setting
     backend.collate = Collator(backend.cfg.model.path, backend.spec, 0, False)
@@ -214,7 +214,7 @@ def test_each_source_has_its_own_supervised_loss(setting) -> None:
 
 
 def test_a_rank_without_samples_joins_in_and_counts_nothing(setting) -> None:
-    from timemaster.data.batch import Collator
+    from timemaster.tokens.batch import Collator
 
     backend, samples = setting
     for padded in (False, True):
@@ -228,8 +228,8 @@ def test_a_rank_without_samples_joins_in_and_counts_nothing(setting) -> None:
 def test_logprobs_equal_transformers_own_forward(setting) -> None:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from timemaster.data.batch import Collator
-    from timemaster.data.media import banned_token_ids, grid_thw
+    from timemaster.models.vision import banned_token_ids, grid_thw
+    from timemaster.tokens.batch import Collator
 
     backend, samples = setting
     backend.collate = Collator(backend.cfg.model.path, backend.spec, 0, padded=False)
@@ -251,7 +251,7 @@ def test_logprobs_equal_transformers_own_forward(setting) -> None:
 
 
 def test_an_image_is_processed_once_however_many_rollouts_show_it(setting) -> None:
-    from timemaster.data.batch import Collator
+    from timemaster.tokens.batch import Collator
 
     backend, samples = setting
     backend.collate = Collator(backend.cfg.model.path, backend.spec, 0, padded=False)
@@ -360,7 +360,7 @@ def test_a_push_gathers_each_sharded_module_once_and_whole(setting) -> None:
 
 
 def test_colocated_engines_take_gpus_of_one_node_each() -> None:
-    from timemaster.workers_start import share_gpus
+    from timemaster.workers.placement import share_gpus
 
     trainers = [("a", ["0"]), ("b", ["0"]), ("a", ["1"]), ("b", ["1"])]
     assert share_gpus(trainers, 2) == [("a", ["0", "1"]), ("b", ["0", "1"])]

@@ -15,11 +15,20 @@ from matplotlib.text import Text
 from PIL import Image
 
 from tests.helpers import picture
-from timemaster.data.fonts import fonts_for
-from timemaster.data.sheet import contact_sheet
 from timemaster.evaluate import picture_title
-from timemaster.metrics import how_sampled
-from timemaster.plot_results import PLOT_WIDTH, RIGHT, UNPARSED, WRONG, Answer, confusion_png, overview_png, wrapped
+from timemaster.metrics.answers import how_sampled
+from timemaster.results.plot_results import (
+    PLOT_WIDTH,
+    RIGHT,
+    UNPARSED,
+    WRONG,
+    Answer,
+    confusion_png,
+    overview_png,
+    wrapped,
+)
+from timemaster.series.fonts import fonts_for
+from timemaster.series.sheet import contact_sheet
 
 
 @pytest.fixture

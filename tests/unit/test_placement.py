@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from timemaster.rollout.rank import check_visible_gpus, use_cores
+from timemaster.system.process import check_visible_gpus, use_cores
 from timemaster.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,9 +30,9 @@ def test_gpus_are_waited_for_until_it_is_said_which_are_missing() -> None:
     """Real Ray with two GPUs and one core: trainer and engine reserve no core, a third GPU is not there."""
     out = python("""
         import ray
-        from timemaster import workers_start
+        from timemaster.workers import calls, placement
         from timemaster.config import Config
-        from timemaster.rollout.rank import check_visible_gpus
+        from timemaster.system.process import check_visible_gpus
         from timemaster.types import InputError
 
         class Rank:
@@ -44,19 +44,19 @@ def test_gpus_are_waited_for_until_it_is_said_which_are_missing() -> None:
                 return "sees one"
 
         ray.init(address="local", num_gpus=2, num_cpus=1, include_dashboard=False, log_to_driver=False)
-        workers_start.WAIT_SECONDS, workers_start.EngineRank = 3, Rank
+        placement.WAIT_SECONDS = 3
         cfg = Config()
         cfg.rollout.placement = "separate"
-        trainers = workers_start.place_trainers(cfg, "cuda", Rank)
-        engines = workers_start.place_engines(cfg, "cuda", "vllm", [])
+        trainers = placement.place_trainers(cfg, "cuda", Rank)
+        engines = placement.place_engines(cfg, "cuda", Rank, "vllm", [])
         print(ray.get([actor.look.remote() for actor in trainers + engines]))
         env = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
         ray.kill(engines[0])
         unset = ray.remote(Rank).options(num_cpus=0, runtime_env=env).remote()
         for ask in (
-            lambda: workers_start.place_trainers(cfg, "cuda", Rank),
-            lambda: workers_start.place_engines(cfg, "cuda", "vllm", []),
-            lambda: workers_start._wait([unset.look.remote()]),
+            lambda: placement.place_trainers(cfg, "cuda", Rank),
+            lambda: placement.place_engines(cfg, "cuda", Rank, "vllm", []),
+            lambda: calls._wait([unset.look.remote()]),
         ):
             try:
                 ask()

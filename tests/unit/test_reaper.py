@@ -9,13 +9,13 @@ from pathlib import Path
 
 import psutil
 
-from timemaster.reaper import SECONDS_TO_END
+from timemaster.workers.reaper import SECONDS_TO_END
 
 # A driver with a "raylet", whose own child (the agent) survives it, and with a child that has nothing to do with Ray.
 RAYLET = "import subprocess, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
 DRIVER = f"""
 import subprocess, sys, time
-from timemaster.reaper import start_reaper
+from timemaster.workers.reaper import start_reaper
 raylet = subprocess.Popen([sys.executable, "-c", {RAYLET!r}, sys.argv[1] + "/sockets/raylet"], stdout=-1, text=True)
 bystander = subprocess.Popen(["sleep", "600"])
 reaper = start_reaper(sys.argv[1])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from timemaster.report.read import answers_sampled, flatten, given_settings, read_run
+from timemaster.results.report.read import answers_sampled, flatten, given_settings, read_run
 from timemaster.types import InputError
 
 

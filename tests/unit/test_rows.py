@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from timemaster.checks import check
 from timemaster.config import Config
-from timemaster.data.media import load_model_config
-from timemaster.data.series import Series
+from timemaster.config.checks import check
 from timemaster.data.store import plot_row, write_rows
-from timemaster.inputs import load_jobs, load_samples, make_renderer
+from timemaster.models.folder import load_model_config
+from timemaster.run.inputs import load_jobs, load_samples, make_renderer
+from timemaster.series.splits import Series
 from timemaster.types import Example, InputError, Media, Message, Part
 
 QUESTION = "<image>Winter or Summer?"

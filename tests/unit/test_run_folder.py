@@ -21,9 +21,9 @@ import pytest
 from tests.helpers import picture, question
 from timemaster.backends import checkpoint
 from timemaster.config import Config
-from timemaster.locks import folder_lock
-from timemaster.run import Run, is_done, save
-from timemaster.sinks import TensorBoard
+from timemaster.run.folder import Run, is_done, save
+from timemaster.run.sinks import TensorBoard
+from timemaster.system.locks import folder_lock
 from timemaster.types import Group, InputError, Rollout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,7 +210,7 @@ TASK = replace(TASK, load=load)
 @pytest.mark.parametrize(("command", "code"), [("a program", 143), ("data preparation", 130)])
 def test_sigterm_ends_what_has_nothing_to_save_with_a_clean_up(tmp_path: Path, command: str, code: int) -> None:
     (tmp_path / "waits.py").write_text(RECIPE, encoding="utf-8")
-    arguments = ["-m", "timemaster.data.prepare", "waits", "--out", str(tmp_path / "data")]
+    arguments = ["-m", "timemaster.tasks.prepare", "waits", "--out", str(tmp_path / "data")]
     if command == "a program":
         arguments = ["-c", WAITING, "data.train_files=x", "model.path=y"]
     process = subprocess.Popen(

@@ -15,14 +15,14 @@ from tests.servers import ChatServer, says
 from timemaster.backends import checkpoint
 from timemaster.config import Config, RewardConfig
 from timemaster.evaluate import validation_metrics
-from timemaster.inputs import rows_identity
 from timemaster.judge import Budget, Chat, Endpoint, Judge, Rubric, Store, set_judge, the_judge
-from timemaster.metrics import UNPARSED, Prediction, summarise, wilson
+from timemaster.metrics.answers import UNPARSED, Prediction, summarise, wilson
 from timemaster.models.weights import live_name, published_name
 from timemaster.rewards import RewardPart, Scorer
 from timemaster.rollout.loop import RolloutLoop, stable_seed
-from timemaster.rollout.rank import make_scorer
-from timemaster.run import Run
+from timemaster.run.folder import Run
+from timemaster.run.inputs import rows_identity
+from timemaster.tasks.scorer import make_scorer
 from timemaster.types import Completion, Example, InputError, Message, Part, Prompt, Rollout, Sampling, Score
 
 LABELS = ["Desktop", "Laptop"]
@@ -188,8 +188,9 @@ class EchoEngine:
 
 @pytest.fixture(scope="module")
 def renderer(tiny: str):
-    from timemaster.data.media import load_model_config, vision_spec
-    from timemaster.data.render import Renderer
+    from timemaster.models.folder import load_model_config
+    from timemaster.models.vision import vision_spec
+    from timemaster.tokens.render import Renderer
 
     return Renderer(tiny, vision_spec(load_model_config(tiny), 784, 50176))
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import picture
-from timemaster.data.series import Series
 from timemaster.data.store import plot_row, write_rows
-from timemaster.summary import NUM_PLOTS, collect, main, outcome, some_of_each, write_picture
+from timemaster.results.summary import NUM_PLOTS, collect, main, outcome, some_of_each, write_picture
+from timemaster.series.splits import Series
 from timemaster.types import InputError
 
 

@@ -21,13 +21,14 @@ import pytest
 
 from tests.helpers import picture
 from tests.servers import Answer, ChatServer, fails, replies
-from timemaster.data.media import load_model_config, vision_spec
-from timemaster.data.prepare import small_variant
-from timemaster.data.render import Renderer
-from timemaster.data.series import Series
 from timemaster.data.store import plot_row, read_examples, write_rows
+from timemaster.models.folder import load_model_config
+from timemaster.models.vision import vision_spec
+from timemaster.series.splits import Series
 from timemaster.tasks import demonstration, load_task
-from timemaster.traces import main
+from timemaster.tasks.prepare import small_variant
+from timemaster.tasks.traces import main
+from timemaster.tokens.render import Renderer
 from timemaster.types import Example
 
 LABELS = ("Desktop", "Laptop")
@@ -180,7 +181,16 @@ def test_a_killed_start_goes_on_where_it_was(data: Path) -> None:
 
     out = data.parent / "traces.parquet"
     with ChatServer(knows(data, say)) as server:
-        command = [sys.executable, "-m", "timemaster.traces", "recipes.ctu", "--data", str(data), "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "timemaster.tasks.traces",
+            "recipes.ctu",
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+        ]
         command += [*asking(server), "--concurrency", "2"]
         started = subprocess.Popen(command, cwd=Path(__file__).resolve().parents[2])
         while len(server.requests) < 5:

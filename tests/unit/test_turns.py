@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from timemaster import workers
 from timemaster.config import Config
 from timemaster.types import InputError, Sample
+from timemaster.workers import handle as workers
 
 SAMPLE = Sample(id="one", token_ids=[1, 2], mask=[0, 1], media=[])
 EVERYTHING = {"weights", "kv_cache"}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-from timemaster.config import OptimConfig
 
+def lr_factor(kind: str, warmup: int, min_ratio: float, done: int, total: int) -> float:
+    """The learning rate's factor after `done` of `total` updates: linear over `warmup` updates, then `kind`.
 
-def lr_factor(optim: OptimConfig, done: int, total: int) -> float:
-    """The learning rate's factor after `done` of `total` updates: linear warm-up, then constant or cosine."""
-    if done < optim.lr_warmup_steps:
-        return (done + 1) / optim.lr_warmup_steps
-    if optim.lr_scheduler_type == "constant":
+    `kind` is "constant" or "cosine", which ends at `min_ratio`.
+    """
+    if done < warmup:
+        return (done + 1) / warmup
+    if kind == "constant":
         return 1.0
-    progress = min((done - optim.lr_warmup_steps) / max(total - optim.lr_warmup_steps, 1), 1.0)
-    return optim.min_lr_ratio + (1 - optim.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    progress = min((done - warmup) / max(total - warmup, 1), 1.0)
+    return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -21,13 +21,14 @@ from torch.distributed.tensor import DTensor
 
 from timemaster.algo.losses import LossConfig, LossInputs, difference, policy_loss, sft_loss
 from timemaster.algo.schedule import lr_factor
-from timemaster.algo.sums import add_up, means
+from timemaster.algo.token_metrics import add_up, means
 from timemaster.backends.offload import HostCopies
 from timemaster.backends.policy import Policy
 from timemaster.config import Config, attention, compute_dtype, head_dtype
-from timemaster.data.batch import Batch, Collator
-from timemaster.data.media import banned_token_ids, load_model_config, vision_spec
+from timemaster.models.folder import load_model_config
+from timemaster.models.vision import banned_token_ids, vision_spec
 from timemaster.models.weights import check_weights
+from timemaster.tokens.batch import Batch, Collator
 from timemaster.types import Sample
 
 MicroBatches = Sequence[Sequence[Sample]]  # this rank's micro-batches; an empty one only joins the collectives
@@ -206,9 +207,11 @@ class FsdpBackend:
         return loss
 
     def _schedule(self) -> None:
-        factor = lr_factor(self.cfg.actor.optim, self.updates_done, self.num_updates)
+        optim = self.cfg.actor.optim
+        how = (optim.lr_scheduler_type, optim.lr_warmup_steps, optim.min_lr_ratio)
+        factor = lr_factor(*how, self.updates_done, self.num_updates)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.cfg.actor.optim.lr * factor
+            group["lr"] = optim.lr * factor
 
     def _reduce(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
         gathered: list[dict[str, float]] = [{} for _ in range(self.world_size)]

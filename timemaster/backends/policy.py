@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from timemaster.data.batch import Batch
+from timemaster.tokens.batch import Batch
 
 CHUNK_TOKENS = 1024
 BANNED_LOGIT = -1e30  # not -inf: zero probability times -inf would be NaN in the entropy

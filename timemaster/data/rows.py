@@ -30,8 +30,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from timemaster.data.media import as_seen, check_size, check_still
-from timemaster.data.media import image_media as encoded_image
+from timemaster.media.images import as_seen, check_size, check_still
+from timemaster.media.images import image_media as encoded_image
 from timemaster.types import Example, InputError, Media, Message, Part
 
 PROMPTS = ("prompt", "messages", "problem", "question")

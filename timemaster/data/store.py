@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timemaster.data.rows import ANSWERS, IMAGES, PROMPTS, VIDEOS, example_from_row
-from timemaster.data.series import Series
-from timemaster.rewards.parse import label_key
+from timemaster.series.labels import label_key
+from timemaster.series.splits import Series
 from timemaster.types import Example, InputError
 
 logger = logging.getLogger(__name__)

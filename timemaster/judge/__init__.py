@@ -1,12 +1,6 @@
 """Models as judges: asking an OpenAI-compatible endpoint, and grading by rubric. The door to the openai package."""
 
-from timemaster.judge.chat import (
-    BudgetSpent,
-    Chat,
-    ChatRefused,
-    Endpoint,
-    Reply,
-)
+from timemaster.judge.chat import BudgetSpent, Chat, ChatRefused, Endpoint, Reply
 from timemaster.judge.grading import Judge, Judgement, Rubric, read_verdict, set_judge, the_judge
 from timemaster.judge.options import add_chat_options, chat_from, settings_of
 from timemaster.judge.store import Budget, Store

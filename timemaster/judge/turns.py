@@ -6,7 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from timemaster.data.media import web_image
+from timemaster.media.images import web_image
 from timemaster.types import InputError, Media, Message
 
 

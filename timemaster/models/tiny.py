@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from timemaster.console import print_any_letter
+from timemaster.system.console import print_any_letter
 from timemaster.types import InputError
 
 log = logging.getLogger(__name__)

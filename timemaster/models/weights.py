@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from timemaster.data.media import load_model_config
+from timemaster.models.folder import load_model_config
 from timemaster.types import InputError
 
 Shapes = dict[str, tuple[int, ...]]  # by the names that weights have in memory, see `live_name`

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
+
+from timemaster.series.labels import label_key
 
 THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", flags=re.DOTALL)
 CUT = "\0"  # where a thought stood: no part of a tag or a label, so what stood around it never joins
-
-
-def label_key(text: str) -> str:
-    """What two writings of one label have in common: case, outer spaces and Unicode's ways to write a letter are gone.
-
-    Source: canonical caseless matching, The Unicode Standard, section 3.13, D145.
-    """
-    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", text.strip()).casefold())
 
 
 def tag_contents(text: str, tag: str) -> list[str]:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from timemaster.rewards.parse import label_key, predict_label
+from timemaster.rewards.parse import predict_label
+from timemaster.series.labels import label_key
 from timemaster.types import Example, Rollout
 
 TAGS = ("think", "class")

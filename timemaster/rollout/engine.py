@@ -6,14 +6,10 @@ answers and submit next turns while other sequences are still being decoded.
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from timemaster.types import Completion, InputError, Prompt, Sampling
-
-log = logging.getLogger(__name__)
+from timemaster.types import Completion, Prompt, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,43 +77,3 @@ class Engine(Protocol):
 
     def wake(self, tags: list[str]) -> None:
         """Take device memory again: "weights", then "kv_cache"."""
-
-
-def resolve_engine(name: str) -> str:
-    """rollout.name as "vllm" or "hf"; `auto` falls back to hf with one clear line. InputError without vllm."""
-    have_vllm = importlib.util.find_spec("vllm") is not None
-    if name == "auto":
-        if not have_vllm:
-            log.warning("rollout.name=auto: vLLM is not installed, sampling with transformers' generate (hf), slower.")
-        return "vllm" if have_vllm else "hf"
-    if name == "vllm" and not have_vllm:
-        raise InputError(
-            "rollout.name=vllm, but vLLM is not installed. Install it (uv pip install -r requirements-cpu.txt, or "
-            "requirements-gpu.txt), or set rollout.name=auto to sample with transformers where it does not install."
-        )
-    return name
-
-
-def preload(name: str, device: str) -> None:
-    """Import what the engine needs: half a minute that can pass while the driver reads data."""
-    if name == "vllm":
-        from timemaster.rollout.vllm import quiet_environment
-
-        quiet_environment()
-        if device == "cpu":  # never import this one on a GPU: it replaces parts of torch.cuda by stand-ins
-            import vllm.v1.worker.cpu_worker
-        else:
-            import vllm  # noqa: F401
-    else:
-        import timemaster.rollout.hf  # noqa: F401
-
-
-def make_engine(name: str, spec: EngineSpec) -> Engine:
-    """Start an engine. `name` is "vllm" or "hf"."""
-    if name == "vllm":
-        from timemaster.rollout.vllm import VllmEngine
-
-        return VllmEngine(spec)
-    from timemaster.rollout.hf import HfEngine
-
-    return HfEngine(spec)

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from timemaster.data.media import PixelCache, banned_token_ids, grid_thw, load_model_config, vision_spec
+from timemaster.models.folder import load_model_config
+from timemaster.models.vision import PixelCache, banned_token_ids, grid_thw, vision_spec
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.wire import Arrivals, unpack
 from timemaster.types import Completion, Prompt, Sampling

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
-from timemaster.data.render import Renderer
 from timemaster.rollout.engine import Engine
+from timemaster.tokens.render import Renderer
 from timemaster.types import Completion, Example, Group, Media, Message, Prompt, Rollout, Sampling, Score
 
 ScoreFn = Callable[[Rollout, Example], Future[Score]]  # starts to score; does not wait

@@ -20,7 +20,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from timemaster.data.media import load_image, load_model_config, vision_spec
+from timemaster.media.images import load_image
+from timemaster.models.folder import load_model_config
+from timemaster.models.vision import vision_spec
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.wire import Arrivals
 from timemaster.types import Completion, Prompt, Sampling

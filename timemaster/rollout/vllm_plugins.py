@@ -18,7 +18,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate
 from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunnerProcessor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SecondRunnerProcessor
 
-from timemaster.data.media import banned_token_ids, vision_spec
+from timemaster.models.vision import banned_token_ids, vision_spec
 from timemaster.rollout.wire import Chunk, unpack
 
 

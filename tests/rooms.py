@@ -1,0 +1,43 @@
+"""The rooms of the library from top to bottom, in one list: the house test and the README's tree are made from it.
+
+A room imports only rooms that stand below it.
+"""
+
+from __future__ import annotations
+
+ROOMS: tuple[tuple[str, str], ...] = (
+    ("grpo.py  sft.py  evaluate.py", "the jobs: each loop on one screen"),
+    ("cli.py", "command line to typed settings; the only file that imports hydra"),
+    ("results/", "predictions, comparison, baselines, pictures, summary; report/ is the page of a run"),
+    ("run/", "a run's folder, log, signals, rows and prompts, estimate of memory"),
+    ("workers/", "the driver's handle, trainer ranks, engine ranks, their placement; the only room that imports ray"),
+    ("rollout/", "engines (vllm, hf), the turn loop around them, weights on their way"),
+    ("backends/", "one FSDP2 rank: policy, update, checkpoint"),
+    ("tasks/", "what a dataset is; making its data, traces, audit"),
+    ("rewards/", "reading answers, parts of a reward, scoring"),
+    ("judge/", "OpenAI-compatible models: endpoint, budget, cache, grading"),
+    ("metrics/", "what predictions are worth"),
+    ("tokens/", "messages to tokens, samples to batches and micro-batches"),
+    ("models/", "all that knows a model class; the embedded tiny model"),
+    ("data/", "parquet in and out, the dialects of other tools, the order of rows"),
+    ("series/", "time-series files, recordings, plots, series as numbers"),
+    ("media/", "pictures: decoding, sizes"),
+    ("config/", "every setting with its meaning; which values are allowed"),
+    ("algo/", "advantages, losses, learning rate: pure functions"),
+    ("system/", "locks, signals, console, memory of processes"),
+    ("types.py", "the records that cross process boundaries, and errors"),
+)
+
+
+def room_of(path: str) -> int:
+    """The place of a file or module in `ROOMS`, 0 at the top. Example: room_of("data/rows.py") == room_of("data.store")"""
+    first = path.replace(".py", "").replace(".", "/").split("/")[0]
+    for place, (names, _) in enumerate(ROOMS):
+        if first in [name.removesuffix(".py").rstrip("/") for name in names.split()]:
+            return place
+    raise AssertionError(f"{path} is in none of the rooms of tests/rooms.py")
+
+
+def tree() -> str:
+    """The README's tree."""
+    return "".join(f"timemaster/{names}".ljust(42) + f"{what}\n" for names, what in ROOMS)

@@ -1,1 +1,0 @@
-"""The YAML that hydra composes over the typed defaults of `timemaster.config`."""

@@ -1,0 +1,41 @@
+"""Every setting of a run, and which values are allowed."""
+
+from timemaster.config.settings import (
+    ActorConfig,
+    AlgorithmConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    JudgeConfig,
+    ModelConfig,
+    NumericConfig,
+    OptimConfig,
+    RewardConfig,
+    RolloutConfig,
+    TrainerConfig,
+    attention,
+    compute_dtype,
+    head_dtype,
+    run_dir,
+    world_size,
+)
+
+__all__ = [
+    "ActorConfig",
+    "AlgorithmConfig",
+    "Config",
+    "DataConfig",
+    "EvalConfig",
+    "JudgeConfig",
+    "ModelConfig",
+    "NumericConfig",
+    "OptimConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "TrainerConfig",
+    "attention",
+    "compute_dtype",
+    "head_dtype",
+    "run_dir",
+    "world_size",
+]

@@ -1,0 +1,303 @@
+"""One table of everything that was tried on a dataset: checkpoints, classical baselines, API models, published numbers.
+
+    python -m timemaster.results.compare recipes.ctu --data data/ctu_image --runs checkpoints/TimeMaster_CTU/RUN
+        --baselines 1nn_euclid,1nn_dtw,rocket --zero-shot --few-shot 2 --base-url URL --model NAME
+
+writes outputs/compare/<task>/ with compare.md, compare.csv, compare.png and, of each baseline and API model, the
+answers as <name>/predictions.jsonl. All rows answer the same test.parquet; answers that cannot be read stay in the
+denominator. A run's checkpoints are those that were evaluated (EVAL=True): every eval/step_*/ of its folder, the ones
+with several samples by majority vote. Accuracies have Wilson's interval; p is McNemar's exact paired test against one
+row, the best checkpoint or --reference NAME.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from timemaster.judge import Chat, Store, add_chat_options, chat_from, settings_of
+from timemaster.metrics.answers import Prediction, Result, check_pairs, mcnemar, summarise
+from timemaster.results.baselines import baseline, check_settings
+from timemaster.results.predictions import NAME, read_predictions, write_predictions
+from timemaster.results.prompting import ask_model, choose_shots
+from timemaster.results.published import quoted
+from timemaster.system.console import print_any_letter
+from timemaster.tasks import Task, load_task
+from timemaster.types import Example, InputError
+
+log = logging.getLogger(__name__)
+HEADINGS = ("answers by", "n", "accuracy", "95 % interval", "macro F1", "unparsed", "p")
+
+
+OF_TEST = re.compile(r"step_\d+(_t[\d.e-]+)?(_n\d+)?(_blank)?")  # else the name says of which rows it is
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A predictions file with the name of its row. Example: Entry("rocket", "baseline", Path("…/predictions.jsonl"))"""
+
+    name: str
+    kind: str  # as a `Result` has it
+    path: Path
+
+
+def compare(task: Task, options: argparse.Namespace) -> list[Result]:
+    """Make the table of `options` (see `parser`) and write it. Returns its rows.
+
+    What can be checked comes first, then the baselines, then the calls that cost money.
+    """
+    folder, out = Path(options.data), options.out or Path("outputs/compare") / task.name
+    baselines, models = baseline_rows(options), model_rows(options)
+    labels = run_labels([Path(run) for run in options.runs])
+    found = [entry for run, label in labels.items() for entry in run_entries(run, label)]
+    found += [Entry(*_split_name(given)) for given in options.predictions]
+    names = [*(row[0] for row in baselines), *(row[0] for row in models), *(entry.name for entry in found)]
+    check_names(names, options.reference)
+    test = read_rows(task, [folder / "test.parquet"])
+    for entry in found:
+        read_answers(task, entry, test)
+    files = [folder / "train.parquet", *folder.glob("validation.parquet")]
+    train = read_rows(task, files) if baselines or options.few_shot else []
+    chats = _chats(options, out)
+    shots = {way: choose_shots(train, task.labels, way, options.seed) for _, _, way in models}
+    entries = []
+    for name, given in baselines:
+        entries.append(Entry(name, "baseline", baseline(given, train, test, out / name, options.dtw_window)))
+    for name, model, way in models:
+        lines = ask_model(chats[model], task, test, shots[way], name)
+        entries.append(Entry(name, "model", write_predictions(out / re.sub(r"[^\w.-]+", "_", name), lines)))
+    results = measure(task, [*entries, *found], test, options.reference)
+    write_table(out, task, [*results, *quoted(task.data_source)], test)
+    return results
+
+
+def read_rows(task: Task, files: Sequence[Path]) -> list[Example]:
+    """The rows of a task's parquet files, with the raw series. Raises InputError for bad rows and another's rows."""
+    from timemaster.data.store import check_labels, read_examples, report_bad_rows, with_task_labels
+
+    tasks = {task.data_source: task}
+    examples, _ = read_examples([str(file) for file in files], "raise", task.data_source, with_series=True)
+    own = [example for example in examples if example.data_source == task.data_source]
+    if not own:
+        other = sorted({example.data_source for example in examples})
+        raise InputError(f"{files[0]} holds rows of {', '.join(other)}; the recipe is of {task.data_source!r}.")
+    report_bad_rows(check_labels(own, tasks), len(own), "raise")
+    return with_task_labels(own, tasks)
+
+
+def baseline_rows(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """The row of each baseline, and its name. Example: [("1nn_dtw_w0.1", "1nn_dtw")]"""
+    names, window = [name for name in options.baselines.split(",") if name], options.dtw_window
+    check_settings(names, window)
+    return [(f"{name}_w{window:g}" if name == "1nn_dtw" and window < 1 else name, name) for name in names]
+
+
+def model_rows(options: argparse.Namespace) -> list[tuple[str, str, int]]:
+    """The row of each API model and way of asking, the model, examples per class. Example: [("m 2-shot", "m", 2)]"""
+    ways = ([0] if options.zero_shot else []) + ([options.few_shot] if options.few_shot else [])
+    if bool(ways) != bool(options.model):
+        raise InputError("--model needs --zero-shot, --few-shot K or both, and these need --model NAME.")
+    if min(ways, default=0) < 0:
+        raise InputError(f"--few-shot {options.few_shot}: give the number of examples per class, 1 or more.")
+    if options.concurrency < 1:
+        raise InputError(f"--concurrency {options.concurrency}: give the number of calls in flight, 1 or more.")
+    return [(f"{model} {f'{way}-shot' if way else 'zero-shot'}", model, way) for model in options.model for way in ways]
+
+
+def run_labels(runs: Sequence[Path]) -> dict[Path, str]:
+    """What each run is called: as many of its last folders as tell it from the others."""
+    parts = {run: path.parts for path, run in {run.resolve(): run for run in runs}.items()}
+    depths = range(1, max(map(len, parts.values()), default=1) + 1)
+    depth = next((n for n in depths if len({own[-n:] for own in parts.values()}) == len(parts)), 1)
+    return {run: "/".join(own[-depth:]) for run, own in parts.items()}
+
+
+def run_entries(run: Path, label: str) -> list[Entry]:
+    """The evaluations of a run, by step, named <label>/<evaluation>. Raises InputError when there are none."""
+    found = [path.parent for path in run.glob(f"eval/step_*/{NAME}")]
+    paths = [path for path in found if OF_TEST.fullmatch(path.name)]
+    if not paths:
+        others = f" (only of other rows: {', '.join(sorted(path.name for path in found))})" if found else ""
+        raise InputError(
+            f"{run} has no eval/step_*/{NAME}{others}: evaluate the run first, on test.parquet (EVAL=True), or "
+            "correct --runs."
+        )
+    steps = {path: int(re.sub(r"^step_(\d+).*$", r"\1", path.name)) for path in paths}
+    ordered = sorted(paths, key=lambda path: (steps[path], path.name))
+    return [Entry(f"{label}/{path.name}", "checkpoint", path / NAME) for path in ordered]
+
+
+def _split_name(given: str) -> tuple[str, str, Path]:
+    name, equals, path = given.partition("=")
+    if not (name and equals and path):
+        raise InputError(f"--predictions {given}: write NAME=FILE, as in mine=eval/step_40/{NAME}.")
+    return name, "predictions", Path(path)
+
+
+def check_names(names: Sequence[str], reference: str) -> None:
+    """InputError when two rows have one name, and when none has the reference's."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise InputError(f"Two rows are called {repeated[0]!r}: give one as --predictions NAME=FILE with another name.")
+    if reference and reference not in names:
+        raise InputError(f"--reference {reference}: the rows are {', '.join(names) or 'none'}.")
+
+
+def _chats(options: argparse.Namespace, out: Path) -> dict[str, Chat]:
+    """The API models by name; nothing is asked yet."""
+    if not options.model:
+        return {}
+    store = Store(options.cache or out / "replies.sqlite")
+    settings = settings_of(options)
+    return {model: chat_from(settings, store, "compare", model=model) for model in options.model}
+
+
+def read_answers(task: Task, entry: Entry, test: Sequence[Example]) -> dict[str, Prediction]:
+    """The answers of a row by example id. Raises InputError when its file is not about exactly the rows of `test`."""
+    truths = {example.id: _truth(task, example) for example in test}
+    answers = read_predictions(entry.path, task.data_source, task.labels)
+    check_pairs(truths, answers, (str(test[0].extra["file"]), str(entry.path)))
+    return answers
+
+
+def measure(task: Task, entries: Sequence[Entry], test: Sequence[Example], reference: str = "") -> list[Result]:
+    """What each predictions file is worth on `test`, and whether it differs from the reference's row.
+
+    Raises InputError when a file is not about exactly these rows.
+    """
+    answers = {entry.name: read_answers(task, entry, test) for entry in entries}
+    results = []
+    for entry in entries:
+        figures = summarise(list(answers[entry.name].values()))
+        low, high = figures["accuracy_ci95"]
+        results.append(
+            Result(
+                name=entry.name, kind=entry.kind, accuracy=figures["accuracy"], n=figures["n"],
+                ci95=(low, high), macro_f1=figures["macro_f1"],
+                unparsed=figures["unparsed"] / figures["n"], note=str(entry.path),
+            )
+        )  # fmt: skip
+    if not results:
+        return []
+    name = choose_reference(results, reference)
+    pairs = {one.name: mcnemar(answers[one.name], answers[name], (one.name, name)) for one in results}
+    return [one if one.name == name else replace(one, p=pairs[one.name].p) for one in results]
+
+
+def _truth(task: Task, example: Example) -> Prediction:
+    return Prediction(
+        data_source=task.data_source, truth=example.answer, predicted=example.answer, labels=list(task.labels),
+        reward=0.0, parts={}, num_tokens=0,
+    )  # fmt: skip
+
+
+def choose_reference(results: Sequence[Result], name: str) -> str:
+    """The row that others are tested against: `name`, else the best checkpoint that saw its images, else the best."""
+    seeing = [one for one in results if one.kind == "checkpoint" and not one.name.endswith("_blank")]
+    return name or max(seeing or results, key=lambda one: one.accuracy).name
+
+
+def write_table(out: Path, task: Task, results: Sequence[Result], test: Sequence[Example]) -> None:
+    """compare.md, compare.csv and compare.png in `out`; the table also on the console."""
+    from timemaster.results.plot_results import comparison_png
+
+    label, most = Counter(example.answer for example in test).most_common(1)[0]
+    reference = next((one.name for one in results if one.n is not None and one.p is None), "")
+    notes = [one.note for one in results if one.kind == "quoted"]
+    about = [
+        f"# {task.name}: {len(test)} test rows, {len(task.labels)} classes\n",
+        *markdown(results, reference),
+        f"\nAlways {label} would be right in {100 * most / len(test):.1f} %. Answers that could not be read are wrong. "
+        "Intervals are Wilson's." + f" p: McNemar's exact test on the same rows against {reference}." * bool(reference),
+        *(f"\n(quoted): quoted, not reproduced here, n unknown; {note}." for note in dict.fromkeys(notes)),
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "compare.md").write_text("\n".join(about) + "\n", encoding="utf-8")
+    with open(out / "compare.csv", "w", encoding="utf-8", newline="") as file:
+        rows = [asdict(one) for one in results]
+        writer = csv.writer(file)
+        writer.writerow(["name", "kind", "n", "accuracy", "low95", "high95", "macro_f1", "unparsed", "p", "note"])
+        for row in rows:
+            low, high = row["ci95"] or (None, None)
+            cells = [row["macro_f1"], row["unparsed"], row["p"], row["note"]]
+            writer.writerow([row["name"], row["kind"], row["n"], row["accuracy"], low, high, *cells])
+    (out / "compare.png").write_bytes(comparison_png(results, f"{task.name}: {len(test)} test rows", most / len(test)))
+    log.info("\n%s\n\n  written to %s", "\n".join(about), out)
+
+
+def markdown(results: Sequence[Result], reference: str) -> list[str]:
+    """The lines of the table, its columns aligned. Accuracies in percent."""
+    rows: list[Sequence[str]] = [HEADINGS]
+    for one in results:
+        p = "reference" if one.name == reference else "" if one.p is None else _p(one.p)
+        interval = "" if one.ci95 is None else f"{100 * one.ci95[0]:.1f} – {100 * one.ci95[1]:.1f}"
+        name = f"{one.name} (quoted)" if one.kind == "quoted" else one.name
+        percent = "" if one.unparsed is None else f"{100 * one.unparsed:.1f} %"
+        f1 = "" if one.macro_f1 is None else f"{one.macro_f1:.3f}"
+        rows.append([name, str(one.n or "unknown"), f"{100 * one.accuracy:.1f} %", interval, f1, percent, p])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
+    rows.insert(1, ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)])
+    return ["| " + " | ".join([row[0].ljust(widths[0]), *_right(row[1:], widths[1:])]) + " |" for row in rows]
+
+
+def _right(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    out = argparse.ArgumentParser(
+        prog="python -m timemaster.results.compare", description="One table of all that was tried."
+    )
+    out.add_argument("recipe", help="module with TASK, as in recipes.ctu")
+    out.add_argument("--data", required=True, help="its folder with train, validation and test.parquet")
+    out.add_argument(
+        "--runs", nargs="+", action="extend", default=[], metavar="RUNDIR", help="runs whose evaluations are rows"
+    )
+    out.add_argument(
+        "--predictions", nargs="+", action="extend", default=[], metavar="NAME=FILE", help=f"any other {NAME}"
+    )
+    out.add_argument("--baselines", default="", help="of 1nn_euclid,1nn_dtw,rocket,minirocket; with commas")
+    out.add_argument("--dtw-window", type=float, default=1.0, help="Sakoe-Chiba band of 1nn_dtw, share of the length")
+    out.add_argument("--reference", default="", help="the row that the others are tested against")
+    out.add_argument("--out", type=Path, help="default: outputs/compare/<task>")
+    api = out.add_argument_group("OpenAI-compatible models")
+    api.add_argument("--model", nargs="+", action="extend", default=[], metavar="NAME")
+    api.add_argument("--zero-shot", action="store_true", help="ask the dataset's question alone")
+    api.add_argument("--few-shot", type=int, default=0, metavar="K", help="after K answered plots of each class")
+    api.add_argument("--seed", type=int, default=1, help="of the choice of these plots")
+    api.add_argument("--cache", type=Path, help="SQLite file of replies; default: replies.sqlite in --out")
+    add_chat_options(api, temperature=0.0)
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    print_any_letter()
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("timemaster").setLevel(logging.INFO)
+    log.setLevel(logging.INFO)
+    try:
+        compare(load_task(options.recipe), options)
+    except (InputError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; finished baselines and replies are kept\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

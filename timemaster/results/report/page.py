@@ -1,0 +1,65 @@
+"""The page: template, style, scripts and data in one file that asks for nothing else.
+
+Everything a run holds goes in as JSON and is shown as text by the scripts, never as markup. A content security policy
+that names the page's own script by its hash keeps the browser from running or fetching anything else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from timemaster.results.report.images import embed
+from timemaster.results.report.read import read_run
+from timemaster.types import InputError
+
+SCRIPTS = ("dom.js", "head.js", "charts.js", "curves.js", "evaluation.js", "rollout.js", "browser.js", "start.js")
+
+
+def write_report(run: Path, out: Path | None = None, max_rollouts: int = 5000) -> tuple[Path, dict[str, Any]]:
+    """Write the page of a run to `out`, else to report.html in its folder. Returns the path and what the page shows.
+
+    Raises InputError when `run` is not a run's folder, or `out` cannot be written.
+    """
+    data = read_run(run, max_rollouts)
+    path = out if out is not None else run / "report.html"
+    names = (name for row in data["rollouts"] for name in row["media"])
+    data["images"] = embed(names, run / "rollouts" / "media", path, data["notes"])
+    try:
+        path.write_text(fill(data), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); name another file: --out FILE") from error
+    return path, data
+
+
+def fill(data: dict[str, Any]) -> str:
+    """The template with everything in its place."""
+    script = "\n".join(asset(name) for name in SCRIPTS)
+    style = asset("page.css")
+    policy = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: 'self' file:; "
+    policy += f"style-src '{digest(style)}'; script-src '{digest(script)}'"
+    pieces = {
+        "title": html.escape(f"{data['experiment']} · {data['project']}"),
+        "policy": html.escape(policy, quote=True).replace("&#x27;", "'"),
+        "style": style,
+        "script": script,
+        "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),  # no answer can close the element
+    }
+    text = re.sub(r"\{\{(\w+)\}\}", lambda place: pieces[place[1]], asset("page.html"))
+    return text.encode("utf-8", "replace").decode()  # a title may hold half a surrogate pair
+
+
+def asset(name: str) -> str:
+    """One of the files beside this one."""
+    return (files("timemaster.results.report") / name).read_text(encoding="utf-8")
+
+
+def digest(text: str) -> str:
+    """An inline element's hash, as a content security policy names it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,254 @@
+"""What a run reads before it starts: device, rows and their tokens, engine settings, the table of derived sizes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from timemaster.backends.checkpoint import check_export
+from timemaster.config import Config, NumericConfig, compute_dtype, head_dtype, run_dir, world_size
+from timemaster.data.store import bad_row, check_labels, count_rows, read_examples, report_bad_rows, with_task_labels
+from timemaster.data.stream import Order, make_stream
+from timemaster.models.folder import load_model_config, local_folder, pin
+from timemaster.models.vision import vision_spec
+from timemaster.models.weights import check_folder
+from timemaster.rollout.engine import EngineSpec
+from timemaster.rollout.engines import resolve_engine
+from timemaster.series.numeric import as_numbers
+from timemaster.tasks import Task, load_tasks
+from timemaster.tokens.render import Renderer
+from timemaster.types import Example, InputError, Prompt, Sample
+
+log = logging.getLogger(__name__)
+SKIPPED, DROPPED = "skipped_rows.jsonl", "dropped_rows.jsonl"
+TOO_LONG = "are too long: raise data.max_prompt_length or lower data.max_pixels"
+Job = tuple[Example, Prompt]
+Rendered = TypeVar("Rendered", Prompt, Sample)
+
+
+def check_inputs(cfg: Config, files: list[str]) -> None:
+    """Find a wrong model, recipe, file or folder at once, before any process is started. Raises InputError."""
+    model = load_model_config(cfg.model.path, cfg.model.revision)
+    pin(cfg.model)
+    if Path(cfg.model.path).is_dir():
+        check_folder(cfg.model.path)
+        check_export(Path(cfg.model.path))
+    most = model.get("text_config", model).get("max_position_embeddings")  # at the top as published
+    longest = cfg.data.max_prompt_length + cfg.data.max_response_length
+    if most and longest > most:
+        raise InputError(
+            f"data.max_prompt_length + data.max_response_length = {longest}: {cfg.model.path} is made for at most "
+            f"{most} tokens. Lower one of them."
+        )
+    load_tasks(cfg.data.recipes)
+    count_rows(files)
+    folder = Path(run_dir(cfg))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the run's folder {folder} cannot be written: {error.strerror}. Set trainer.default_local_dir to another."
+        ) from error
+
+
+def make_renderer(cfg: Config) -> Renderer:
+    """The tokenizer and vision arithmetic of the run's model."""
+    folder = local_folder(cfg.model.path, cfg.model.revision)
+    return Renderer(folder, vision_spec(load_model_config(folder), cfg.data.min_pixels, cfg.data.max_pixels))
+
+
+def read_rows(
+    cfg: Config, files: list[str], folder: Path, render: Callable[[Example], Rendered], scored: bool
+) -> list[tuple[Example, Rendered]]:
+    """The rows of parquet files, rendered. Bad rows stop the run, or are skipped, counted and listed.
+
+    Bad is a row that cannot be read or rendered, an answer that is no label of the row's task, and, where rows are to
+    be `scored` by their task's rewards, a row without a task. A file without data_source is the only recipe's, if any.
+    """
+    if not files:
+        return []
+    tasks = load_tasks(cfg.data.recipes)
+    numeric = cfg.data.modality == "numeric"
+    only = next(iter(tasks)) if len(tasks) == 1 else ""
+    examples, bad = read_examples(files, cfg.data.on_bad_row, only, with_series=numeric)
+    wrong = check_labels(examples, tasks)
+    if scored and not cfg.reward.path:
+        wrong += [bad_row(e, _no_task(e, tasks)) for e in examples if e.data_source not in tasks]
+    refused = {(row.file, row.row) for row in wrong}
+    rows = []
+    examples = with_task_labels(examples, tasks)
+    for example in tqdm(examples, desc="reading rows", leave=False, disable=None):
+        if (example.extra["file"], example.extra["row"]) in refused:
+            continue
+        try:
+            shown = in_numbers(cfg, example, tasks) if numeric else example
+            rows.append((shown, render(shown)))
+        except InputError as error:
+            wrong.append(bad_row(example, str(error)))
+    report_bad_rows(wrong, len(examples), cfg.data.on_bad_row)
+    _check_classes(examples, [example for example, _ in rows], tasks, "cannot be used: mend the file")
+    bad += wrong
+    if bad:
+        reasons = [{"file": row.file, "row": row.row, "reason": row.reason} for row in bad]
+        _list_rows(folder / SKIPPED, reasons)
+        log.warning("skipped %d bad rows, listed in %s", len(bad), folder / SKIPPED)
+    return rows
+
+
+def _check_classes(before: Sequence[Example], after: Sequence[Example], tasks: Mapping[str, Task], why: str) -> None:
+    """InputError when rows that are left out are all there is of a class of their task."""
+    counts = Counter((e.data_source, e.answer) for e in before if e.data_source in tasks)
+    gone = counts.keys() - {(e.data_source, e.answer) for e in after}
+    for source, answer in sorted(gone):
+        if answer in tasks[source].labels:
+            raise InputError(f"All {counts[source, answer]} rows of class {answer!r} of {source} {why}.")
+
+
+def in_numbers(cfg: Config, example: Example, tasks: Mapping[str, Task]) -> Example:
+    """The example with its series as text in the place of its plot."""
+    task = tasks.get(example.data_source)
+    return as_numbers(example, task.plot.channels if task else (), numeric_style(cfg.data.numeric, task))
+
+
+def numeric_style(style: NumericConfig, task: Task | None) -> NumericConfig:
+    """`style`, with the task's decimals where it leaves them open."""
+    return replace(style, decimals=task.decimals) if task and style.decimals is None else style
+
+
+def _no_task(example: Example, tasks: Mapping[str, Task]) -> str:
+    known = ", ".join(tasks) or "none"
+    return f"data_source is {example.data_source!r}, the recipes have {known}: name its recipe, or set reward.path"
+
+
+def load_jobs(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -> list[Job]:
+    """Rows with their prompts; prompts over data.max_prompt_length are dropped, counted and listed, never cut."""
+    rows = read_rows(cfg, files, folder, renderer.prompt, scored=True)
+    limit = cfg.data.max_prompt_length
+    dropped = [{"id": e.id, "tokens": len(p.token_ids)} for e, p in rows if len(p.token_ids) > limit]
+    jobs = [(e, p) for e, p in rows if len(p.token_ids) <= limit]
+    _report_dropped(cfg, folder, dropped, len(jobs), limit)
+    _check_classes([e for e, _ in rows], [e for e, _ in jobs], load_tasks(cfg.data.recipes), TOO_LONG)
+    return jobs
+
+
+def load_samples(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -> list[tuple[Example, Sample]]:
+    """Rows with their samples; those over max_prompt_length + max_response_length are dropped, counted and listed."""
+    limit = cfg.data.max_prompt_length + cfg.data.max_response_length
+    rows = read_rows(cfg, files, folder, renderer.sample, scored=False)
+    dropped = [{"id": s.id, "tokens": len(s.token_ids)} for _, s in rows if len(s.token_ids) > limit]
+    kept = [(example, sample) for example, sample in rows if len(sample.token_ids) <= limit]
+    _report_dropped(cfg, folder, dropped, len(kept), limit)
+    _check_classes([e for e, _ in rows], [e for e, _ in kept], load_tasks(cfg.data.recipes), TOO_LONG)
+    return kept
+
+
+def rows_identity(rows: Sequence[Example]) -> dict[str, object]:
+    """The number of the rows that are trained on, and digests that tell what of them changed.
+
+    `row_set` is of the rows whatever their order, the others are of one part of each row, in order.
+    """
+    parts: dict[str, list[str]] = {"row_ids": [], "row_texts": [], "row_answers": [], "row_images": []}
+    for row in rows:
+        shown = [(message.role, part) for message in row.messages for part in message.parts]
+        parts["row_ids"].append(row.id)
+        parts["row_texts"].append(repr([(role, part.kind, part.text) for role, part in shown]))
+        parts["row_answers"].append(repr((row.answer, row.data_source)))
+        parts["row_images"].append(repr([part.media.uid for _, part in shown if part.media]))
+    whole = sorted(repr(one) for one in zip(*parts.values(), strict=True))
+    return {"rows": len(rows), "row_set": _digest(whole)} | {name: _digest(own) for name, own in parts.items()}
+
+
+def _digest(items: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(items).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def order_of_rows(cfg: Config, rows: Sequence[Example]) -> Order:
+    """In which order the rows are taken: all alike, or mixed by data.mixture."""
+    d = cfg.data
+    return make_stream([row.data_source for row in rows], d.train_batch_size, d.seed, d.shuffle, d.mixture)
+
+
+def forget_lists(folder: Path) -> None:
+    """Remove the lists of rows that an earlier start left out: this one makes its own."""
+    for name in (SKIPPED, DROPPED):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _report_dropped(cfg: Config, folder: Path, dropped: list[dict[str, object]], kept: int, limit: int) -> None:
+    if not dropped:
+        return
+    _list_rows(folder / DROPPED, dropped)
+    longest = max(int(str(row["tokens"])) for row in dropped)
+    text = f"{len(dropped)} rows over {limit} tokens (the longest has {longest})"
+    if not kept:
+        raise InputError(f"no row is left: {text}. Raise data.max_prompt_length or lower data.max_pixels.")
+    log.warning("dropped %s; %d rows stay; listed in %s", text, kept, folder / DROPPED)
+
+
+def _list_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:  # the rows of train_files, then those of val_files
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def most_images(cfg: Config, jobs: list[Job]) -> int:
+    """The most images that a sequence can hold: those of its prompt and those that its task may add in later turns."""
+    tasks = load_tasks(cfg.data.recipes)
+    added = {source: task.max_new_images for source, task in tasks.items()}
+    return max(len(prompt.media) + added.get(example.data_source, 0) for example, prompt in jobs)
+
+
+def engine_spec(cfg: Config, device: str, model_path: str, max_images: int, stop: int) -> EngineSpec:
+    """The engines' settings for this run."""
+    rollout = cfg.rollout
+    colocated = device == "cuda" and rollout.placement == "colocated"
+    plain = device == "cpu" or cfg.trainer.val_only  # an evaluation has no trainer to open a GPU wire with
+    wire = "object_store" if plain or resolve_engine(rollout.name) == "hf" else "ipc" if colocated else "nccl"
+    return EngineSpec(
+        model_path=model_path,
+        dtype=compute_dtype(cfg, device),
+        head_dtype=head_dtype(cfg, device),
+        device=device,
+        wire=wire,
+        stop_token_ids=[stop],
+        max_model_len=cfg.data.max_prompt_length + cfg.data.max_response_length,
+        min_pixels=cfg.data.min_pixels,
+        max_pixels=cfg.data.max_pixels,
+        max_images=max_images,
+        tensor_parallel=rollout.tensor_model_parallel_size,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        cpu_kv_cache_gib=rollout.cpu_kv_cache_gib,
+        max_num_seqs=rollout.max_num_seqs,
+        max_num_batched_tokens=rollout.max_num_batched_tokens,
+        enforce_eager=rollout.enforce_eager,
+        sleep_level=rollout.sleep_level if colocated and not cfg.trainer.val_only else 0,
+        preserve=["*visual.*"] if cfg.model.freeze_vision_tower else [],
+    )
+
+
+def describe(cfg: Config, rows: list[tuple[str, object]], table: dict[str, tuple[int, bool]], sample: str) -> None:
+    """Print derived sizes, what is trained, and one decoded sample, before the first step."""
+    log.info("")
+    for name, value in [*rows, ("trainer ranks", world_size(cfg))]:
+        log.info("  %-34s %s", name, value)
+    for name, (size, trained) in table.items():
+        log.info("  %-34s %s parameters, %s", name, f"{size:,}", "trained" if trained else "frozen")
+    log.info("  one row as the model sees it:\n    %s\n", sample.replace("\n", "\n    "))
+
+
+def decoded(renderer: Renderer, token_ids: list[int]) -> str:
+    """Text of a row as the model sees it, with runs of image tokens written as a count."""
+    text = renderer.decode(token_ids, skip_special_tokens=False)
+    return re.sub(r"(<\|image_pad\|>)+", lambda run: f"[{run[0].count('image_pad')} image tokens]", text)

@@ -1,0 +1,395 @@
+"""Recordings as their hosts keep them: UCI HAR's folder, PhysioNet records, TF-C's `.pt` files, sound clips.
+
+What is read becomes `Series`, as `series.read_splits` makes of the UCR/UEA archives. Sets too large for the memory are
+planned first, as series without values (`plan_windows`, `plan_clips`), cut and thinned out, and then filled.
+wfdb, soundfile and torch are imported only when such a file is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import logging
+import math
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from timemaster.series.files import decoded, listed, report_left_out, text_of, unpacked
+from timemaster.series.splits import Series, choose_stratified, download
+from timemaster.types import InputError
+
+logger = logging.getLogger(__name__)
+
+PHYSIONET = "https://physionet.org/files"
+TFC_FILES = {"train": "train.pt", "validation": "val.pt", "test": "test.pt"}
+SEED = 1  # of `at_most`
+SOUND = re.compile(r"\.aif[fc]?", re.IGNORECASE)
+CODE_NAMES = ("_reconstruct", "scalar")  # what numpy's arrays are pickled by, besides their types
+
+
+@contextmanager
+def opened(source: Path, *names: str) -> Iterator[Path]:
+    """`source` as a folder: itself, or a zip unpacked (zips inside it, too) while the block lasts.
+
+    A folder that holds zips, as downloaded, and no file called like one of `names` counts as its zips.
+    """
+    if not source.exists():
+        raise InputError(f"No such folder or file: {source.absolute()}")
+    zips = [source]
+    if source.is_dir():
+        zips = sorted(path for path in source.iterdir() if path.suffix.lower() == ".zip")
+        if not zips or any(path.is_file() for name in names for path in source.rglob(name)):
+            yield source
+            return
+    with unpacked(zips) as folder:
+        yield folder
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """The first file called `name` in `folder` or below it. A warning names the others."""
+    found = sorted(path for path in folder.rglob(name) if path.is_file())
+    if not found:
+        return None
+    report_left_out(f"files called {name}", [str(path) for path in found[1:]], f"{found[0]} is read")
+    return found[0]
+
+
+def at_most(series: Sequence[Series], most: int) -> list[Series]:
+    """`series`, or `most` of them, drawn by a fixed seed with the shares of the classes kept, and one of each at least.
+
+    Raises InputError when `most` is less than the number of classes.
+    """
+    if len(series) <= most:
+        return list(series)
+    chosen = choose_stratified(series, most, SEED)
+    of_class: dict[str, list[int]] = defaultdict(list)
+    for position, item in enumerate(series):
+        of_class[item.label].append(position)
+    if most < len(of_class):
+        raise InputError(f"{most} series cannot hold {len(of_class)} classes: {', '.join(sorted(of_class))}.")
+    for positions in of_class.values():
+        if not chosen.intersection(positions):  # so rare that its share is less than one
+            largest = max(of_class.values(), key=lambda others: len(chosen.intersection(others)))
+            chosen.remove(max(chosen.intersection(largest)))
+            chosen.add(positions[0])
+    logger.info("%d of %d series are used, drawn with the shares of the classes kept", most, len(series))
+    return [item for position, item in enumerate(series) if position in chosen]
+
+
+def numbered(series: Sequence[Series]) -> list[Series]:
+    """The series with their positions as index."""
+    return [replace(item, index=index) for index, item in enumerate(series)]
+
+
+# ---- UCI HAR
+
+
+def read_uci_har(folder: Path, channels: Sequence[str], class_names: Mapping[str, str]) -> dict[str, list[Series]]:
+    """The "train" and "test" windows of UCI HAR, e.g. channels=("body_acc_x", "body_acc_y", "body_acc_z").
+
+    `folder` is the archive's or holds it; signals lie in `<split>/Inertial Signals/` or `<split>/`, plain or gzipped.
+    Where `subject_<split>.txt` is there, each series has `meta["group"]`, the volunteer. Raises InputError for a
+    missing file, a class that `class_names` does not know, files of different lengths and what is no finite number.
+    """
+    roots = dict.fromkeys(p.parents[1] for p in sorted(folder.rglob("y_train.txt*")) if p.parent.name == "train")
+    if not roots:
+        raise InputError(f"{folder}: no train/y_train.txt in it. Give the folder or zip of UCI HAR.")
+    root, *others = roots
+    report_left_out("copies of UCI HAR", [str(path) for path in others], f"{root} is read")
+    return {split: _har_split(root / split, split, channels, class_names) for split in ("train", "test")}
+
+
+def _har_split(folder: Path, split: str, channels: Sequence[str], class_names: Mapping[str, str]) -> list[Series]:
+    codes = _har_needed(folder, f"y_{split}.txt")
+    signals = {f"{channel}_{split}.txt": _har_needed(folder, f"{channel}_{split}.txt") for channel in channels}
+    subjects = _har_lines(folder, f"subject_{split}.txt")
+    lengths = {len(lines) for lines in (codes, *signals.values(), subjects) if lines is not None}
+    if len(lengths) != 1:
+        raise InputError(f"{folder}: its files have {sorted(lengths)} lines; they must be as many in each.")
+    series = []
+    for index, code in enumerate(codes):
+        if code not in class_names:
+            raise InputError(f"{folder}/y_{split}.txt, line {index + 1}: class {code!r}; known: {list(class_names)}.")
+        values = [_numbers(lines[index], f"{folder}, {name}, line {index + 1}") for name, lines in signals.items()]
+        meta = {} if subjects is None else {"group": f"subject {subjects[index]}"}
+        series.append(Series(values, class_names[code], index, meta))
+    return series
+
+
+def _har_needed(folder: Path, name: str) -> list[str]:
+    lines = _har_lines(folder, name)
+    if lines is None:
+        raise InputError(f"{folder}: no {name} or {name}.gz in it or in its folder 'Inertial Signals'.")
+    return lines
+
+
+def _har_lines(folder: Path, name: str) -> list[str] | None:
+    """The lines of a file, plain or gzipped; None where it is not there. A line without text is no window: refused."""
+    for plain in (folder / name, folder / "Inertial Signals" / name):
+        path = plain if plain.is_file() else plain.with_name(f"{name}.gz")
+        if not path.is_file():
+            continue
+        try:
+            data = path.read_bytes()
+            text = decoded(data if path == plain else gzip.decompress(data), str(path))
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{path}: not readable: {error}") from error
+        lines = [line.strip() for line in text.rstrip().splitlines()]
+        if "" in lines:
+            raise InputError(f"{path}, line {lines.index('') + 1}: is empty. Line n of every file is window n.")
+        return lines
+    return None
+
+
+def _numbers(line: str, where: str) -> list[float]:
+    try:
+        values = [float(word) for word in line.split()]
+    except ValueError as error:
+        raise InputError(f"{where}: {error}.") from error
+    if not all(math.isfinite(value) for value in values):
+        raise InputError(f"{where}: has missing values.")
+    return values
+
+
+# ---- PhysioNet
+
+
+def fetch_physionet(project: str, names: Sequence[str], folder: Path, host: str = PHYSIONET) -> Path:
+    """The files `names` of a project ("emgdb/1.0.0") in `folder`, compared with the sums that the project publishes."""
+    lines = text_of(download(f"{host}/{project}/SHA256SUMS.txt", "", folder)).splitlines()
+    sums = {words[-1].removeprefix("./"): words[0] for line in lines if len(words := line.split()) == 2}
+    for name in names:
+        if name not in sums:
+            raise InputError(f"{host}/{project}/SHA256SUMS.txt does not list {name}. Fetch it by hand: --source DIR.")
+        download(f"{host}/{project}/{name}", sums[name], folder)
+    return folder
+
+
+def read_reference(path: Path, class_names: Mapping[str, str]) -> dict[str, str]:
+    """Record -> label of a PhysioNet REFERENCE.csv ("A00001,N" a line, no header). InputError for an unknown class."""
+    rows = []
+    for number, row in enumerate(csv.reader(text_of(path).splitlines()), start=1):
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if len(cells) != 2 or cells[1] not in class_names:
+            raise InputError(f"{path}, line {number}: {','.join(row)!r}; expected record,class of {list(class_names)}.")
+        rows.append((number, cells[0], class_names[cells[1]]))
+    return _as_index(path, rows)
+
+
+def _as_index(path: Path, rows: Sequence[tuple[int, str, str]]) -> dict[str, str]:
+    """Name -> label of an index file's (line, name, label). InputError for none, and for a name with two labels."""
+    if not rows:
+        raise InputError(f"{path}: names nothing. Fetch it again.")
+    first: dict[str, tuple[int, str]] = {}
+    repeated = []
+    for number, name, label in rows:
+        before, known = first.setdefault(name, (number, label))
+        if known != label:
+            raise InputError(
+                f"{path}: {name} is {known!r} in line {before} and {label!r} in line {number}. Take one of them out."
+            )
+        if before != number:
+            repeated.append(name)
+    report_left_out(f"repeated lines of {path}", repeated, "each name counts once")
+    return {name: label for name, (_, label) in first.items()}
+
+
+def windows(values: Sequence[float], length: int) -> Iterator[list[float]]:
+    """Windows of `length` readings, one after another, without overlap; what is left at the end is dropped."""
+    for start in range(0, len(values) - length + 1, length):
+        yield list(values[start : start + length])
+
+
+def find_records(folder: Path) -> dict[str, Path]:
+    """The PhysioNet records in `folder` or below it, by name: paths without suffix, the nearest of equal names."""
+    paths = sorted(folder.rglob("*.hea"), key=lambda path: (len(path.parts), path))
+    nearest: dict[str, Path] = {}
+    again = [str(path) for path in paths if nearest.setdefault(path.stem, path) != path]
+    report_left_out("records", again, f"others of their names are nearer to {folder}")
+    return {name: path.with_suffix("") for name, path in nearest.items()}
+
+
+def plan_records(labels: Mapping[str, str], records: Mapping[str, Path], length: int) -> dict[str, list[Series]]:
+    """The windows of each record of `labels` (record -> label), as `plan_windows` gives them.
+
+    Records that `labels` does not name, and those shorter than a window, are left out and named. Raises InputError
+    for one that is not in `records`, and when no record of a class is left.
+    """
+    missing = [record for record in labels if record not in records]
+    if missing:
+        raise InputError(f"{len(missing)} records are not there: no {listed([f'{record}.hea' for record in missing])}.")
+    report_left_out("records", [record for record in records if record not in labels], "the index does not name them")
+    planned = {record: plan_windows(records[record], label, length) for record, label in labels.items()}
+    why = f"shorter than a window of {length} readings"
+    report_left_out("records", [record for record, cut in planned.items() if not cut], why)
+    gone = set(labels.values()) - {item.label for cut in planned.values() for item in cut}
+    if gone:
+        raise InputError(f"No record is left of {', '.join(sorted(gone))}: all are {why}.")
+    return {record: cut for record, cut in planned.items() if cut}
+
+
+def plan_windows(record: Path, label: str, length: int) -> list[Series]:
+    """The windows of a PhysioNet record, one after another without overlap, the rest dropped; values not yet read."""
+    size = _wfdb("rdheader", record).sig_len
+    if size is None:  # the header need not say
+        size = _wfdb("rdrecord", record).sig_len
+    elif size == 0:  # which readers take for unknown or for empty
+        raise InputError(f"{record}.hea says 0 readings: give their number, or leave it out.")
+    starts = range(0, size - length + 1, length)
+    return [Series([], label, i, {"group": record.name, "start": start}) for i, start in enumerate(starts)]
+
+
+def fill_windows(planned: Sequence[Series], records: Mapping[str, Path], rate: float, length: int) -> list[Series]:
+    """What `plan_windows` planned, with the readings of the `records` by name; each record is opened once."""
+    filled: dict[int, Series] = {}
+    order = sorted(range(len(planned)), key=lambda i: str(planned[i].meta["group"]))
+    name, values = "", []
+    for i in order:
+        item = planned[i]
+        if item.meta["group"] != name:
+            name = item.meta["group"]
+            values = read_record(records[name], rate)
+        start = item.meta["start"]
+        filled[i] = replace(item, values=[values[start : start + length]])
+    return [filled[i] for i in range(len(planned))]
+
+
+def read_record(path: Path, rate: float, unit: str = "mV") -> list[float]:
+    """The first signal of a PhysioNet record (`path` without suffix; `.hea` and its data beside it) in `unit`.
+
+    Raises InputError when it cannot be read, has gaps, another unit, or was not sampled at `rate` Hz. A warning names
+    further signals.
+    """
+    record = _wfdb("rdrecord", path)
+    if not record.n_sig:
+        raise InputError(f"{path}: has no signal.")
+    report_left_out(f"signals of {path}", [str(name) for name in record.sig_name[1:]], "only the first is read")
+    if abs(record.fs - rate) > 1e-6 or record.units[0] != unit:
+        raise InputError(f"{path}: {record.units[0]} at {record.fs} Hz; expected {unit} at {rate} Hz.")
+    values: list[float] = record.p_signal[:, 0].tolist()
+    if not all(math.isfinite(value) for value in values):
+        raise InputError(f"{path}: has gaps (missing readings).")
+    return values
+
+
+def _wfdb(function: str, path: Path) -> Any:
+    import wfdb
+
+    if not path.with_name(f"{path.name}.hea").is_file():
+        raise InputError(f"{path}.hea is not there.")
+    try:
+        return getattr(wfdb, function)(str(path))
+    except Exception as error:  # wfdb raises many kinds for a damaged record
+        raise InputError(f"{path}: not a readable PhysioNet record: {error!r}") from error
+
+
+# ---- TF-C
+
+
+def read_tfc(folder: Path, class_names: Mapping[int, str], most: Mapping[str, int]) -> dict[str, list[Series]]:
+    """The splits of a TF-C set: train.pt, val.pt (if there) and test.pt; `most` series of a split, all if not said."""
+    train = find(folder, TFC_FILES["train"])
+    near = train.parent if train else folder  # another set may lie beside this one
+    paths = {split: path for split, name in TFC_FILES.items() if (path := find(near, name))}
+    if not {"train", "test"} <= paths.keys():
+        raise InputError(f"{folder}: has {', '.join(p.name for p in paths.values())}; train.pt and test.pt are needed.")
+    return {split: read_pt(path, class_names, most.get(split, 0)) for split, path in paths.items()}
+
+
+def read_pt(path: Path, class_names: Mapping[int, str], most: int = 0) -> list[Series]:
+    """The series of a TF-C file: a dictionary with `samples` [N, 1, length] (or [N, length]) and `labels` [N].
+
+    `most` of them (0: all), drawn as by `at_most`. Only tensors and numpy arrays are loaded, never code. Raises
+    InputError for anything else, a class that `class_names` does not know, and values that are not finite.
+    """
+    import torch
+
+    try:
+        with torch.serialization.safe_globals(_numpy_globals()):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        samples, labels = torch.as_tensor(content["samples"]), torch.as_tensor(content["labels"]).flatten().tolist()
+    except Exception as error:  # torch raises many kinds for a file that is not one of its own
+        raise InputError(f"{path}: not a .pt dictionary with samples and labels: {error}") from error
+    samples = samples[:, None] if samples.ndim == 2 else samples
+    if samples.ndim != 3 or len(samples) != len(labels) or samples.shape[1] != 1:
+        shapes = f"samples {tuple(samples.shape)} and {len(labels)} labels"
+        raise InputError(f"{path}: {shapes}; expected [N, 1, length] and [N].")
+    unknown = set(labels) - set(class_names)
+    if unknown:
+        raise InputError(f"{path}: classes {sorted(unknown)}; the recipe knows {sorted(class_names)}.")
+    if not bool(torch.isfinite(samples).all()):
+        raise InputError(f"{path}: has values that are not finite.")
+    planned = [Series([], class_names[int(code)], index) for index, code in enumerate(labels)]
+    chosen = at_most(planned, most) if most else planned
+    return [replace(item, values=samples[item.index].double().tolist()) for item in chosen]
+
+
+def _numpy_globals() -> list[Any]:
+    """What a pickled numpy array of plain numbers refers to, under its names in numpy 1 and 2."""
+    import numpy as np
+
+    types = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
+    codes = [getattr(np._core.multiarray, name) for name in CODE_NAMES]  # type: ignore[attr-defined]
+    old = [(code, f"numpy.core.multiarray.{name}") for code, name in zip(codes, CODE_NAMES, strict=True)]
+    return [np.ndarray, np.dtype, *types, *codes, *old]
+
+
+# ---- sound clips
+
+
+def plan_clips(table: Path, class_names: Mapping[str, str]) -> list[Series]:
+    """The clips of a table with the columns clip_name and label (Kaggle's train.csv); values not yet read."""
+    rows, columns = [], csv.DictReader(text_of(table).splitlines())
+    if not {"clip_name", "label"} <= set(columns.fieldnames or ()):
+        raise InputError(f"{table}: the first line is {columns.fieldnames}; expected clip_name and label.")
+    for row in columns:
+        name, code = str(row["clip_name"] or "").strip(), str(row["label"] or "").strip()
+        if not name or code not in class_names:
+            what = f"clip_name {name!r}, label {code!r}"
+            raise InputError(f"{table}, line {columns.line_num}: {what}; labels known are {list(class_names)}.")
+        rows.append((columns.line_num, name, class_names[code]))
+    clips = _as_index(table, rows).items()
+    return [Series([], label, index, {"clip": name}) for index, (name, label) in enumerate(clips)]
+
+
+def find_clips(folder: Path, planned: Sequence[Series]) -> dict[str, Path]:
+    """The planned clips in `folder` or below it, by name: the nearest of equal names. Warnings count all others."""
+    found = sorted((p for p in folder.rglob("*") if SOUND.fullmatch(p.suffix)), key=lambda p: (len(p.parts), p))
+    wanted = dict.fromkeys(item.meta["clip"] for item in planned)
+    nearest: dict[str, Path] = {}
+    again = [str(p) for p in found if p.name in wanted and nearest.setdefault(p.name, p) != p]
+    report_left_out("clips", again, f"others of their names are nearer to {folder}")
+    report_left_out("clips", [p.name for p in found if p.name not in wanted], "the table has no label for them")
+    report_left_out("lines of the table", [name for name in wanted if name not in nearest], "their clips are not there")
+    return nearest
+
+
+def fill_clips(planned: Sequence[Series], paths: Mapping[str, Path], rate: int, length: int) -> list[Series]:
+    """What `plan_clips` planned, with the clips that `find_clips` found, as readings in [-1, 1].
+
+    Raises InputError for a clip that cannot be read, several channels, another rate, and another length.
+    """
+    import soundfile
+
+    filled = []
+    for item in planned:
+        path = paths.get(item.meta["clip"])
+        if path is None:
+            raise InputError(f"No clip {item.meta['clip']!r}; the table names it. Put it back, or take its line out.")
+        try:
+            values, found = soundfile.read(path, dtype="float64", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise InputError(f"{path}: not a readable sound file: {error}") from error
+        if found != rate or values.shape != (length, 1):
+            shown = f"{len(values)} readings at {found} Hz in {values.shape[1]} channel(s)"
+            raise InputError(f"{path}: {shown}; expected {length} at {rate} Hz in 1.")
+        filled.append(replace(item, values=[values[:, 0].tolist()]))
+    return filled

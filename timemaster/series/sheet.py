@@ -1,0 +1,61 @@
+"""A contact sheet: some plots of every class on one picture. Knows PNG bytes and names, nothing of series or rows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from timemaster.media.images import open_image
+from timemaster.series.fonts import fonts_for
+
+TILE = 360, 160  # pixels of a plot at most, (width, height)
+GAP = 12  # pixels around everything
+TITLE, HEADING = 18, 14  # pixels of the letters
+
+
+def contact_sheet(title: str, plots: Mapping[str, Sequence[bytes]]) -> bytes:
+    """A PNG with one row for each class, its name above its plots. `plots` holds encoded images, at least one."""
+    from PIL import Image, ImageDraw
+
+    rows = {label: [_fitted(data) for data in images] for label, images in plots.items() if images}
+    num_columns = max(len(images) for images in rows.values())
+    column = max(image.width for images in rows.values() for image in images)
+    heights = {label: max(image.height for image in images) for label, images in rows.items()}
+    title_font, heading_fonts = _font(title, TITLE), {label: _font(label, HEADING) for label in rows}
+    named = [title_font.getlength(title), *(heading_fonts[label].getlength(label) for label in rows)]
+    width = GAP + max(num_columns * (column + GAP), round(max(named)) + GAP)
+    height = TITLE + 2 * GAP + sum(HEADING + 2 * GAP + tall for tall in heights.values())
+    sheet = Image.new("RGB", (width, height), (244, 244, 244))
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, GAP), title, fill="black", font=title_font)
+    top = TITLE + 2 * GAP
+    for label, images in rows.items():
+        draw.text((GAP, top), label, fill="black", font=heading_fonts[label])
+        top += HEADING + GAP // 2
+        for place, image in enumerate(images):
+            sheet.paste(image, (GAP + place * (column + GAP), top))
+        top += heights[label] + GAP + GAP // 2
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    return file.getvalue()
+
+
+def _font(text: str, size: int) -> Any:
+    """A font that holds the letters of `text`."""
+    from PIL import ImageFont
+
+    if text.isascii():
+        return ImageFont.load_default(size)
+    font = fonts_for([text])[-1]  # the one with the rarest letters, which mostly has the Latin ones too
+    return ImageFont.truetype(font.fname, size, index=font.index)
+
+
+def _fitted(data: bytes) -> Any:
+    """The picture, made smaller to fit a tile, never larger."""
+    from PIL import Image
+
+    picture = open_image(data)
+    scale = min(1.0, TILE[0] / picture.width, TILE[1] / picture.height)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture if scale == 1.0 else picture.resize(size, Image.Resampling.LANCZOS)

@@ -1,0 +1,349 @@
+"""Time series from files: UCR/UEA archives (`.ts`, `.arff`, zip), sktime's bundled sets, downloads, seeded cuts.
+
+Knows nothing about plots, prompts or models. sktime does the parsing and is imported only when a file is read
+(it takes seconds).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import importlib.util
+import logging
+import math
+import random
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from timemaster.series.files import (
+    OTHER_TMPDIR,
+    clean_arff,
+    clean_ts,
+    report_left_out,
+    temporary_folder,
+    unpacked,
+    writing,
+)
+from timemaster.series.labels import label_key
+from timemaster.types import InputError
+
+logger = logging.getLogger(__name__)
+
+DOWNLOADS = Path("data/downloads")
+NUM_TRIES = 4  # one try and three retries
+CHUNK_BYTES = 1 << 16
+RESAMPLE = "Times are not kept: resample the readings to one step, and leave the timestamps out."
+NUM_ORDERS = 1000  # of groups, tried for a cut
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One recording. Example: Series([[-0.24, -0.24, 5.1]], label="Desktop", index=17)"""
+
+    values: list[list[float]]  # [num_channels][length]
+    label: str  # spelled as in the task's labels
+    index: int  # position in its split, from 0
+    # Anything else worth knowing. "group" (a person, a recording): its series must not be torn apart by a cut.
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def read_series(path: Path, class_names: Mapping[str, str]) -> list[Series]:
+    """All series of one `.ts` or `.arff` file, labels translated by `class_names` (archive's class -> label).
+
+    A class that `class_names` has in other letters counts, and one that Unicode writes in another way (`label_key`).
+    Raises InputError for another file type, a class that `class_names` does not know, empty channels, missing values,
+    and timestamps that are not evenly spaced.
+    """
+    frame, classes = _parse(path)
+    columns = [frame[name] for name in frame.columns]
+    labels = {label_key(name): label for name, label in class_names.items()}
+    series, steps = [], set()
+    for index, (name, *channels) in enumerate(zip(classes, *columns, strict=True)):
+        label = class_names.get(name, labels.get(label_key(name)))
+        if label is None:
+            raise InputError(f"{path}: series {index} has class {name!r}; the recipe knows {list(class_names)}.")
+        values = [[float(value) for value in channel] for channel in channels]
+        if not all(values):
+            raise InputError(f"{path}: series {index} has a channel without readings; leave the series out.")
+        if not all(math.isfinite(value) for channel in values for value in channel):
+            raise InputError(f"{path}: series {index} has missing values; fill them first or leave the series out.")
+        steps |= _time_steps(channels, f"{path}: series {index}")
+        series.append(Series(values, label, index))
+    if len(steps) > 1:
+        raise InputError(f"{path}: readings are not evenly spaced in time ({min(steps)} to {max(steps)}). {RESAMPLE}")
+    return series
+
+
+def _time_steps(channels: Sequence[Any], where: str) -> set[Any]:
+    """The times between readings, for they are not kept; nothing where the file has no timestamps.
+
+    Raises InputError for times that do not rise and channels that do not share them.
+    """
+    import pandas as pd
+
+    times = channels[0].index
+    if isinstance(times, pd.RangeIndex):
+        return set()
+    if not all(channel.index.equals(times) for channel in channels):
+        raise InputError(f"{where}: its channels have readings at different times. {RESAMPLE}")
+    if not (times.is_monotonic_increasing and times.is_unique):
+        raise InputError(f"{where}: its timestamps do not rise. Sort the readings by time, one at a time.")
+    return {later - earlier for earlier, later in pairwise(times)}
+
+
+def _parse(path: Path) -> tuple[Any, list[str]]:
+    """The values as sktime reads them, a column per channel and a row per series, and the classes."""
+    from sktime.datasets import load_from_arff_to_dataframe, load_from_tsfile_to_dataframe
+
+    readers = {".ts": (clean_ts, load_from_tsfile_to_dataframe), ".arff": (clean_arff, load_from_arff_to_dataframe)}
+    if path.suffix.lower() not in readers:
+        raise InputError(f"{path}: cannot read {path.suffix!r} files; give .ts or .arff.")
+    clean, read = readers[path.suffix.lower()]
+    text, classes = clean(path)
+    with temporary_folder() as folder:
+        cleaned = folder / f"cleaned{path.suffix.lower()}"
+        with writing(cleaned, OTHER_TMPDIR):
+            cleaned.write_text(text, encoding="utf-8")
+        try:
+            frame, _ = read(str(cleaned))
+        except Exception as error:  # sktime raises many kinds for a broken file
+            raise InputError(f"{path}: not a readable {path.suffix} file: {error}") from error
+    if len(frame) != len(classes):
+        raise InputError(f"{path}: {len(classes)} rows, of which sktime reads {len(frame)}. Check their form.")
+    return frame, classes
+
+
+def read_splits(source: Path | None, name: str, class_names: Mapping[str, str]) -> dict[str, list[Series]]:
+    """The "train" and "test" series of the archive set `name` (as in "Computers").
+
+    `source` is a zip file, or a folder that holds `<name>.zip` or, in it or below it, `<name>_TRAIN.ts` or
+    `<name>_TRAIN.arff`. Raises InputError when it is None, or when it or a split is not there.
+    """
+    if source is None:
+        raise InputError(f"The set {name}: give --source DIR, or write a load that fetches it (see recipes/ctu.py).")
+    if not source.exists():
+        raise InputError(f"The set {name}: no such folder or file: {source.absolute()}")
+    if source.is_dir() and not _find(source, f"{name}_TRAIN") and (source / f"{name}.zip").is_file():
+        source = source / f"{name}.zip"
+    if source.is_file():
+        with unpacked([source]) as folder:
+            return _read_folder(folder, name, class_names, f"{source}")
+    return _read_folder(source, name, class_names, f"{source}")
+
+
+def _read_folder(folder: Path, name: str, class_names: Mapping[str, str], shown: str) -> dict[str, list[Series]]:
+    splits = {}
+    for split in ("train", "test"):
+        path = _find(folder, f"{name}_{split.upper()}")
+        if path is None:
+            raise InputError(
+                f"{shown}: no {name}_{split.upper()}.ts or .arff in it. Give the folder or zip of the set {name}."
+            )
+        splits[split] = read_series(path, class_names)
+    return splits
+
+
+def _find(folder: Path, stem: str) -> Path | None:
+    """The file `stem` of a known format in `folder` or below it, the nearest where there are several."""
+    for suffix in (".ts", ".arff"):
+        found = sorted(folder.rglob(stem + suffix), key=lambda path: (len(path.parts), path))
+        if found:
+            report_left_out(f"files called {found[0].name}", [str(p) for p in found[1:]], f"{found[0]} is read")
+            return found[0]
+    return None
+
+
+def bundled_splits(name: str, class_names: Mapping[str, str]) -> dict[str, list[Series]]:
+    """The "train" and "test" series of a set that comes with sktime (as "ItalyPowerDemand"); needs no network."""
+    spec = importlib.util.find_spec("sktime")
+    if spec is None or spec.origin is None:
+        raise InputError("sktime is not installed: run the set-up script, or pip install sktime.")
+    return read_splits(Path(spec.origin).parent / "datasets" / "data" / name, name, class_names)
+
+
+def download(url: str, sha256: str = "", folder: Path = DOWNLOADS) -> Path:
+    """The file at `url`, kept in `folder` for the next time. Three retries with growing pauses, and a progress bar.
+
+    Raises InputError when the network does not answer, and when `sha256` is given and differs.
+    """
+    path = folder / url.rsplit("/", 1)[-1]
+    with writing(folder, "fetch the file elsewhere and give its folder: --source DIR"):
+        if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            _fetch(url, path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if sha256 and digest != sha256:
+            path.unlink()
+    if sha256 and digest != sha256:
+        raise InputError(f"{url}: its sha256 is {digest}, expected {sha256}. The file was removed; try again later.")
+    return path
+
+
+class _NetworkError(Exception):
+    pass
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Writes the file under a name of its own first, so that two processes can fetch the same one."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        for attempt in range(NUM_TRIES):
+            try:
+                with partial.open("wb") as file:
+                    for block in _blocks(url, path.name):
+                        file.write(block)
+                partial.replace(path)
+                return
+            except _NetworkError as error:
+                reason = error
+            if attempt + 1 < NUM_TRIES:
+                pause = 2**attempt
+                logger.warning("%s: %s; trying again in %d s", url, reason, pause)
+                time.sleep(pause)
+    finally:
+        partial.unlink(missing_ok=True)
+    raise InputError(
+        f"{url} could not be fetched in {NUM_TRIES} tries ({reason}). Check the network, or fetch the file elsewhere "
+        "and give its folder: --source DIR."
+    )
+
+
+def _blocks(url: str, name: str) -> Iterator[bytes]:
+    """What the host sends, with a progress bar. Raises _NetworkError, never for what the caller does with it."""
+    import urllib.request
+
+    from tqdm import tqdm
+
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            size = int(response.headers.get("Content-Length") or 0) or None
+            received = 0
+            with tqdm(total=size, desc=name, unit="B", unit_scale=True, disable=None) as bar:
+                while block := response.read(CHUNK_BYTES):
+                    received += len(block)
+                    bar.update(len(block))
+                    yield block
+        if size is not None and received != size:
+            raise OSError(f"connection closed after {received} of {size} bytes")
+    # URLError, HTTPError and time-outs are OSErrors; a connection that ends within a block is an HTTPException.
+    except (OSError, http.client.HTTPException) as error:
+        raise _NetworkError(str(error) or repr(error)) from error
+
+
+def check_splits(splits: Mapping[str, Sequence[Series]], num_rows: Mapping[str, int], length: int) -> None:
+    """Compares with the published set: `num_rows` series in each split, `length` readings in each channel.
+
+    A smaller copy of the set is warned of. Raises InputError for an empty split, one that is larger than the
+    published one, and another length.
+    """
+    sizes = {split: len(splits[split]) for split in num_rows}
+    for split, expected in num_rows.items():
+        if not sizes[split]:
+            raise InputError(f"The {split} split has no series.")
+        if sizes[split] > expected:
+            raise InputError(f"The {split} split has {sizes[split]} series; the published set has {expected}.")
+        for series in splits[split]:
+            wrong = {len(channel) for channel in series.values} - {length}
+            if wrong:
+                raise InputError(f"{split} series {series.index} has {wrong.pop()} readings; expected {length}.")
+    if sizes != dict(num_rows):
+        logger.warning(
+            "This is a part of the set, %s series of %s: not to be compared with published figures.",
+            sizes, dict(num_rows),
+        )  # fmt: skip
+
+
+def check_digest(splits: Mapping[str, Sequence[Series]], expected: str) -> None:
+    """Warns unless labels and values, all of them and in order, are those the recipe was checked with.
+
+    A warning, for a host may write the same numbers with other digits; `check_splits` refuses what cannot be the set.
+    The sha256 is of what was parsed, rounded to four decimals: the same for `.ts` and `.arff` files that write the
+    values with the same digits, however they are zipped or headed.
+    """
+    digest = hashlib.sha256()
+    for split in sorted(splits):
+        for series in splits[split]:
+            # Whole numbers, for rounding to decimals leaves two zeros, 0.0 and -0.0.
+            rounded = [[round(value * 10_000) for value in channel] for channel in series.values]
+            digest.update(f"{split} {series.label} {rounded}\n".encode())
+    if digest.hexdigest() != expected:
+        logger.warning(
+            "The labels and values are not the ones this recipe was checked with (digest %s, expected %s): changed, "
+            "resampled, reordered, or written with other digits. Results may not compare with published ones.",
+            digest.hexdigest(), expected,
+        )  # fmt: skip
+
+
+def stratified_split(series: Sequence[Series], first_size: int, seed: int) -> tuple[list[Series], list[Series]]:
+    """Two parts, the first of exactly `first_size`, each with the classes in the whole's proportions.
+
+    The same seed gives the same parts. Order is kept. Raises InputError when `first_size` leaves a part empty.
+    """
+    chosen = choose_stratified(series, first_size, seed)
+    return [s for i, s in enumerate(series) if i in chosen], [s for i, s in enumerate(series) if i not in chosen]
+
+
+def choose_stratified(series: Sequence[Series], size: int, seed: int) -> set[int]:
+    """The positions of exactly `size` of the series, drawn from each class in proportion. See `stratified_split`."""
+    if not 0 < size < len(series):
+        raise InputError(f"Cannot cut {size} of {len(series)} series: both parts need at least one.")
+    positions = defaultdict(list)
+    for position, item in enumerate(series):
+        positions[item.label].append(position)
+    shares = {label: size * len(members) / len(series) for label, members in positions.items()}
+    counts = Counter({label: math.floor(share) for label, share in shares.items()})
+    by_remainder = sorted(shares, key=lambda label: (counts[label] - shares[label], label))
+    counts.update(by_remainder[: size - counts.total()])
+    rng = random.Random(seed)
+    return {i for label in sorted(positions) for i in rng.sample(positions[label], counts[label])}
+
+
+def choose_groups(series: Sequence[Series], size: int, seed: int) -> set[int]:
+    """The positions of whole groups (`meta["group"]`), as near to `size` as can be, that leave some of every class.
+
+    Of NUM_ORDERS seeded orders of the groups, each filled up greedily, the nearest; of equally near ones, the one with
+    most classes. Raises InputError when a series has no group or no group can be taken without a class's last series.
+    """
+    members: dict[Any, list[int]] = defaultdict(list)
+    for position, item in enumerate(series):
+        if item.meta.get("group") is None:
+            raise InputError(f"Series {item.index} has no meta['group'], others have: give all of them one, or none.")
+        members[item.meta["group"]].append(position)
+    classes = {group: Counter(series[i].label for i in positions) for group, positions in members.items()}
+    total = Counter(item.label for item in series)
+    rng, order = random.Random(seed), list(members)
+    cuts = []
+    for _ in range(NUM_ORDERS):
+        rng.shuffle(order)
+        if taken := _fill(order, classes, total, size):
+            num_rows, num_classes = sum(len(members[g]) for g in taken), len(set().union(*(classes[g] for g in taken)))
+            cuts.append((abs(num_rows - size), -num_classes, taken))
+            if cuts[-1][:2] == (0, -len(total)):
+                break
+    if not cuts:
+        raise InputError(
+            f"None of the {len(members)} groups can be cut from the {len(series)} series: each holds a class's last "
+            "series. Leave meta['group'] out, or let load give a validation split."
+        )
+    _, _, taken = min(cuts, key=lambda cut: cut[:2])
+    return {position for group in taken for position in members[group]}
+
+
+def _fill(order: Sequence[Any], classes: Mapping[Any, Counter[str]], total: Counter[str], size: int) -> list[Any]:
+    """Takes group after group, but none that leads away from `size` or holds the last series of a class of `total`."""
+    left, num_rows = total.copy(), 0
+    taken: list[Any] = []
+    for group in order:
+        counts = classes[group]
+        nearer = abs(num_rows + counts.total() - size) < abs(num_rows - size)
+        if (nearer or not taken) and all(left[label] > count for label, count in counts.items()):
+            left.subtract(counts)
+            num_rows += counts.total()
+            taken.append(group)
+    return taken

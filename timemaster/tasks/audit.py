@@ -1,0 +1,235 @@
+"""Is a data set sound? Class balance, duplicates, broken series, labels that leak, plots and what they cost in tokens.
+
+    python -m timemaster.tasks.audit data/ctu_image/{train,validation,test}.parquet [--out FOLDER]
+
+prints a report and writes a contact sheet of each file, <file>_sheet.png with some plots of every class, beside the
+file or into FOLDER. Give all splits at once: a series in two of them is found only so. The exit code is 1 where
+something must be mended: a label that leaks, a series or picture in two splits, missing values, rows that cannot be
+read; 2 where a file is none.
+
+Leaks are looked for in paths, image names and all columns but the answers, and in the questions: that a question lists
+all labels is fine, that rows of a class name their own label more often than other rows do is not. Numbers that stand
+for classes ("class0") are not known here, only the labels themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from timemaster.series.sheet import contact_sheet
+from timemaster.system.console import print_any_letter
+from timemaster.tasks.audit_rows import Row, Shown, plain, read_rows
+from timemaster.types import InputError
+
+NUM_LISTED = 3  # rows named in a finding
+SURE = 3.0  # standard deviations above chance
+RARE = 0.02  # the chance that all of a few texts are right
+
+
+@dataclass(slots=True)
+class Report:
+    """Lines to print, and which of them must be mended."""
+
+    lines: list[str] = field(default_factory=list)
+    serious: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        found = [f"MUST BE MENDED: {text}" for text in self.serious] + [f"note: {text}" for text in self.notes]
+        return "\n".join([*self.lines, "", *(found or ["nothing to complain about"])])
+
+
+def audit(files: Sequence[Path], out: Path | None = None) -> Report:
+    """Read and judge parquet files; writes their contact sheets. Raises InputError for what is no parquet file."""
+    report, rows = Report(), []
+    for file in {file.resolve(): file for file in files}.values():
+        some: Shown = defaultdict(list)
+        bad: list[str] = []
+        own = list(read_rows(file, some, bad))
+        rows += own
+        _describe(report, file, own)
+        if bad:
+            report.serious.append(f"{len(bad)} rows cannot be used: {_listed(bad)}")
+        if some:
+            path = (out or file.parent) / f"{file.stem}_sheet.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            counts = Counter(row.label for row in own)
+            plots = {f"{label} ({counts[label]} rows)": [png for _, png in some[label]] for label in sorted(some)}
+            path.write_bytes(contact_sheet(f"{file.parent.name}/{file.name}", plots))
+            report.lines.append(f"  contact sheet      {path}")
+    _find_broken(report, rows)
+    _find_duplicates(report, rows)
+    _find_overlaps(report, rows)
+    _find_leaks(report, rows)
+    return report
+
+
+def _describe(report: Report, file: Path, rows: Sequence[Row]) -> None:
+    report.lines += ["", f"{file}: {len(rows)} rows"]
+    for source in sorted({row.source for row in rows}):
+        own = [row for row in rows if row.source == source]
+        report.lines.append(f"  {source or 'no data_source'}")
+        for label, count in sorted(Counter(row.label for row in own).items()):
+            report.lines.append(f"    {label:<24} {count:6d}  {100 * count / len(own):5.1f} %")
+        if any(row.lengths for row in own):
+            channels, lengths = _span(len(row.lengths) for row in own), _span(n for row in own for n in row.lengths)
+            report.lines.append(f"  series             {channels} channel(s) of {lengths} readings")
+        images = [image for row in own for image in row.images]
+        if images:
+            sides = f"{_span(width for _, width, _, _ in images)} x {_span(height for _, _, height, _ in images)}"
+            tokens = _span(tokens for *_, tokens in images)
+            report.lines.append(f"  plots              {sides} pixels, {tokens} vision tokens")
+
+
+def _span(numbers: Any) -> str:
+    found = sorted(set(numbers))
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def _find_broken(report: Report, rows: Sequence[Row]) -> None:
+    if gaps := [row.where for row in rows if row.has_gaps]:
+        report.serious.append(f"{len(gaps)} series have missing values: {_listed(gaps)}")
+    if constant := [row.where for row in rows if row.is_constant]:
+        report.notes.append(f"{len(constant)} series are constant: {_listed(constant)}")
+    if partly := [row.where for row in rows if row.has_constant and not row.is_constant]:
+        report.notes.append(f"{len(partly)} series have a constant channel: {_listed(partly)}")
+
+
+def _find_duplicates(report: Report, rows: Sequence[Row]) -> None:
+    """The same series, or the same picture, in rows that are not the same row, or in the same row in two files."""
+    for what in ("series", "picture"):
+        copies: dict[str, dict[tuple[Any, ...], list[Row]]] = defaultdict(lambda: defaultdict(list))
+        for row in sorted(rows, key=lambda row: row.is_demonstration):  # which join the rows they are of
+            for digest in ({row.series} if what == "series" else {image[0] for image in row.images}) - {""}:
+                same = copies[digest][row.identity]
+                if not any(_belong_together(row, other) for other in same):
+                    same.append(row)
+        groups: list[list[Row]] = []
+        across: list[list[Row]] = []
+        within: list[list[Row]] = []
+        for by_identity in copies.values():
+            group = [row for same in by_identity.values() for row in same]
+            if len(group) < 2:
+                continue
+            twice = any(len({row.file for row in same}) > 1 for same in by_identity.values())
+            groups.append(group)
+            (across if twice or len({row.split for row in group}) > 1 else within).append(group)
+        torn = [group for group in groups if len({row.label for row in group}) > 1]
+        for found, target, kind in (
+            (across, report.serious, "in two splits or files"),
+            (within, report.notes, "twice in a split"),
+            (torn, report.notes, "with different labels"),
+        ):
+            if found:
+                named = [" = ".join(row.where for row in group[:2]) for group in found]
+                target.append(f"{len(found)} {what if what == 'series' else 'pictures'} {kind}: {_listed(named)}")
+
+
+def _belong_together(row: Row, other: Row) -> bool:
+    """A training row and its demonstration, or two of these, as in train.parquet, sft.parquet and traces.parquet."""
+    return row.file != other.file and row.split == "train" and (row.is_demonstration or other.is_demonstration)
+
+
+def _find_overlaps(report: Report, rows: Sequence[Row]) -> None:
+    """Windows that begin with the second half of another split's window."""
+    once = {row.identity: row for row in rows if row.halves}.values()
+    ends = {row.halves[1]: row for row in once}
+    pairs = [(row, other) for row in once if (other := ends.get(row.halves[0])) and other.split != row.split]
+    found = [f"{row.where} = {other.where}" for row, other in pairs]
+    if found:
+        report.notes.append(
+            f"{len(found)} series begin as one of another split ends (windows overlap): {_listed(found)}"
+        )
+
+
+def _find_leaks(report: Report, rows: Sequence[Row]) -> None:
+    leaks: dict[str, list[str]] = defaultdict(list)
+    places: dict[str, Place] = defaultdict(Place)
+    for source in {row.source for row in rows}:
+        own = [row for row in rows if row.source == source]
+        labels = sorted({row.label for row in own})
+        shares = {label: sum(row.label == label for row in own) / len(own) for label in labels}
+        # A text that all rows share (a question kept in extra_info, a project's path) tells nothing.
+        shared = set.intersection(*({text for _, text in row.texts} for row in own))
+        counts = {question: _counts(question, labels) for question in {row.question for row in own}}
+        fewest = {label: min(count[label] for count in counts.values()) for label in labels}
+        for row in own:
+            for name, text in row.texts:
+                # Rows of one recording share its number: what numbers say by chance, they say once.
+                key = (text if row.label.isdigit() else row.identity, row.label)
+                if named := [] if text in shared else _named(plain(text), labels):
+                    places[name].chances[key] = sum(shares[label] for label in named)
+                if row.label in named:
+                    leaks[name].append(f"{row.where} ({text[:60]!r})")
+                    places[name].right.add(key)
+            if [label for label in labels if counts[row.question][label] > fewest[label]] == [row.label]:
+                leaks["the question"].append(row.where)
+    for name, found in sorted(leaks.items()):
+        place, finding = places[name], f"{len(found)} rows name their label in {name}: {_listed(found)}"
+        if name == "the question" or place.is_sure():
+            report.serious.append(finding)
+        elif place.is_possible():
+            report.notes.append(finding)
+
+
+@dataclass(slots=True)
+class Place:
+    """The rows (where labels are numbers: the different texts) that name any label in a column, with their label."""
+
+    chances: dict[tuple[Any, str], float] = field(default_factory=dict)  # that the label named is by chance the row's
+    right: set[tuple[Any, str]] = field(default_factory=set)  # those in which it is
+
+    def is_sure(self) -> bool:
+        """Whether they are right too often for chance: labels such as "1" are found anywhere."""
+        deviation = math.sqrt(sum(p * (1 - p) for p in self.chances.values()))
+        all_right = len(self.right) == len(self.chances) and math.prod(self.chances.values()) < RARE
+        return all_right or len(self.right) > sum(self.chances.values()) + SURE * deviation
+
+    def is_possible(self) -> bool:
+        """Whether all are right, and by a label that is no number."""
+        return len(self.right) == len(self.chances) and not all(label.isdigit() for _, label in self.right)
+
+
+def _named(text: str, labels: Sequence[str]) -> list[str]:
+    """The labels that `text` names; none where it names all of several, as a question does."""
+    found = [label for label, count in _counts(text, labels).items() if count]
+    return [] if len(found) == len(labels) > 1 else found
+
+
+def _counts(text: str, labels: Sequence[str]) -> dict[str, int]:
+    """How often each label stands in `text`; "walking_upstairs" does not count for "walking"."""
+    words = {label: plain(label).strip() for label in labels}
+    pattern = "|".join(re.escape(word) for word in sorted(words.values(), key=len, reverse=True))
+    found = Counter(re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", text))
+    return {label: found[word] for label, word in words.items()}
+
+
+def _listed(found: Sequence[str]) -> str:
+    more = f", and {len(found) - NUM_LISTED} more" if len(found) > NUM_LISTED else ""
+    return ", ".join(found[:NUM_LISTED]) + more
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    print_any_letter()
+    parser = argparse.ArgumentParser(prog="python -m timemaster.tasks.audit", description="Judge a data set.")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="parquet files, all splits at once")
+    parser.add_argument("--out", type=Path, help="folder for the contact sheets (default: beside each file)")
+    options = parser.parse_args(arguments)
+    try:
+        report = audit(options.files, options.out)
+    except (InputError, OSError) as error:
+        parser.exit(2, f"{error}\n")
+    sys.stdout.write(f"{report}\n")
+    sys.exit(1 if report.serious else 0)
+
+
+if __name__ == "__main__":
+    main()

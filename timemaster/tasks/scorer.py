@@ -1,0 +1,74 @@
+"""How rollouts are scored: by the rewards of a row's task or the user's own, with the run's judge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from timemaster.config import Config, RewardConfig, run_dir
+from timemaster.judge import Judge, Store, chat_from
+from timemaster.rewards.scoring import RewardPart, Scorer, as_reward, load_function
+from timemaster.tasks import Task, load_tasks
+from timemaster.types import Example, InputError
+
+
+def own_reward(reward: RewardConfig) -> tuple[RewardPart, ...] | None:
+    """The user's own reward, None when `reward.path` is not set. InputError when it cannot be loaded or called."""
+    if not reward.path:
+        return None
+    try:
+        return (RewardPart("score", 1.0, as_reward(load_function(reward.path))),)
+    except InputError as error:
+        raise InputError(f"reward.path={reward.path}: {error}") from error
+
+
+def make_scorer(tasks: dict[str, Task], reward: RewardConfig) -> Scorer:
+    """How rollouts are scored: by the user's own reward when `reward.path` is set, else by the row's task."""
+    own = own_reward(reward)
+
+    def parts_of(example: Example) -> Sequence[RewardPart]:
+        if own is None and example.data_source not in tasks:
+            known = ", ".join(tasks) or "none"
+            raise InputError(
+                f"row {example.id}: no task for data_source={example.data_source!r} (known: {known}). "
+                "Add its recipe to data.recipes, or set reward.path."
+            )
+        return own or tasks[example.data_source].rewards
+
+    return Scorer(parts_of, reward.on_error, reward.num_threads, reward.timeout)
+
+
+def make_judge(cfg: Config, sharers: int = 1) -> Judge | None:
+    """The judge of judge.*, None without a model. `sharers` processes share its calls in flight, and by the cache file
+    its budget; an evaluation has a budget of its own.
+    """
+    j, folder = cfg.judge, run_dir(cfg)
+    if not j.model:
+        return None
+    store = Store(Path(j.cache or f"{folder}/judge.sqlite"), several_hosts=cfg.trainer.nnodes > 1)
+    account = folder if j.cache else "run"  # a run's own file may be moved with it
+    account += " evaluation" if cfg.trainer.val_only else ""
+    concurrency = max(j.concurrency // (sharers * len(j.model)), 1)
+    chats = [
+        chat_from(j, store, account, concurrency, model=model, base_url=url, api_key_env=key)
+        for model, url, key in zip(j.model, j.base_url, j.api_key_env, strict=True)
+    ]
+    return Judge(chats=chats, include_image=j.include_image, include_truth=j.include_truth)
+
+
+def check_rewards(cfg: Config) -> None:
+    """Load the user's own reward, and ask the judge for one verdict where rewards need one, before anything is started.
+    Raises InputError.
+    """
+    own_reward(cfg.reward)
+    tasks = load_tasks(cfg.data.recipes).values()
+    asking = [t.name for t in tasks if not cfg.reward.path and any(part.asks_judge for part in t.rewards)]
+    if asking and not cfg.judge.model:
+        raise InputError(
+            f"the rewards of {', '.join(asking)} ask a judge: set judge.model, and judge.base_url and "
+            "judge.api_key_env as it needs them."
+        )
+    judge = make_judge(cfg) if asking or cfg.reward.path else None
+    if judge:
+        asyncio.run(judge.check())

@@ -1,0 +1,114 @@
+"""Messages to tokens: prompts for engines, samples for supervised training, and later turns of a rollout.
+
+Text is tokenised once. A later turn is tokenised alone and appended, so that what was sampled stays what it was.
+Knows nothing of rewards, engines or models beyond the tokenizer and the vision spec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from timemaster.models.vision import VisionSpec, num_tokens
+from timemaster.types import Example, InputError, Media, Message, Prompt, Sample
+
+SENTINEL = "\u2063answer\u2063"  # stands for the assistant's text while the template is rendered around it
+
+
+class Renderer:
+    """A tokenizer with its chat template, and the arithmetic of image tokens."""
+
+    def __init__(self, model_path: str, spec: VisionSpec) -> None:
+        from transformers import Qwen2Tokenizer  # not AutoTokenizer: that import takes ten seconds
+
+        self.tokenizer = Qwen2Tokenizer.from_pretrained(model_path)
+        self.spec = spec
+        self.end_of_turn = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        if self.end_of_turn is None or self.tokenizer.chat_template is None:
+            raise InputError(f"{model_path}: the tokenizer has no chat template with <|im_end|>; is it a Qwen2.5-VL?")
+
+    def prompt(self, example: Example) -> Prompt:
+        """The prompt up to where the assistant answers. A closing assistant turn is left out."""
+        messages = example.messages
+        if messages and messages[-1].role == "assistant":
+            messages = messages[:-1]
+        if not messages:
+            raise InputError(f"row {example.id}: nothing stands before the assistant's turn; a user turn must.")
+        text = self._render(messages, add_generation_prompt=True)
+        media = media_of(messages)
+        return Prompt(id=example.id, token_ids=self._expand(self.encode(text), media, example.id), media=media)
+
+    def sample(self, example: Example) -> Sample:
+        """A supervised sample: every assistant turn and its end-of-turn token are trained, all else is context."""
+        token_ids: list[int] = []
+        mask: list[int] = []
+        media: list[Media] = []
+        done = 0
+        for k, message in enumerate(example.messages):
+            if message.role != "assistant":
+                continue
+            if done == 0:
+                context = self.prompt(Example(id=example.id, messages=example.messages[:k], answer="", data_source=""))
+                context_ids, new_media = context.token_ids, context.media
+            else:
+                context_ids, new_media = self.next_turn(example.messages[done:k], example.id)
+            answer = [*self.encode("".join(part.text for part in message.parts)), self.end_of_turn]
+            token_ids += context_ids + answer
+            mask += [0] * len(context_ids) + [1] * len(answer)
+            media += new_media
+            done = k + 1
+        if done == 0:
+            raise InputError(f"row {example.id}: no assistant turn to learn from; SFT rows end with one.")
+        return Sample(id=example.id, token_ids=token_ids, mask=mask, media=media, data_source=example.data_source)
+
+    def next_turn(self, messages: Sequence[Message], row: str) -> tuple[list[int], list[Media]]:
+        """Tokens between an assistant's end-of-turn token and the next answer, for the turns that came in between."""
+        before = [{"role": "user", "content": ""}, {"role": "assistant", "content": SENTINEL}]
+        text = self.tokenizer.apply_chat_template(
+            before + [_as_dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
+        text = text.split(SENTINEL, 1)[1].removeprefix("<|im_end|>")
+        media = media_of(messages)
+        return self._expand(self.encode(text), media, row), media
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of text, special tokens recognised, none added."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of token ids."""
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        dicts = [_as_dict(message) for message in messages]
+        return self.tokenizer.apply_chat_template(dicts, tokenize=False, add_generation_prompt=add_generation_prompt)
+
+    def _expand(self, token_ids: list[int], media: Sequence[Media], row: str) -> list[int]:
+        pads = (self.spec.image_token_id, self.spec.video_token_id)
+        found = sum(token in pads for token in token_ids)
+        if found != len(media):
+            what = f"row {row}: the rendered text has {found} image or video places for {len(media)} images and videos."
+            raise InputError(f"{what} Special tokens such as <|image_pad|> may not stand in a row's text.")
+        queue = iter(media)
+        out: list[int] = []
+        for token in token_ids:
+            out += [token] * self._num_tokens(next(queue), row) if token in pads else [token]
+        return out
+
+    def _num_tokens(self, media: Media, row: str) -> int:
+        if media.kind == "video" and media.height == 0:
+            raise InputError(f"row {row}: the size of its video {media.path} is not known; only images can be read.")
+        try:
+            return num_tokens(media, self.spec)
+        except InputError as error:
+            raise InputError(f"row {row}: the {media.kind} has {error}") from error
+
+
+def media_of(messages: Sequence[Message]) -> list[Media]:
+    """All media of messages, in order."""
+    return [part.media for message in messages for part in message.parts if part.media is not None]
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    parts = [{"type": p.kind, "text": p.text} if p.kind == "text" else {"type": p.kind} for p in message.parts]
+    return {"role": message.role, "content": parts}
