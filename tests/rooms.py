@@ -14,6 +14,7 @@ ROOMS: tuple[tuple[str, str], ...] = (
     ("rollout/", "engines (vllm, hf), the turn loop around them, weights on their way"),
     ("backends/", "one FSDP2 rank: policy, update, checkpoint"),
     ("tasks/", "what a dataset is; making its data, traces, audit"),
+    ("environments/", "what answers the policy's turns midway: the protocol, tools"),
     ("rewards/", "reading answers, parts of a reward, scoring"),
     ("judge/", "OpenAI-compatible models: endpoint, budget, cache, grading"),
     ("metrics/", "what predictions are worth"),

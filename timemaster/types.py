@@ -84,6 +84,7 @@ class Sampling:
     top_k: int = -1  # -1 keeps the whole vocabulary
     max_tokens: int = 1024
     seed: int | None = None  # answers are reproducible when set
+    stop: tuple[str, ...] = ()  # sampling ends behind the token that completes one of these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,51 @@ class Score:
     unknown: tuple[str, ...] = ()  # parts that a judge could not settle
 
 
+# Why a rollout ended.
+FINISH_REASONS = {
+    "stop": "the policy ended its turn and nothing follows",
+    "length": "a segment or the rollout reached its limit of tokens",
+    "done": "the environment ended it",
+    "max_turns": "the environment's limit of turns",
+    "max_images": "the environment's limit of images",
+    "no_room": "the next turn does not fit the sequence",
+    "failure": "the environment failed or took too long",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A piece of a rollout, in order. Example: Turn(kind="sampled", text="<code>1+1</code>", stop="</code>", …)"""
+
+    kind: str  # "sampled" by the policy, or appended by the "environment"
+    text: str  # decoded; of a sampled turn without the end-of-turn token
+    token_ids: list[int] = field(default_factory=list)  # as they stand in the rollout
+    media: list[Media] = field(default_factory=list)  # that the turn brought, in order
+    finish_reason: str = ""  # sampled: "stop" (end of turn), "stop_string" or "length"; environment: ""
+    stop: str = ""  # the stop string that ended a sampled turn; "" when none did
+    overshoot: str = ""  # text sampled behind the stop string, in the same token; `text` ends with stop + overshoot
+    sampling: Sampling | None = None  # how a sampled turn was sampled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What an environment says to a sampled turn. Example: Reply(parts=[Part("text", text="<output>2</output>")])
+
+    `messages` are new chat turns (user or tool), after which the policy starts a new assistant turn; `parts` are
+    appended inside the assistant's own turn, which goes on. Give one of them, or neither with `done`.
+    """
+
+    messages: list[Message] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    done: bool = False  # the rollout ends here, after what is appended
+    numbers: dict[str, float] = field(default_factory=dict)  # for the log and for rewards; later ones replace earlier
+    error: str = ""  # of the model's making, such as code that raises: counted, and scored like any answer
+    failure: str = ""  # of the infrastructure: the rollout ends as unknown, is not scored and not learnt from
+    temperature: float | None = None  # of the next sampled turn; None: as the run's
+    stop: tuple[str, ...] | None = None  # stop strings of the next sampled turn; None: the environment's
+    max_tokens: int | None = None  # of the next sampled turn; None: what the budgets leave
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
     """All turns of one sample, flat. Example: token_ids=[5, 6, 7, 8], mask=[0, 0, 1, 1], versions=[-1, -1, 3, 3]"""
@@ -116,7 +162,10 @@ class Rollout:
     versions: list[int]  # version of the weights that sampled the token; -1 where mask is 0
     media: list[Media]  # in the order of their placeholders
     text: str  # the sampled turns, decoded, for people and rewards
-    finish_reason: str  # of the last turn
+    finish_reason: str  # why it ended, one of FINISH_REASONS
+    turns: list[Turn] = field(default_factory=list)  # the sampled and the environment's turns, in order
+    numbers: dict[str, float] = field(default_factory=dict)  # what its environment reported
+    failure: str = ""  # why its environment could not go on (infrastructure); then it is unknown, not scored
     score: Score | None = None
 
 

@@ -245,7 +245,9 @@ def test_the_judge_is_asked_while_others_still_decode(renderer, tmp_path: Path) 
         engine = Waiting([renderer.encode("yes")], renderer.end_of_turn)
         examples = [question(f"row {i}", [picture(i)], f"Which of {i}?") for i in range(3)]
         scorer = Scorer(lambda example: [RewardPart("graded", 1.0, graded)], "raise", num_threads=2)
-        groups = replace(loop(renderer, engine), score=scorer.submit).run(
+        graded_loop = loop(renderer, engine)
+        graded_loop.score = scorer.submit
+        groups = graded_loop.run(
             [(example, renderer.prompt(example)) for example in examples], Sampling(n=1, max_tokens=8), 0, "s"
         )
         set_judge(None)

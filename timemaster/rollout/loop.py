@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 
 from timemaster.rollout.engine import Engine
@@ -39,48 +39,112 @@ class _Sequence:
         self.versions += [version if sampled else -1] * len(token_ids)
 
 
-@dataclass(slots=True, kw_only=True)
-class RolloutLoop:
-    """An engine, a renderer and a way to score; `run` answers a batch of prompts."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A prompt to be answered `sampling.n` times. Example: Request(key=3, example=e, prompt=p, sampling=s, …)"""
 
-    engine: Engine
-    renderer: Renderer
-    score: ScoreFn
-    respond: Callable[[Example], Respond | None]  # the next turns of an example's task, None for single turns
-    max_model_len: int
+    key: int  # the caller's; comes back with the group
+    example: Example
+    prompt: Prompt
+    sampling: Sampling
+    version: int  # of the weights, put on every sampled token
+    seed: str  # with the example's id and the number of the answer it makes sampling reproducible, on any engine
+
+
+@dataclass(slots=True, kw_only=True)
+class _Open:
+    """A group in the making."""
+
+    request: Request
+    answers: list[tuple[Rollout, Future[Score]] | None]
+
+    def is_complete(self) -> bool:
+        return all(answer is not None and answer[1].done() for answer in self.answers)
+
+    def group(self) -> Group:
+        """Raises what a reward raised."""
+        scored = [replace(answer[0], score=answer[1].result()) for answer in self.answers if answer is not None]
+        return Group(self.request.example, scored)
+
+
+class RolloutLoop:
+    """An engine, a renderer and a way to score. `add` prompts at any time; `advance` gives the groups that are done."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        renderer: Renderer,
+        score: ScoreFn,
+        respond: Callable[[Example], Respond | None],  # the next turns of an example's task, None for single turns
+        max_model_len: int,
+    ) -> None:
+        self.engine, self.renderer, self.score, self.respond = engine, renderer, score, respond
+        self.max_model_len = max_model_len
+        self._open: dict[int, _Open] = {}
+        self._live: dict[str, tuple[int, int, _Sequence]] = {}  # later turns: key of the request, answer, sequence
+
+    def add(self, request: Request) -> None:
+        """Begin to answer a prompt."""
+        assert request.key not in self._open
+        self._open[request.key] = _Open(request=request, answers=[None] * request.sampling.n)
+        params = replace(request.sampling, seed=stable_seed(f"{request.seed}/{request.example.id}"))
+        self.engine.submit(str(request.key), request.prompt, params)
+
+    def num_open(self) -> int:
+        """Prompts that were added and are not done."""
+        return len(self._open)
+
+    def advance(self) -> list[tuple[int, Group]]:
+        """Decode a little. The groups that are complete, every rollout scored, with the keys of their requests.
+
+        Raises what a reward raises.
+        """
+        if self.engine.busy():
+            for key, completions in self.engine.step():
+                self._finished(key, completions)
+        else:  # only scores are open
+            pending = [a[1] for one in self._open.values() for a in one.answers if a is not None and not a[1].done()]
+            wait(pending, return_when=FIRST_COMPLETED)
+        done = [key for key, one in self._open.items() if one.is_complete()]
+        return [(key, self._open.pop(key).group()) for key in done]
 
     def run(self, jobs: Sequence[tuple[Example, Prompt]], sampling: Sampling, version: int, seed: str) -> list[Group]:
-        """Answer every prompt `sampling.n` times. `version` tags the tokens, `seed` makes them reproducible.
-
-        Returns one Group per job, in order, every rollout scored. Raises what a reward raises.
-        """
-        answers: list[list[tuple[Rollout, Future[Score]] | None]] = [[None] * sampling.n for _ in jobs]
-        live: dict[str, tuple[int, int, _Sequence]] = {}
+        """Answer every prompt `sampling.n` times. Returns one Group per job, in order."""
         for i, (example, prompt) in enumerate(jobs):
-            params = replace(sampling, seed=stable_seed(f"{seed}/{example.id}"))
-            self.engine.submit(f"{i}", prompt, params)
+            self.add(Request(key=i, example=example, prompt=prompt, sampling=sampling, version=version, seed=seed))
+        groups: dict[int, Group] = {}
+        try:
+            while self.num_open():
+                groups |= dict(self.advance())
+        finally:
+            self.abandon()
+        return [groups[i] for i in range(len(jobs))]
+
+    def abandon(self) -> None:
+        """Drop all that is open, after an error: what the engine still decodes is of no use."""
         while self.engine.busy():
-            for key, completions in self.engine.step():
-                if key in live:
-                    i, j, sequence = live.pop(key)
-                    started = [(i, j, sequence)]
-                else:
-                    i = int(key)
-                    started = [(i, j, _start(jobs[i][1])) for j in range(sampling.n)]
-                for (i, j, sequence), completion in zip(started, completions, strict=True):
-                    follow_up = self._take(jobs[i][0], sequence, completion, version, sampling)
-                    if follow_up is None:
-                        rollout = _finish(jobs[i][0], sequence, completion.finish_reason)
-                        answers[i][j] = rollout, self.score(rollout, jobs[i][0])
-                        continue
-                    key = f"{i}/{j}/{len(sequence.texts)}"
-                    live[key] = (i, j, sequence)
-                    prompt = Prompt(id=jobs[i][0].id, token_ids=list(sequence.token_ids), media=sequence.media)
-                    self.engine.submit(key, prompt, replace(follow_up, seed=stable_seed(f"{seed}/{prompt.id}/{key}")))
-        return [
-            Group(example, [replace(answer[0], score=answer[1].result()) for answer in row if answer is not None])
-            for (example, _), row in zip(jobs, answers, strict=True)
-        ]
+            self.engine.step()
+        self._open, self._live = {}, {}
+
+    def _finished(self, key: str, completions: list[Completion]) -> None:
+        """Take what the engine answered: the first turns of a group, or a later turn of one rollout."""
+        if key in self._live:
+            started = [self._live.pop(key)]
+        else:
+            request = self._open[int(key)].request
+            started = [(request.key, j, _start(request.prompt)) for j in range(request.sampling.n)]
+        for (i, j, sequence), completion in zip(started, completions, strict=True):
+            request = self._open[i].request
+            follow_up = self._take(request.example, sequence, completion, request.version, request.sampling)
+            if follow_up is None:
+                rollout = _finish(request.example, sequence, completion.finish_reason)
+                self._open[i].answers[j] = rollout, self.score(rollout, request.example)
+                continue
+            turn = f"{i}/{j}/{len(sequence.texts)}"
+            self._live[turn] = (i, j, sequence)
+            prompt = Prompt(id=request.example.id, token_ids=list(sequence.token_ids), media=sequence.media)
+            seed = stable_seed(f"{request.seed}/{prompt.id}/{turn}")
+            self.engine.submit(turn, prompt, replace(follow_up, seed=seed))
 
     def _take(
         self, example: Example, sequence: _Sequence, completion: Completion, version: int, sampling: Sampling
