@@ -99,7 +99,7 @@ class Bench:
         self.scorer, model = Scorer(lambda _: parts, on_error, num_threads, timeout), OneWord()
         SCORERS.append(self.scorer)
         self.loop = RolloutLoop(
-            engine=model, renderer=model, score=self.scorer.submit, respond=lambda _: None, max_model_len=99
+            engine=model, renderer=model, score=self.scorer.start_group, respond=lambda _: None, max_model_len=99
         )  # type: ignore[arg-type]
 
     def run(self, *names: str) -> list[Group]:

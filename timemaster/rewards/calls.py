@@ -39,12 +39,14 @@ class Outcome:
     more: Mapping[str, float] = field(default_factory=dict)  # further numbers that the reward gave, by name
     unknown: str = ""  # why a judge could not settle it
     failure: BaseException | None = None  # what was raised instead
+    batch: tuple[Outcome, ...] = ()  # of a batched reward that returned: one outcome per rollout
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
     fn: Callable[[], Any]
     has_limit: bool
+    read: Callable[[Any], Outcome]
     done: Future[Outcome] = field(default_factory=Future)
     is_settled: bool = False
     began: float | None = None  # time.monotonic()
@@ -74,9 +76,11 @@ class Caller:
             self._guard()
             Thread(target=self._watch, name="scoring limits", daemon=True).start()
 
-    def call(self, fn: Callable[[], Any], is_async: bool, has_limit: bool = True) -> Future[Outcome]:
-        """What `fn` gives, later: a Future that never raises. An async `fn` is called on the event loop."""
-        call = _Call(fn, has_limit)
+    def call(
+        self, fn: Callable[[], Any], is_async: bool, has_limit: bool, read: Callable[[Any], Outcome]
+    ) -> Future[Outcome]:
+        """What `fn` returns, as `read` reads it, later: the Future never raises. The event loop calls an async `fn`."""
+        call = _Call(fn, has_limit, read)
         with self._lock:
             self._running.add(call)
         if is_async:
@@ -110,7 +114,7 @@ class Caller:
                 if inspect.isawaitable(result):
                     is_mine = self._move_to_loop(call, result)
                 else:
-                    is_mine = self._settle(call, outcome_of(result))
+                    is_mine = self._settle(call, call.read(result))
             except BaseException as error:
                 is_mine = self._settle(call, Outcome(failure=error))
             if not is_mine:  # it was given up, and another thread has taken the place of this one
@@ -147,7 +151,7 @@ class Caller:
             result = call.fn() if awaitable is None else awaitable
             while inspect.isawaitable(result):
                 result = await result
-            outcome = outcome_of(result)
+            outcome = call.read(result)
         except BaseException as error:  # an exit, or being cancelled, would end more than this call
             outcome = Outcome(failure=error)
         self._settle(call, outcome)
@@ -261,6 +265,25 @@ def outcome_of(result: Any) -> Outcome:
         value=_number(result["score"], result),
         more={key: number for key, number in more.items() if number is not None},
     )
+
+
+def outcomes_of(result: Any, num_rollouts: int) -> Outcome:
+    """What a batched reward returned: one value per rollout. Raises ValueError unless there are as many as rollouts. A
+    value that is no number is a failure of its rollout alone.
+    """
+    if isinstance(result, str | Mapping) or not (hasattr(result, "__len__") and hasattr(result, "__iter__")):
+        raise ValueError(f"a list of {num_rollouts} values is expected, one per rollout, got {result!r:.200}")
+    values = list(result)
+    if len(values) != num_rollouts:
+        raise ValueError(f"{num_rollouts} values are expected, one per rollout, got {len(values)}: {result!r:.200}")
+    return Outcome(batch=tuple(_outcome_or_failure(value) for value in values))
+
+
+def _outcome_or_failure(value: Any) -> Outcome:
+    try:
+        return outcome_of(value)
+    except BaseException as error:  # of the user's objects
+        return Outcome(failure=error)
 
 
 def _number(value: Any, result: Any) -> float:
