@@ -19,7 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from timemaster.judge import ChatRefused
-from timemaster.rewards.calls import Caller, Outcome, RewardsStuck, described
+from timemaster.rewards.outcome import Outcome, outcome_of, settled_outcome
+from timemaster.system.calls import Caller, CallsStuck, described
 from timemaster.types import Example, InputError, Rollout, Score
 
 # A reward gives a number, or a dict with "score" and further numbers, or something to await that gives one of these.
@@ -228,7 +229,7 @@ class Scorer:
         if on_error not in ON_ERROR:
             raise InputError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
         self._parts_of, self._on_error = parts_of, on_error
-        self._caller = Caller(num_threads, timeout)
+        self._caller = Caller(num_threads, timeout, "reward", "reward.timeout")
 
     def submit(self, rollout: Rollout, example: Example) -> Future[Score]:
         """The weighted sum of the parts, and every part by name, unweighted: later.
@@ -237,7 +238,7 @@ class Scorer:
         what else it holds is left out. {"score": None, "reason": "…"} means unknown: the part is left out of total and
         values and named in `Score.unknown`. A part that raises, exits or is cancelled, takes too long, or returns NaN,
         infinity or no number, is an InputError naming example, part and cause (on_error="raise"), or counts 0.0 with
-        the cause in `Score.error` (on_error="zero"). ChatRefused (by a judge: key, address, budget) and RewardsStuck
+        the cause in `Score.error` (on_error="zero"). ChatRefused (by a judge: key, address, budget) and CallsStuck
         are raised in both cases: it would be every later row's, too.
 
         Every call gets a copy of rollout and example, so that a reward can change neither. Raises InputError at once
@@ -248,6 +249,7 @@ class Scorer:
             self._caller.call(
                 partial(part.fn, *_copies(rollout, example)),
                 is_async=inspect.iscoroutinefunction(part.fn),
+                read=outcome_of,
                 has_limit=not part.asks_judge,
             )
             for part in parts
@@ -258,7 +260,8 @@ class Scorer:
         def one_more(_: object) -> None:
             if next(left) <= 0:
                 try:
-                    answer.set_result(total_of(parts, [one.result() for one in outcomes], example, self._on_error))
+                    ended = [settled_outcome(one) for one in outcomes]
+                    answer.set_result(total_of(parts, ended, example, self._on_error))
                 except BaseException as error:  # it would be lost here, and the answer waited for
                     answer.set_exception(error)
 
@@ -302,8 +305,8 @@ def total_of(parts: Sequence[RewardPart], outcomes: Sequence[Outcome], example: 
 
 
 def _raise_what_ends_a_run(failure: BaseException, message: str) -> None:
-    if isinstance(failure, RewardsStuck):
-        raise RewardsStuck(message[0].upper() + message[1:])
+    if isinstance(failure, CallsStuck):
+        raise CallsStuck(message[0].upper() + message[1:])
     if isinstance(failure, ChatRefused):
         raise failure
     if isinstance(failure, BaseExceptionGroup):  # of tasks that a reward awaits together
