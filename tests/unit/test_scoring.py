@@ -20,8 +20,8 @@ import pytest
 
 from timemaster.judge import ChatRefused
 from timemaster.rewards import RewardPart, Scorer, as_reward, score
-from timemaster.rewards.calls import MAX_STUCK, RewardsStuck
 from timemaster.rollout.loop import RolloutLoop
+from timemaster.system.calls import MAX_STUCK, CallsStuck
 from timemaster.types import Completion, Example, Group, InputError, Prompt, Rollout, Sampling
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -241,7 +241,7 @@ FAILS: dict[str, tuple[Callable[[], Any], str]] = {  # name -> (what is done, wh
     "async, exits in a task of its own": (exits_in_a_task, "SystemExit: 3"),
     "async, runs a loop in the loop": (runs_a_loop_in_the_loop, "cannot be called from a running event loop"),
     "async, closes the loop": (closes_the_loop, "Cannot close a running event loop"),
-    "async, closes the loop by force": (closes_the_loop_by_force, "the event loop, .* was closed by a reward"),
+    "async, closes the loop by force": (closes_the_loop_by_force, "the event loop, .* was closed by one of them"),
 }
 TOO_LONG = "it took longer than reward.timeout=1 seconds"
 HANGS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -332,14 +332,14 @@ def test_threads_that_never_end_are_replaced_until_there_are_too_many() -> None:
     bench = Bench(reward_that(LET_GO.wait), "zero", timeout=0.05, num_threads=1)
     for _ in range(MAX_STUCK // 2):
         bench.run("bad")  # two answers each
-    with pytest.raises(RewardsStuck, match=rf"'test.parquet:bad'.* as {MAX_STUCK} calls before it"):
+    with pytest.raises(CallsStuck, match=rf"'test.parquet:bad'.* as {MAX_STUCK} calls before it"):
         bench.run("bad")
     LET_GO.set()
 
 
 KEEPS_THE_INTERPRETER = """
 import re
-import timemaster.rewards.calls as calls
+import timemaster.system.calls as calls
 from tests.unit.test_scoring import Bench
 
 calls.GRACE = 1.0

@@ -11,8 +11,9 @@ from threading import Lock
 from typing import Any
 
 from timemaster.media.images import load_image
-from timemaster.rewards.calls import Caller, Outcome, outcome_of, outcomes_of
+from timemaster.rewards.outcome import Outcome, outcome_of, outcomes_of
 from timemaster.rewards.reward_part import RewardPart, Signature, in_order, signature_of
+from timemaster.system.calls import Caller
 from timemaster.types import Example, Media, Rollout, Score
 
 
@@ -118,13 +119,14 @@ class GroupScoring:
             # Pictures are decoded in the call, which would block the event loop; what a thread's call returns is
             # awaited there, too.
             is_async=inspect.iscoroutinefunction(fn) and not wants_images,
+            read=partial(outcomes_of, num_rollouts=len(call.indices)) if signature.is_batched else _single_outcome,
             has_limit=not call.part.asks_judge,
-            read=partial(outcomes_of, num_rollouts=len(call.indices)) if signature.is_batched else outcome_of,
         )
-        future.add_done_callback(lambda done: self._finish(call, done.result()))
+        future.add_done_callback(lambda done: self._finish(call, done))
 
-    def _finish(self, call: _Call, outcome: Outcome) -> None:
-        outcomes = outcome.batch or [outcome] * len(call.indices)  # one failure stands for all rollouts of the call
+    def _finish(self, call: _Call, done: Future[list[Outcome]]) -> None:
+        failure = done.exception()  # of all rollouts of the call
+        outcomes = done.result() if failure is None else [Outcome(failure=failure)] * len(call.indices)
         with self._lock:
             for i, one in zip(call.indices, outcomes, strict=True):
                 self._outcomes[i][call.part.name] = one
@@ -149,6 +151,10 @@ class GroupScoring:
         if "images" not in signature.keywords:
             return bound
         return partial(_call_with_images, bound, [rollout.media for rollout in own], signature.is_batched)
+
+
+def _single_outcome(result: Any) -> list[Outcome]:
+    return [outcome_of(result)]
 
 
 def _call_with_images(fn: Callable[..., Any], media: Sequence[Sequence[Media]], is_batched: bool) -> Any:

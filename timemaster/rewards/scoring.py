@@ -8,9 +8,10 @@ from concurrent.futures import Future
 from functools import partial
 
 from timemaster.judge import ChatRefused
-from timemaster.rewards.calls import Caller, Outcome, RewardsStuck, described
 from timemaster.rewards.group import GroupScoring
+from timemaster.rewards.outcome import Outcome
 from timemaster.rewards.reward_part import RewardPart
+from timemaster.system.calls import Caller, CallsStuck, described
 from timemaster.types import Example, InputError, Rollout, Score
 
 ON_ERROR = ("raise", "zero")
@@ -46,7 +47,7 @@ class Scorer:
         if on_error not in ON_ERROR:
             raise InputError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
         self._parts_of, self._on_error = parts_of, on_error
-        self._caller = Caller(num_threads, timeout)
+        self._caller = Caller(num_threads, timeout, "reward", "reward.timeout")
 
     def start_group(self, example: Example, num_rollouts: int) -> GroupScoring:
         """Begin to score the rollouts of one prompt: `add` each of them to what this returns, when it is finished.
@@ -59,7 +60,7 @@ class Scorer:
         These are errors: a part raises, exits or is cancelled; it takes too long; it returns NaN, infinity or no
         number; a batched part returns another number of values than rollouts. With on_error="raise" an error is an
         InputError that names example, part and cause. With "zero" the part counts 0.0, and `Score.error` has the cause.
-        ChatRefused (by a judge: key, address, budget) and RewardsStuck are raised in both cases, because every later
+        ChatRefused (by a judge: key, address, budget) and CallsStuck are raised in both cases, because every later
         rollout would meet them, too.
 
         A part with `only_if` is 0.0, without being called, when one of these parts is not above 0. A part is unknown
@@ -110,8 +111,8 @@ def total_of(parts: Sequence[RewardPart], outcomes: Sequence[Outcome], example: 
 
 
 def _raise_what_ends_a_run(failure: BaseException, message: str) -> None:
-    if isinstance(failure, RewardsStuck):
-        raise RewardsStuck(message[0].upper() + message[1:])
+    if isinstance(failure, CallsStuck):
+        raise CallsStuck(message[0].upper() + message[1:])
     if isinstance(failure, ChatRefused):
         raise failure
     if isinstance(failure, BaseExceptionGroup):  # of tasks that a reward awaits together
