@@ -17,7 +17,7 @@ from timemaster.config import Config, RewardConfig
 from timemaster.evaluate import validation_metrics
 from timemaster.judge import Budget, Chat, Endpoint, Judge, Rubric, Store, set_judge, the_judge
 from timemaster.metrics.answers import UNPARSED, Prediction, summarise, wilson
-from timemaster.models.weights import live_name, published_name
+from timemaster.models.family import default_family
 from timemaster.rewards import RewardPart, Scorer
 from timemaster.rollout.loop import RolloutLoop, stable_seed
 from timemaster.run.folder import Run
@@ -158,8 +158,9 @@ def test_what_another_node_wrote_may_appear_late_on_a_shared_disk(tmp_path: Path
 
 @pytest.mark.parametrize("name", ["visual.merger.mlp.0.weight", "model.layers.3.mlp.up_proj.weight", "lm_head.weight"])
 def test_published_and_live_names_are_inverse(name: str) -> None:
-    assert published_name(live_name(name)) == name
-    assert live_name(live_name(name)) == live_name(name)
+    family = default_family()
+    assert family.published_name(family.live_name(name)) == name
+    assert family.live_name(family.live_name(name)) == family.live_name(name)
 
 
 # ---- the turn loop, with an engine of ten lines
