@@ -45,4 +45,4 @@ else
     done
 fi
 printf '\n=== comparison\n'
-python -m timemaster.results.modalities "${RUNS[@]}" --out "$OUT" --tokens-of "$DATA/test.parquet"
+timemaster modalities "${RUNS[@]}" --out "$OUT" --tokens-of "$DATA/test.parquet"

@@ -10,9 +10,9 @@ source "$(dirname "$0")/setup_env.sh"
 fresh_folder checkpoints/quickstart
 
 stage data bash example/data_preprocess/italy_power.sh
-stage model python -m timemaster.models.tiny "$OUT/tiny" --text-from data/italy_power_image/sft.parquet
+stage model timemaster tiny "$OUT/tiny" --text-from data/italy_power_image/sft.parquet
 stage sft bash example/sft_trainer/run_italy_power.sh
 stage grpo bash example/grpo_trainer/run_italy_power.sh
 stage evaluation env EVAL=True bash example/grpo_trainer/run_italy_power.sh \
     'eval.checkpoint=[base,latest]' eval.blank_images=both
-stage summary python -m timemaster.results.summary "$OUT"
+stage summary timemaster summary "$OUT"

@@ -2,8 +2,8 @@
 # folder. Needs a python3 that pyproject.toml allows (another one: PYTHON=python3.12) and a package index.
 #
 # .venv holds the packages of requirements-gpu.txt, where nvidia-smi finds a GPU, or of requirements-cpu.txt (or of the
-# file that REQUIREMENTS names), and no others: what you add yourself goes when that file or pyproject.toml changes.
-# Until then nothing is done.
+# file that REQUIREMENTS names), and no others. It is reused until that file or pyproject.toml changes: then packages that
+# you added yourself are removed. In a project folder that was copied or moved it is made again.
 #
 # A relative path given to a script, in DATA, MODEL_PATH, --source or --out, is relative to the current directory.
 # Settings (KEY=VALUE) are the programs' own: their paths are relative to the project folder.
@@ -26,9 +26,12 @@ sys.exit(not (3, int(low)) <= sys.version_info[:2] < (3, int(high)))'
 is_current() { [ "$(cat .venv/.installed 2>/dev/null)" = "$WANTED" ]; }
 
 install_packages() { # lock file. `set -e` does not reach into here, so every step says what to do when it fails.
-    local python="${PYTHON:-python3}"
+    local python="${PYTHON:-python3}" installed
+    installed="$(cat .venv/.installed 2>/dev/null)"
     echo "setting up $ROOT/.venv from $1 (minutes, the first time)"
     rm -f .venv/.installed
+    # The commands in .venv/bin name the folder where they were installed.
+    case "$installed" in *" $FOLDER" | '') ;; *) rm -rf .venv ;; esac
     if ! { allowed .venv/bin/python && .venv/bin/python -m pip --version; } >/dev/null 2>&1; then
         allowed "$python" 2>/dev/null ||
             stop "$python is $("$python" -V 2>/dev/null || echo missing); pyproject.toml says" \
@@ -73,7 +76,8 @@ setup_env() {
     if [ -z "${REQUIREMENTS:-}" ]; then
         case "$(nvidia-smi -L 2>/dev/null)" in *"GPU "[0-9]*) check_driver && lock=requirements-gpu.txt ;; esac
     fi
-    WANTED="$(cat "$lock" pyproject.toml | cksum) $lock"
+    FOLDER="$(pwd -P)"
+    WANTED="$(cat "$lock" pyproject.toml | cksum) $lock $FOLDER"
     if ! is_current; then (
         # One script at a time: flock holds pyproject.toml, opened for appending but never written, until the ) below.
         if command -v flock >/dev/null; then

@@ -73,7 +73,7 @@ ROWS=$(python -c "import pyarrow.parquet as p, sys; print(p.read_metadata(sys.ar
 BATCH="${BATCH:-$((ROWS < 32 ? ROWS : 32))}" # sft.parquet has the rows of train.parquet
 STEPS=$((ROWS * 20 / BATCH)) # 20 epochs of the warm start's batches
 SFT_STEPS="${SFT_STEPS:-$((STEPS < 200 ? 200 : STEPS > 600 ? 600 : STEPS))}"
-stage model python -m timemaster.models.tiny "$OUT/tiny" --text-from "$DATA/sft.parquet"
+stage model timemaster tiny "$OUT/tiny" --text-from "$DATA/sft.parquet"
 export MODEL_PATH="$OUT/tiny"
 stage sft bash "example/sft_trainer/run_$DATASET.sh" "${TINY[@]}" data.train_batch_size="$BATCH" actor.optim.lr=7e-4 \
     trainer.default_local_dir="$OUT/sft" trainer.total_training_steps="$SFT_STEPS" ${SHARED[@]+"${SHARED[@]}"}
@@ -83,4 +83,4 @@ GRPO=("${TINY[@]}" "${GRPO[@]}" data.train_batch_size="$BATCH" actor.ppo_mini_ba
 stage grpo bash "example/grpo_trainer/run_$DATASET.sh" "${GRPO[@]}"
 stage evaluation env EVAL=True bash "example/grpo_trainer/run_$DATASET.sh" "${GRPO[@]}" \
     'eval.checkpoint=[base,latest]' eval.blank_images="$BLANK"
-stage summary python -m timemaster.results.summary "$OUT"
+stage summary timemaster summary "$OUT"

@@ -8,4 +8,4 @@
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
 
-exec python -m timemaster.tasks.prepare recipes.emg_soft "$@"
+exec timemaster prepare recipes.emg_soft "$@"

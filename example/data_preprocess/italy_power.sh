@@ -6,4 +6,4 @@
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
 
-exec python -m timemaster.tasks.prepare recipes.italy_power "$@"
+exec timemaster prepare recipes.italy_power "$@"

@@ -7,4 +7,4 @@
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
 
-exec python -m timemaster.tasks.prepare recipes.rcw "$@"
+exec timemaster prepare recipes.rcw "$@"

@@ -8,4 +8,4 @@
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
 
-exec python -m timemaster.tasks.prepare recipes.tee "$@"
+exec timemaster prepare recipes.tee "$@"

@@ -18,7 +18,7 @@ case "$VARIANT" in paper) KL=0.001 ;; script) KL=0.01 ;; *) stop "VARIANT=$VARIA
 grpo() { # dataset, settings: those given last count. Does not return: python takes the place, and signals, of bash
     local dataset="$1" data="${DATA:-data/$1_image}"
     shift
-    exec python -m timemaster.grpo \
+    exec timemaster grpo \
         data.recipes="recipes.$dataset" \
         data.train_files="$data/train.parquet" \
         data.val_files="$data/validation.parquet" \

@@ -12,7 +12,7 @@ MODEL_PATH="${MODEL_PATH:-checkpoints/quickstart/sft/global_step_100/huggingface
 DATA="${DATA:-data/italy_power_image}"
 NUM_GPUS="${NUM_GPUS:-1}"
 
-exec python -m timemaster.grpo \
+exec timemaster grpo \
     data.recipes=recipes.italy_power \
     data.train_files="$DATA/train.parquet" \
     data.val_files="$DATA/validation.parquet" \

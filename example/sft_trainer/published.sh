@@ -11,7 +11,7 @@ NUM_NODES="${NUM_NODES:-1}"
 sft() { # dataset, settings: those given last count. Does not return: python takes the place, and signals, of bash
     local dataset="$1" data="${DATA:-data/$1_image}"
     shift
-    exec python -m timemaster.sft \
+    exec timemaster sft \
         data.recipes="recipes.$dataset" \
         data.train_files="$data/sft.parquet" \
         data.train_batch_size=32 \

@@ -2,7 +2,7 @@
 # Supervised warm start on EMG with advice. There is no explainer for advice: data/emg_soft_image/sft.parquet is what a
 # vision model was asked for before. Settings, and the variables that change them, stand in published.sh.
 #
-#   python -m timemaster.tasks.traces recipes.emg_soft --data data/emg_soft_image/train.parquet \
+#   timemaster traces recipes.emg_soft --data data/emg_soft_image/train.parquet \
 #       --out data/emg_soft_image/sft.parquet --base-url http://host:8000/v1 --model NAME
 #   bash example/sft_trainer/run_emg_soft.sh
 set -euo pipefail

@@ -10,7 +10,7 @@ MODEL_PATH="${MODEL_PATH:-checkpoints/quickstart/tiny}"
 DATA="${DATA:-data/italy_power_image}"
 NUM_GPUS="${NUM_GPUS:-1}"
 
-exec python -m timemaster.sft \
+exec timemaster sft \
     data.recipes=recipes.italy_power \
     data.train_files="$DATA/sft.parquet" \
     data.train_batch_size=32 \
