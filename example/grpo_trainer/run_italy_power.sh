@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# GRPO of the tiny model on ItalyPowerDemand, from the supervised warm start. EVAL=True evaluates the test split.
-# In float32 everywhere: rollout.limit_logprob_diff below is far under what bfloat16, a GPU's default, would show.
+# GRPO of the tiny model on ItalyPowerDemand, from the supervised warm start. EVAL=True evaluates on the test split.
+# All in float32: with bfloat16, the default on a GPU, log-probs differ by more than rollout.limit_logprob_diff allows.
 #
 #   bash example/grpo_trainer/run_italy_power.sh
 #   EVAL=True bash example/grpo_trainer/run_italy_power.sh 'eval.checkpoint=[base,latest]' eval.blank_images=both

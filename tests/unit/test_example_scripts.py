@@ -46,13 +46,6 @@ echo "in $(pwd) with ${DATA:-} ${MODEL_PATH:-} $*"
 CPU, GPU = ("uv pip sync -r requirements-cpu.txt -e .", "uv pip sync -r requirements-gpu.txt -e .")
 
 
-def test_the_whales_usage_lines_all_name_their_source() -> None:
-    text = (ROOT / "example" / "data_preprocess" / "rcw.sh").read_text(encoding="utf-8")
-    usage = [line for line in text.splitlines() if line.startswith("#   bash") and "--help" not in line]
-    assert len(usage) == 2
-    assert all("--source whale_data.zip" in line for line in usage)  # Kaggle asks for a login: nothing is fetched
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project folder with the real setup_env.sh and stand-ins for the commands it calls."""
