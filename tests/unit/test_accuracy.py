@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import question
 from timemaster.evaluate import in_words
-from timemaster.grpo import answers
+from timemaster.grpo import rollout_metrics
 from timemaster.metrics.answers import Prediction, is_correct, summarise, summarise_samples, wilson
 from timemaster.types import Group, Rollout, Score
 
@@ -97,7 +97,8 @@ def test_a_steps_accuracy_is_what_the_reward_says() -> None:
         return Group(question("r", []), [replace(one, score=Score(total=0.5, parts=own)) for own in parts])
 
     assert (
-        answers([group({"score": 0.5, "score/acc": 1.0}, {"score": 0.5, "score/acc": 0.0})])["reward/accuracy"] == 0.5
+        rollout_metrics([group({"score": 0.5, "score/acc": 1.0}, {"score": 0.5, "score/acc": 0.0})])["reward/accuracy"]
+        == 0.5
     )
-    assert answers([group({"accuracy": 1.0, "own/acc": 0.0})])["reward/accuracy"] == 1.0  # a part has that name
-    assert "reward/accuracy" not in answers([group({"score": 0.5})])
+    assert rollout_metrics([group({"accuracy": 1.0, "own/acc": 0.0})])["reward/accuracy"] == 1.0  # a part has that name
+    assert "reward/accuracy" not in rollout_metrics([group({"score": 0.5})])
