@@ -4,8 +4,8 @@ In each step, engines answer prompts, the answers are scored, scores become adva
 and the engines are given the new weights. See workers/handle.py for how each verb is carried out, backends/fsdp.py for
 the update, algo/losses.py for the loss. This file knows nothing of GPUs, images or files.
 
-    python -m timemaster.grpo --help
-    python -m timemaster.grpo trainer.val_only=true ...    evaluates instead (timemaster/evaluate.py)
+    timemaster grpo --help
+    timemaster evaluate ...    the same with trainer.val_only=true: evaluates instead (timemaster/evaluate.py)
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The prompt and its images are context. The assistant's tokens and its end of turn are trained. One optimizer update
 takes data.train_batch_size rows.
 
-    python -m timemaster.sft data.train_files=data/ctu_image/sft.parquet model.path=... trainer.experiment_name=sft
+    timemaster sft data.train_files=data/ctu_image/sft.parquet model.path=... trainer.experiment_name=sft
 """
 
 from __future__ import annotations
