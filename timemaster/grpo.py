@@ -190,8 +190,7 @@ def advantages_of(cfg: Config, groups: list[Group]) -> list[list[float | None]]:
     """The advantage of each rollout of each group, None for those that are not learnt from."""
     from timemaster.algo.advantages import group_advantages
 
-    how = (cfg.algorithm.adv_estimator, cfg.algorithm.norm_adv_by_std_in_grpo, cfg.reward.on_unknown)
-    return [group_advantages(group, *how) for group in groups]
+    return [group_advantages(group, cfg.algorithm, cfg.reward.on_unknown) for group in groups]
 
 
 def with_reference(workers: Workers, learnt: list[list[Sample]]) -> list[list[Sample]]:

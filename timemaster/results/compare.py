@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from timemaster.judge import Chat, Store, add_chat_options, chat_from, settings_of
+from timemaster.judge import Chat, Store, add_chat_options, chats_from, settings_of
 from timemaster.metrics.answers import Prediction, Result, check_pairs, mcnemar, summarise
 from timemaster.results.baselines import baseline, check_settings
 from timemaster.results.predictions import NAME, read_predictions, write_predictions
@@ -155,8 +155,7 @@ def _chats(options: argparse.Namespace, out: Path) -> dict[str, Chat]:
     if not options.model:
         return {}
     store = Store(options.cache or out / "replies.sqlite")
-    settings = settings_of(options)
-    return {model: chat_from(settings, store, "compare", model=model) for model in options.model}
+    return dict(zip(options.model, chats_from(settings_of(options), store, "compare"), strict=True))
 
 
 def read_answers(task: Task, entry: Entry, test: Sequence[Example]) -> dict[str, Prediction]:

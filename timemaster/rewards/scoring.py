@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from timemaster.config.registries import ON_ERROR
 from timemaster.judge import ChatRefused
 from timemaster.rewards.calls import Caller, Outcome, RewardsStuck, described
 from timemaster.types import Example, InputError, Rollout, Score
@@ -27,7 +28,6 @@ Reward = float | Mapping[str, Any]
 RewardFn = Callable[[Rollout, Example], Reward | Awaitable[Reward]]
 
 FORMS = "(rollout, example) or verl's (data_source, solution_str, ground_truth, extra_info)"
-ON_ERROR = ("raise", "zero")
 RESERVED = ("mean", "errors", "unknown", "zero_spread_groups")  # a step's own metrics, logged beside the parts
 
 
