@@ -31,7 +31,7 @@ from timemaster.config.overrides import overrides
 from timemaster.judge import encoded
 from timemaster.media.images import web_image
 from timemaster.run.inputs import forget_lists
-from timemaster.run.sinks import TensorBoard, Wandb
+from timemaster.run.sinks import Sink, make_sinks
 from timemaster.system.locks import folder_lock
 from timemaster.system.signals import handled
 from timemaster.tasks import Task, load_tasks, predict
@@ -54,7 +54,7 @@ class Run:
         self.stop_requested = False
         self.seconds: dict[str, float] = {}
         self._bar: tqdm[Any] | None = None
-        self._sinks: list[Any] = []
+        self._sinks: list[Sink] = []
         self._open = ExitStack()
 
     def __enter__(self) -> Run:
@@ -68,10 +68,7 @@ class Run:
                     "another trainer.experiment_name, or set trainer.resume_mode=auto to continue it."
                 )
             forget_lists(self.folder)
-            if "tensorboard" in self.cfg.trainer.logger:
-                self._sinks.append(TensorBoard(self.folder))
-            if "wandb" in self.cfg.trainer.logger:
-                self._sinks.append(Wandb(self.cfg, self.folder))
+            self._sinks = make_sinks(self.cfg, self.folder)
             opened.callback(self._close_sinks)
             opened.enter_context(handled(self._interrupt))
             self._open = opened.pop_all()
