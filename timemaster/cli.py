@@ -1,6 +1,6 @@
 """From the command line to the settings of a run: the only file that imports hydra and omegaconf.
 
-    python -m timemaster.grpo data.recipes=recipes.ctu data.train_files=data/ctu_image/train.parquet ...
+    timemaster grpo data.recipes=recipes.ctu data.train_files=data/ctu_image/train.parquet ...
 
 Unknown keys and wrong types are errors. `--help` explains every setting. Text is taken as it is typed, see `RULE`;
 everything else is written as Hydra reads it.
@@ -98,10 +98,13 @@ def literal(arguments: Sequence[str]) -> list[str]:
 
 
 def launch(main: Callable[[Config], None], mode: str) -> None:
-    """Compose the settings, resolve them for `mode` ("grpo" or "sft"), run `main`. User errors become messages."""
+    """Compose the settings, resolve them for `mode` and run `main`. User errors become messages and exit codes.
+
+    `mode` is the subcommand: "grpo", "evaluate" or "sft".
+    """
     print_any_letter()
     if {"--help", "-h"} & set(sys.argv[1:]):
-        usage = f"python -m timemaster.{mode} KEY=VALUE ...\n\n{RULE}\n"
+        usage = f"usage: timemaster {mode} KEY=VALUE ...\n\n{RULE}\n"
         usage += "Settings with their defaults and, in brackets, what is allowed:\n"
         sys.stdout.write(usage + help_text(Config(), width=shutil.get_terminal_size((120, 24)).columns))
         return

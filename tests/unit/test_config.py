@@ -78,7 +78,6 @@ def test_resolving_fills_in_what_follows_and_leaves_what_was_given() -> None:
         ("eval.checkpoint", ["best"], "step number"),
         ("trainer.logger", ["mlflow"], "console"),
         ("data.max_pixels", 3000, "at least data.min_pixels=3136"),
-        ("data.max_pixels", 783, "784 or greater. 28 x 28"),
         ("data.numeric.decimals", -1, "null for the task's"),
         ("data.numeric.channel", "{name}", "a text with {values}"),
         ("data.numeric.channel", "{x}: {values}", "no other braces"),

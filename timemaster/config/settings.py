@@ -62,12 +62,8 @@ class DataConfig:
         1024, "tokens of a prompt, image tokens included; longer rows are dropped before training and listed", above(0)
     )
     max_response_length: int = setting(1024, "tokens sampled per row, over all turns", above(0))
-    min_pixels: int = setting(
-        3136, "smaller images are enlarged to this area; 28 x 28 pixels become one token", above(0)
-    )
-    max_pixels: int = setting(
-        1003520, "larger images are reduced to this area", at_least(784, "28 x 28 pixels become one token.")
-    )
+    min_pixels: int = setting(3136, "smaller images are enlarged to this area, in pixels", above(0))
+    max_pixels: int = setting(1003520, "larger images are reduced to this area", above(0))
     mixture: dict[str, float] = setting({}, "weight of each data_source in a batch; {} takes the rows as they come")
     modality: str = setting(
         "image", "image shows the plots; numeric writes the series as text in their place", one_of(("image", "numeric"))

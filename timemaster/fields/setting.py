@@ -35,9 +35,9 @@ def above(limit: float) -> Rule[float]:
     return rule(f"greater than {limit:g}", lambda value: value > limit)
 
 
-def at_least(limit: float, advice: str = "") -> Rule[float]:
+def at_least(limit: float) -> Rule[float]:
     """`limit` or greater."""
-    return rule(f"{limit:g} or greater", lambda value: value >= limit, advice)
+    return rule(f"{limit:g} or greater", lambda value: value >= limit)
 
 
 def between(low: float, high: float) -> Rule[float]:
