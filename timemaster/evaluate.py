@@ -91,7 +91,7 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
     from timemaster.media.images import blank
     from timemaster.workers.handle import Workers
 
-    check_inputs(cfg, cfg.data.test_files)
+    cfg = check_inputs(cfg, cfg.data.test_files)
     engine = resolve_engine(cfg.rollout.name)
     with ExitStack() as opened:
         run = opened.enter_context(Run(cfg, "eval"))

@@ -51,7 +51,7 @@ def train(cfg: Config) -> None:
     from timemaster.tasks.scorer import check_rewards
     from timemaster.workers.handle import Workers
 
-    check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
+    cfg = check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
     with ExitStack() as opened:
         run = opened.enter_context(Run(cfg, "grpo"))  # first: from here on the folder is this process's alone
         check_rewards(cfg)

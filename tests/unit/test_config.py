@@ -311,6 +311,15 @@ def test_every_setting_is_read_somewhere() -> None:
     assert sorted(set(KEYS) - read) == []
 
 
+def test_the_library_does_not_change_settings_in_place() -> None:
+    """Only `resolve` and `with_settings` do, and only in a copy of their own."""
+    for path in (ROOT / "timemaster").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load) and path.name != "resolve.py":
+                key = f".{dotted(node)}".partition(".cfg.")[2]
+                assert not key, f"{path.name}:{node.lineno} sets cfg.{key}"
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "timemaster.grpo", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)

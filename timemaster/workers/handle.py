@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from timemaster.config import Config, world_size
+from timemaster.config.keys import with_settings
 from timemaster.models.family import family_of
 from timemaster.models.folder import load_model_config, local_folder
 from timemaster.rollout.engine import EngineSpec
@@ -62,7 +63,8 @@ class TrainerRank:
         from timemaster.backends.checkpoint import load_rank
         from timemaster.backends.fsdp import FsdpBackend, init_distributed
 
-        self.cfg.model.path = local_folder(self.cfg.model.path, self.cfg.model.revision)
+        local = local_folder(self.cfg.model.path, self.cfg.model.revision)
+        self.cfg = with_settings(self.cfg, {"model.path": local})
         init_distributed(self.rank, world_size(self.cfg), *address, self.device, local_rank=0)
         self.backend = FsdpBackend(self.cfg, self.device, num_updates, with_reference)
         if resume:
