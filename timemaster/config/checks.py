@@ -85,7 +85,6 @@ def check(cfg: Config, mode: str) -> None:
     _require(cfg, "trainer.logger", set(cfg.trainer.logger) <= known, f"a list out of {', '.join(sorted(known))}", "")
     lo, hi = cfg.data.min_pixels, cfg.data.max_pixels
     _require(cfg, "data.max_pixels", hi >= lo, f"at least data.min_pixels={lo}", "")
-    _require(cfg, "data.max_pixels", hi >= 784, "at least 784", "28 x 28 pixels become one token.")
     files = "test_files" if mode == "eval" else "train_files"
     _require(cfg, f"data.{files}", bool(get(cfg, f"data.{files}")), "set", "Make one with example/data_preprocess/.")
     o = cfg.actor.optim

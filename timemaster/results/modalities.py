@@ -22,7 +22,7 @@ import yaml
 
 from timemaster.config import DataConfig, NumericConfig
 from timemaster.data.store import read_examples
-from timemaster.models.vision import num_tokens, vision_spec
+from timemaster.models.vision import default_vision_spec, num_tokens
 from timemaster.results.published import TOKEN_RATIO
 from timemaster.run.inputs import numeric_style
 from timemaster.series.numeric import series_of, write_series
@@ -66,7 +66,7 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
     ratio, if there is one.
     """
     tasks = load_tasks(find_recipes())
-    vision = vision_spec({"vision_config": {}}, min_pixels, DataConfig().max_pixels)  # as published
+    vision = default_vision_spec(min_pixels, DataConfig().max_pixels)
     examples, _ = read_examples([file], with_series=True)
     numbers, images = [], []
     for example in examples:
