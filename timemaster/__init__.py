@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in PUBLIC
     from timemaster.rewards import RewardPart, accuracy, extension, format_strict, format_tags, predict_label
     from timemaster.series.plot import PlotStyle
     from timemaster.series.splits import Series
-    from timemaster.tasks import Task, load_task
+    from timemaster.tasks import SeriesClassification, Task, load_task
     from timemaster.types import Example, Group, InputError, Media, Message, Part, Reply, Rollout, Score, Turn
 
 __version__ = "0.2.0"
@@ -27,7 +27,7 @@ PUBLIC = {  # module: the names that it offers here
     "timemaster.rewards": ("RewardPart", "accuracy", "extension", "format_strict", "format_tags", "predict_label"),
     "timemaster.series.plot": ("PlotStyle",),
     "timemaster.series.splits": ("Series",),
-    "timemaster.tasks": ("Task", "load_task"),
+    "timemaster.tasks": ("SeriesClassification", "Task", "load_task"),
     "timemaster.types": (
         "Example", "Group", "InputError", "Media", "Message", "Part", "Reply", "Rollout", "Score", "Turn",
     ),
