@@ -83,7 +83,7 @@ class Family:
     processor_size: Callable[[int, int], dict[str, int]]
 
     # From config.json.
-    vision: Callable[[Mapping[str, Any], int, int, str], VisionSpec]  # (config, min_pixels, max_pixels, clock_dtype)
+    vision: Callable[..., VisionSpec]  # (config, **given); given: family, min_pixels, max_pixels, clock_dtype
     sizes: Callable[[Mapping[str, Any]], ModelSizes]
 
     # Tokens.
