@@ -202,7 +202,7 @@ def loop(renderer, engine, respond=None) -> RolloutLoop:
 
     scorer = Scorer(lambda example: [RewardPart("length", 1.0, length)], "raise", num_threads=2)
     return RolloutLoop(
-        engine=engine, renderer=renderer, score=scorer.submit, respond=lambda example: respond, max_model_len=256
+        engine=engine, renderer=renderer, score=scorer.start_group, respond=lambda example: respond, max_model_len=256
     )
 
 
@@ -247,7 +247,7 @@ def test_the_judge_is_asked_while_others_still_decode(renderer, tmp_path: Path) 
         examples = [question(f"row {i}", [picture(i)], f"Which of {i}?") for i in range(3)]
         scorer = Scorer(lambda example: [RewardPart("graded", 1.0, graded)], "raise", num_threads=2)
         graded_loop = loop(renderer, engine)
-        graded_loop.score = scorer.submit
+        graded_loop.score = scorer.start_group
         groups = graded_loop.run(
             [(example, renderer.prompt(example)) for example in examples], Sampling(n=1, max_tokens=8), 0, "s"
         )

@@ -95,7 +95,7 @@ def check(cfg: Config, mode: str) -> None:
     advice = "Greedy answers to one row are all the same: set eval.temperature too, such as 0.7."
     _require(cfg, "eval.n", cfg.eval.n == 1 or cfg.eval.temperature > 0, "1 with eval.temperature=0", advice)
     if mode == "sft":
-        advice = "Evaluate with python -m timemaster.grpo trainer.val_only=true."
+        advice = "Evaluate with `timemaster evaluate`."
         _require(cfg, "trainer.val_only", not cfg.trainer.val_only, "false here", advice)
         ok = cfg.data.train_batch_size >= world_size(cfg)
         _require(cfg, "data.train_batch_size", ok, f"at least the {world_size(cfg)} trainer ranks", "")

@@ -1,6 +1,6 @@
 """Plots against numbers: what two runs of one dataset, image and numeric, reached and what their prompts cost.
 
-    python -m timemaster.results.modalities IMAGE_RUN NUMERIC_RUN [--out DIR] [--tokens-of data/ctu_image/test.parquet]
+    timemaster modalities IMAGE_RUN NUMERIC_RUN [--out DIR] [--tokens-of data/ctu_image/test.parquet]
 
 Prints a table and writes modalities.json and modalities.png. `--tokens-of` also counts what the rows of a file cost at
 full length by the rules of Qwen2.5's tokenizer and image processor, whatever model the runs used, as numbers written
@@ -133,9 +133,7 @@ def main() -> None:
     from timemaster.results.plot_modalities import modalities_png
     from timemaster.system.console import setup_logging
 
-    parser = argparse.ArgumentParser(
-        prog="python -m timemaster.results.modalities", description="Plots against numbers."
-    )
+    parser = argparse.ArgumentParser(prog="timemaster modalities", description="Plots against numbers.")
     parser.add_argument("image_run", type=Path, help="run folder with data.modality=image, evaluated")
     parser.add_argument("numeric_run", type=Path, help="run folder with data.modality=numeric, evaluated")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for modalities.json and .png (default: here)")
