@@ -1,8 +1,8 @@
 """Samples to tensors, packed or padded.
 
-Axes: B = rows, T = tokens of a row, N = trained tokens. Packed: one row, sequences end to end, kept apart by text
-positions that restart. Padded: a row per sequence. Each image of a micro-batch is given to the vision tower once,
-however many sequences show it.
+Axes: B = rows, T = tokens of a row, N = trained tokens. Packed: one row holds all sequences, which restarting text
+positions keep apart. Padded: one row per sequence. The vision tower gets each image of a micro-batch once, even if
+several sequences show it.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ class Collator:
 
 
 def _gather(values: Sequence[list[float] | None], trained: Sequence[np.ndarray]) -> torch.Tensor | None:
+    """[N] the values of the trained tokens of all samples; None when the samples have no values."""
     rows = [np.asarray(v)[at] for v, at in zip(values, trained, strict=True) if v is not None]
     if not rows:
         return None
