@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from tests.helpers import full, picture, question, random_samples, trained_tokens
-from timemaster.backends import checkpoint
 from timemaster.backends.fsdp import FsdpBackend
+from timemaster.backends.state import load_rank, save_rank
 from timemaster.config import Config
 from timemaster.models.family import family_of
 from timemaster.models.folder import load_model_config
@@ -169,11 +169,8 @@ def test_updates_train_every_part_and_a_push_brings_them_to_the_engine(
 def test_a_checkpoint_exports_a_folder_of_the_family_and_resumes(backend: FsdpBackend, tmp_path: Path) -> None:
     from tests.fake_model import FakeForConditionalGeneration
 
-    folder = checkpoint.begin(tmp_path, 3, needed_bytes=1)
-    files = checkpoint.save_rank(backend, str(folder))
-    state = {"step": 3, "updates_done": backend.updates_done}
-    folder = checkpoint.commit(folder, state, files, keep=1)
-    export = str(folder / "huggingface")
+    save_rank(backend, str(tmp_path))
+    export = str(tmp_path / "huggingface")
     check_folder(export)
     check_weights(export)
     assert load_model_config(export)["architectures"] == ["FakeForConditionalGeneration"]
@@ -184,8 +181,7 @@ def test_a_checkpoint_exports_a_folder_of_the_family_and_resumes(backend: FsdpBa
     layers = [item for layer in read_layers(export) for item in layer]
     assert {name for name, _ in layers} == weights.keys() | {"voice.weight"}
     resumed = FsdpBackend(backend.cfg, "cpu", num_updates=10, with_reference=False)
-    checkpoint.load_rank(resumed, str(folder))
-    assert resumed.updates_done == backend.updates_done
+    load_rank(resumed, str(tmp_path), backend.updates_done)
     assert all(full(p.detach()).equal(weights[name]) for name, p in resumed.policy.model.named_parameters())
 
 
