@@ -117,6 +117,15 @@ def test_every_setting_exists(page: Path) -> None:
             assert name in known, f"{shown(page)}: {name}"
 
 
+def test_the_training_step_of_the_readme_is_that_of_the_code() -> None:
+    (step,) = re.findall(r"The loop is `timemaster/grpo.py`:\n\n```\n(.*?)```", text_of(ROOT / "README.md"), re.DOTALL)
+    code = text_of(ROOT / "timemaster" / "grpo.py").partition("def train(")[2]
+    calls = re.findall(r"^([\w.]+\()", step, re.MULTILINE)
+    assert len(calls) == step.count("\n")
+    places = [code.find(call) for call in calls]
+    assert -1 not in places, f"{calls[places.index(-1)]} is not in grpo.py"
+
+
 def test_the_start_page_lists_every_page() -> None:
     listed = set(LINK.findall(text_of(DOCS / "README.md")))
     assert {page.name for page in DOCS.glob("*.md")} - {"README.md"} <= listed

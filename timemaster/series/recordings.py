@@ -188,10 +188,7 @@ def read_reference(path: Path, class_names: Mapping[str, str]) -> dict[str, str]
 
 
 def _as_index(path: Path, rows: Sequence[tuple[int, str, str]]) -> dict[str, str]:
-    """Name -> label of the rows (line, name, label) of an index file.
-
-    Raises InputError when there are no rows, and when a name has two labels.
-    """
+    """Name -> label of an index file's (line, name, label). InputError without rows, and for a name with two labels."""
     if not rows:
         raise InputError(f"{path}: has no rows. Download it again.")
     first: dict[str, tuple[int, str]] = {}
@@ -367,10 +364,7 @@ def plan_clips(table: Path, class_names: Mapping[str, str]) -> list[Series]:
 
 
 def find_clips(folder: Path, planned: Sequence[Series]) -> dict[str, Path]:
-    """The planned clips in `folder` or below it: name -> path. Of equal names, the least nested one.
-
-    Warnings count other clips, and lines of the table without a clip.
-    """
+    """The planned clips in `folder` or below it: name -> path. Warnings count other clips and missing ones."""
     found = sorted((p for p in folder.rglob("*") if SOUND.fullmatch(p.suffix)), key=lambda p: (len(p.parts), p))
     wanted = dict.fromkeys(item.meta["clip"] for item in planned)
     nearest: dict[str, Path] = {}
