@@ -14,7 +14,7 @@ import pytest
 
 from timemaster.__main__ import COMMANDS
 from timemaster.config import Config
-from timemaster.types import FINISH_REASONS, Example, Turn
+from timemaster.types import FINISH_REASONS, Example, Rollout, Turn
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -30,7 +30,7 @@ PATH = re.compile(
 )
 # Files that the reader or a run makes, and files of datasets.
 OTHERS = {
-    "my_reward.py", "recipes/sleep.py", "calculator.py", "compare.md", "compare.png", "confusion.png", "overview.png",
+    "my_reward.py", "recipes/sleep.py", "calculator.py", "height.py", "compare.md", "compare.png", "confusion.png", "overview.png",
     "train/y_train.txt", "train/body_acc_x_train.txt",
 }  # fmt: skip
 SETTING = re.compile(
@@ -141,11 +141,30 @@ def test_the_reasons_why_a_rollout_ends_are_described() -> None:
     assert not [name for name, why in FINISH_REASONS.items() if f"| `{name}` | {why} |" not in text]
 
 
-def test_the_environment_of_the_page_computes() -> None:
-    (code,) = re.findall(r"```python\n# calculator.py\n(.*?)```", text_of(DOCS / "environments.md"), re.DOTALL)
+def run_file(page: str, name: str) -> dict[str, Any]:
+    """What the code block of a page defines whose first line names its file."""
+    (code,) = re.findall(rf"```python\n# {name}\n(.*?)```", text_of(DOCS / page), re.DOTALL)
     made: dict[str, Any] = {}
-    exec(compile(code, "calculator.py", "exec", dont_inherit=True), made)
-    one = made["Calculator"](Example(id="a", messages=[], answer="3", data_source="sums"))
+    exec(compile(code, name, "exec", dont_inherit=True), made)
+    return made
+
+
+def test_the_new_kind_of_task_is_measured_and_rewarded() -> None:
+    task = run_file("tasks.md", "height.py")["TASK"]
+    example = Example(id="a", messages=[], answer="0.5", data_source="height")
+    texts = ("It is <value>0.75</value>", "It is high")
+    found = [task.evaluation.outside_answer(example, text, task.evaluation.read(text)) for text in texts]
+    assert [answer.numbers["error"] for answer in found] == [0.25, 1.0]  # |0.75 - 0.5|; not read
+    empty: dict[str, Any] = {name: [] for name in ("token_ids", "mask", "logprobs", "versions", "media")}
+    rollouts = [Rollout(id="a", text=text, finish_reason="stop", **empty) for text in texts]
+    assert [task.rewards[0].fn(rollout, example) for rollout in rollouts] == [0.75, 0.0]  # 1 - 0.25
+    assert task.evaluation.test_name == "sign-flip permutation test"
+
+
+def test_the_environment_of_the_page_computes() -> None:
+    one = run_file("environments.md", "calculator.py")["Calculator"](
+        Example(id="a", messages=[], answer="3", data_source="sums")
+    )
     reply = one.step(Turn(kind="sampled", text="So <sum>1 2</sum>.", stop="</sum>", overshoot="."))
     assert [part.text for part in reply.parts] == ["<result>3</result>"]
     assert (reply.done, reply.numbers, reply.error) == (False, {"calls": 1.0}, "")
