@@ -14,6 +14,7 @@ import pytest
 
 from timemaster.__main__ import COMMANDS
 from timemaster.config import Config
+from timemaster.rewards import check_parts
 from timemaster.types import FINISH_REASONS, Example, Rollout, Turn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +37,7 @@ OTHERS = {
 SETTING = re.compile(
     r"(?<![\w.-])(?:data|model|algorithm|actor|rollout|reward|judge|eval|trainer)(?:\.[a-z_][a-z_0-9]*)+(?==|`|[^\w/(.]|$)"
 )
-NOT_SETTINGS = {"rollout.finish_reason", "rollout.numbers", "rollout.turns", "trainer.json"}
+NOT_SETTINGS = {"rollout.finish_reason", "rollout.numbers", "rollout.text", "rollout.turns", "trainer.json"}
 WRITTEN = re.compile(r"`[^`\n]+`|```.*?```", re.DOTALL)  # what a page sets in code
 
 
@@ -137,8 +138,8 @@ def test_every_subcommand_is_described() -> None:
 
 
 def test_the_reasons_why_a_rollout_ends_are_described() -> None:
-    text = text_of(DOCS / "environments.md")
-    assert not [name for name, why in FINISH_REASONS.items() if f"| `{name}` | {why} |" not in text]
+    _, _, table = text_of(DOCS / "environments.md").partition("| `rollout.finish_reason` | why |")
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*FINISH_REASONS]
 
 
 def run_file(page: str, name: str) -> dict[str, Any]:
@@ -173,6 +174,21 @@ def test_the_environment_of_the_page_computes() -> None:
     one.close()
 
 
-def test_the_imports_of_the_installation_page_work() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", text_of(DOCS / "installation.md"), re.DOTALL)
+def test_the_reward_parts_of_the_page_are_valid() -> None:
+    (code,) = re.findall(r"```python\n(rewards=.*?)```", text_of(DOCS / "rewards.md"), re.DOTALL)
+
+    def length(rollout: Rollout, example: Example) -> float:
+        return float(len(rollout.text))
+
+    def bonus(rollout: Rollout, example: Example, parts: dict[str, float]) -> float:
+        return parts["accuracy"] * parts["format"]
+
+    made: dict[str, Any] = {"LABELS": ("Desktop", "Laptop"), "length": length, "graded": length, "bonus": bonus}
+    exec(f"from timemaster import *\n{code}", made)
+    check_parts(made["rewards"])
+
+
+@pytest.mark.parametrize("page", ["installation.md", "settings.md"])
+def test_the_python_of_the_page_runs(page: str) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", text_of(DOCS / page), re.DOTALL)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
