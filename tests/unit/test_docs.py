@@ -175,7 +175,7 @@ def test_the_environment_of_the_page_computes() -> None:
 
 
 def test_the_reward_parts_of_the_page_are_valid() -> None:
-    (code,) = re.findall(r"```python\n(rewards=.*?)```", text_of(DOCS / "rewards.md"), re.DOTALL)
+    (code,) = re.findall(r"```python\n(rewards = .*?)```", text_of(DOCS / "rewards.md"), re.DOTALL)
 
     def length(rollout: Rollout, example: Example) -> float:
         return float(len(rollout.text))
