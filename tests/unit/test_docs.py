@@ -14,7 +14,8 @@ import pytest
 
 from timemaster.__main__ import COMMANDS
 from timemaster.config import Config
-from timemaster.types import FINISH_REASONS, Example, Turn
+from timemaster.rewards import check_parts
+from timemaster.types import FINISH_REASONS, Example, Rollout, Turn
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -30,13 +31,13 @@ PATH = re.compile(
 )
 # Files that the reader or a run makes, and files of datasets.
 OTHERS = {
-    "my_reward.py", "recipes/sleep.py", "calculator.py", "compare.md", "compare.png", "confusion.png", "overview.png",
+    "my_reward.py", "recipes/sleep.py", "calculator.py", "height.py", "compare.md", "compare.png", "confusion.png", "overview.png",
     "train/y_train.txt", "train/body_acc_x_train.txt",
 }  # fmt: skip
 SETTING = re.compile(
     r"(?<![\w.-])(?:data|model|algorithm|actor|rollout|reward|judge|eval|trainer)(?:\.[a-z_][a-z_0-9]*)+(?==|`|[^\w/(.]|$)"
 )
-NOT_SETTINGS = {"rollout.finish_reason", "rollout.numbers", "rollout.turns", "trainer.json"}
+NOT_SETTINGS = {"rollout.finish_reason", "rollout.numbers", "rollout.text", "rollout.turns", "trainer.json"}
 WRITTEN = re.compile(r"`[^`\n]+`|```.*?```", re.DOTALL)  # what a page sets in code
 
 
@@ -117,6 +118,15 @@ def test_every_setting_exists(page: Path) -> None:
             assert name in known, f"{shown(page)}: {name}"
 
 
+def test_the_training_step_of_the_readme_is_that_of_the_code() -> None:
+    (step,) = re.findall(r"The loop is `timemaster/grpo.py`:\n\n```\n(.*?)```", text_of(ROOT / "README.md"), re.DOTALL)
+    code = text_of(ROOT / "timemaster" / "grpo.py").partition("def train(")[2]
+    calls = re.findall(r"^([\w.]+\()", step, re.MULTILINE)
+    assert len(calls) == step.count("\n")
+    places = [code.find(call) for call in calls]
+    assert -1 not in places, f"{calls[places.index(-1)]} is not in grpo.py"
+
+
 def test_the_start_page_lists_every_page() -> None:
     listed = set(LINK.findall(text_of(DOCS / "README.md")))
     assert {page.name for page in DOCS.glob("*.md")} - {"README.md"} <= listed
@@ -128,15 +138,34 @@ def test_every_subcommand_is_described() -> None:
 
 
 def test_the_reasons_why_a_rollout_ends_are_described() -> None:
-    text = text_of(DOCS / "environments.md")
-    assert not [name for name, why in FINISH_REASONS.items() if f"| `{name}` | {why} |" not in text]
+    _, _, table = text_of(DOCS / "environments.md").partition("| `rollout.finish_reason` | why |")
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*FINISH_REASONS]
+
+
+def run_file(page: str, name: str) -> dict[str, Any]:
+    """What the code block of a page defines whose first line names its file."""
+    (code,) = re.findall(rf"```python\n# {name}\n(.*?)```", text_of(DOCS / page), re.DOTALL)
+    made: dict[str, Any] = {}
+    exec(compile(code, name, "exec", dont_inherit=True), made)
+    return made
+
+
+def test_the_new_kind_of_task_is_measured_and_rewarded() -> None:
+    task = run_file("tasks.md", "height.py")["TASK"]
+    example = Example(id="a", messages=[], answer="0.5", data_source="height")
+    texts = ("It is <value>0.75</value>", "It is high")
+    found = [task.evaluation.outside_answer(example, text, task.evaluation.read(text)) for text in texts]
+    assert [answer.numbers["error"] for answer in found] == [0.25, 1.0]  # |0.75 - 0.5|; not read
+    empty: dict[str, Any] = {name: [] for name in ("token_ids", "mask", "logprobs", "versions", "media")}
+    rollouts = [Rollout(id="a", text=text, finish_reason="stop", **empty) for text in texts]
+    assert [task.rewards[0].fn(rollout, example) for rollout in rollouts] == [0.75, 0.0]  # 1 - 0.25
+    assert task.evaluation.test_name == "sign-flip permutation test"
 
 
 def test_the_environment_of_the_page_computes() -> None:
-    (code,) = re.findall(r"```python\n# calculator.py\n(.*?)```", text_of(DOCS / "environments.md"), re.DOTALL)
-    made: dict[str, Any] = {}
-    exec(compile(code, "calculator.py", "exec", dont_inherit=True), made)
-    one = made["Calculator"](Example(id="a", messages=[], answer="3", data_source="sums"))
+    one = run_file("environments.md", "calculator.py")["Calculator"](
+        Example(id="a", messages=[], answer="3", data_source="sums")
+    )
     reply = one.step(Turn(kind="sampled", text="So <sum>1 2</sum>.", stop="</sum>", overshoot="."))
     assert [part.text for part in reply.parts] == ["<result>3</result>"]
     assert (reply.done, reply.numbers, reply.error) == (False, {"calls": 1.0}, "")
@@ -145,6 +174,21 @@ def test_the_environment_of_the_page_computes() -> None:
     one.close()
 
 
-def test_the_imports_of_the_installation_page_work() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", text_of(DOCS / "installation.md"), re.DOTALL)
+def test_the_reward_parts_of_the_page_are_valid() -> None:
+    (code,) = re.findall(r"```python\n(rewards = .*?)```", text_of(DOCS / "rewards.md"), re.DOTALL)
+
+    def length(rollout: Rollout, example: Example) -> float:
+        return float(len(rollout.text))
+
+    def bonus(rollout: Rollout, example: Example, parts: dict[str, float]) -> float:
+        return parts["accuracy"] * parts["format"]
+
+    made: dict[str, Any] = {"LABELS": ("Desktop", "Laptop"), "length": length, "graded": length, "bonus": bonus}
+    exec(f"from timemaster import *\n{code}", made)
+    check_parts(made["rewards"])
+
+
+@pytest.mark.parametrize("page", ["installation.md", "settings.md"])
+def test_the_python_of_the_page_runs(page: str) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", text_of(DOCS / page), re.DOTALL)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
