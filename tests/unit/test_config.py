@@ -13,16 +13,17 @@ import pytest
 import torch
 import yaml
 
+from timemaster.algo.advantages import ADVANTAGES, group_advantages
 from timemaster.algo.losses import POLICY_LOSSES, LossInputs, LossResult, policy_loss
 from timemaster.cli import literal, read_settings, schema
-from timemaster.config import ActorConfig, Config
+from timemaster.config import ActorConfig, AlgorithmConfig, Config
 from timemaster.config.help import help_text, typed
 from timemaster.config.keys import all_settings, get, with_settings
 from timemaster.config.registries import ENGINES, SINKS, load
 from timemaster.config.resolve import resolve
 from timemaster.fields import above, setting
 from timemaster.run.folder import write_config
-from timemaster.types import InputError
+from timemaster.types import Example, Group, InputError, Rollout, Score
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = [*(item.name for item in fields(Config())), "actor.optim", "data.numeric"]
@@ -250,6 +251,27 @@ def test_a_loss_with_a_coefficient_is_one_function_one_line_and_one_field(monkey
     assert float(loss) == pytest.approx((1.5 + 1.0) / 2)  # the weight of the first token would be e = 2.7
     with pytest.raises(InputError, match=r"actor\.weight_ceiling=0\.0: must be greater than 0"):
         resolve(composed(*typed_in, "actor.weight_ceiling=0", section=Settings), "sft")
+
+
+@dataclass(kw_only=True, slots=True)
+class Scaled(AlgorithmConfig):
+    advantage_scale: float = setting(3.0, "factor of every advantage")  # in the library: a field of AlgorithmConfig
+
+
+def test_an_advantage_with_a_coefficient_is_one_function_one_line_and_one_field(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ADVANTAGES, "scaled", lambda scores, cfg: [cfg.advantage_scale * score for score in scores])
+    cfg = with_settings(VALID, {"algorithm": Scaled(adv_estimator="scaled")})
+    rollouts = [
+        Rollout(
+            id="r", token_ids=[], mask=[], logprobs=[], versions=[], media=[], text="", finish_reason="stop",
+            score=Score(total=total, parts={}),
+        )
+        for total in (0.0, 2.0)
+    ]  # fmt: skip
+    group = Group(Example(id="r", messages=[], answer="", data_source=""), rollouts)
+    assert group_advantages(group, resolve(cfg, "grpo").algorithm, "group") == [0.0, 6.0]
 
 
 @pytest.mark.parametrize("path", [*ENGINES.values(), *SINKS.values()])
