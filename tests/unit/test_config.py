@@ -6,7 +6,7 @@ import ast
 import copy
 import subprocess
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pytest
@@ -262,7 +262,7 @@ def test_an_advantage_with_a_coefficient_is_one_function_one_line_and_one_field(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(ADVANTAGES, "scaled", lambda scores, cfg: [cfg.advantage_scale * score for score in scores])
-    cfg = with_settings(VALID, {"algorithm": Scaled(adv_estimator="scaled")})
+    cfg = replace(VALID, algorithm=Scaled(adv_estimator="scaled"))
     rollouts = [
         Rollout(
             id="r", token_ids=[], mask=[], logprobs=[], versions=[], media=[], text="", finish_reason="stop",

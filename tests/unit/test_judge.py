@@ -23,7 +23,7 @@ from tests.servers import Answer, ChatServer, completion, cutting, dripping, fai
 from timemaster.algo.advantages import group_advantages, to_samples
 from timemaster.config import AlgorithmConfig, Config
 from timemaster.config.resolve import resolve
-from timemaster.grpo import measure, mini_batches
+from timemaster.grpo import mini_batches, step_metrics
 from timemaster.judge import (
     Budget,
     BudgetSpent,
@@ -808,10 +808,10 @@ def test_a_step_that_the_judge_left_unknown_teaches_nothing_and_has_no_mean() ->
     cfg.actor.ppo_mini_batch_size, cfg.actor.ppo_epochs = 1, 2
     assert mini_batches(cfg, learnt) == [learnt[1], learnt[1]]
     assert mini_batches(cfg, learnt[:1]) == []
-    alone = measure(groups[:1], [], 1.0)
+    alone = step_metrics(groups[:1], [], 1.0, {})
     assert alone["reward/unknown"] == 2
     assert not alone.keys() & {"reward/mean", "reward/zero_spread_groups", "reward/accuracy"}
-    both = measure(groups, [], 1.0)
+    both = step_metrics(groups, [], 1.0, {})
     assert (both["reward/mean"], both["reward/zero_spread_groups"], both["reward/unknown"]) == (0.5, 1.0, 2)
 
 

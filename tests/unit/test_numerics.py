@@ -15,7 +15,7 @@ from tests.helpers import full, random_samples, trained_tokens
 from timemaster.algo.advantages import AlgorithmConfig, group_advantages, grpo, to_samples
 from timemaster.algo.losses import LossConfig, LossInputs, difference, k3, policy_loss, ppo_clip
 from timemaster.algo.token_metrics import add_up, means
-from timemaster.sft import measure
+from timemaster.sft import step_metrics
 from timemaster.tokens.plan import spread
 from timemaster.types import Example, Group, InputError, Rollout, Sample, Score
 
@@ -195,8 +195,8 @@ def test_each_source_has_its_own_supervised_loss(setting) -> None:
     for source, own in alone.items():
         for name in ("loss", "entropy"):
             assert found[f"{name}@{source}"] == pytest.approx(loss(own, [4])[name], rel=1e-5)
-    assert measure(mixed, found, 1.0).keys() >= {"sft/loss", "sft/loss@a", "sft/entropy@b"}
-    assert not [name for name in measure(alone["a"], loss(alone["a"], [4]), 1.0) if "@" in name]
+    assert step_metrics(mixed, found, 1.0).keys() >= {"sft/loss", "sft/loss@a", "sft/entropy@b"}
+    assert not [name for name in step_metrics(alone["a"], loss(alone["a"], [4]), 1.0) if "@" in name]
 
 
 def test_a_rank_without_samples_joins_in_and_counts_nothing(setting) -> None:
