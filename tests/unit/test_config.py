@@ -6,6 +6,7 @@ import ast
 import copy
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -287,8 +288,16 @@ def dotted(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
+def binds(node: ast.AST) -> bool:
+    """Whether a node gives a name its value."""
+    return isinstance(node, ast.arg) or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+
+
 def keys_read(function: ast.AST) -> set[str]:
-    """The keys a function reads: cfg.rollout.n, or r.n where it says `r = cfg.rollout` or takes `r: RolloutConfig`."""
+    """The keys a function reads: cfg.rollout.n, or r.n where it says `r = cfg.rollout` or takes `r: RolloutConfig`.
+
+    A name that gets another value in the same function counts for nothing.
+    """
     sections = {kind.__name__: key for key in SECTIONS for kind in type(get(Config(), key)).__mro__[:-1]}
     local: dict[str, str] = {}
 
@@ -306,6 +315,8 @@ def keys_read(function: ast.AST) -> set[str]:
             local |= {
                 name.id: key(value) for name, value in pairs if isinstance(name, ast.Name) and key(value) in SECTIONS
             }
+    bound = Counter(node.arg if isinstance(node, ast.arg) else node.id for node in nodes if binds(node))
+    local = {name: section for name, section in local.items() if bound[name] == 1}
     return {key(node) for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
 
 
@@ -319,6 +330,7 @@ def test_keys_read_sees_reads_and_nothing_else() -> None:
     assert keys("def f(cfg: LossConfig):\n    return cfg.kl_loss_coef") == {"actor.kl_loss_coef"}
     assert keys("def f(j: JudgeConfig):\n    return j.timeout") == {"judge.timeout"}  # not reward.timeout
     assert keys("cfg = self.cfg.model\ncfg.path") == {"model.path"}
+    assert keys("r = cfg.rollout\nr = other\nr.n") == set()
     assert keys("# cfg.rollout.n\n'cfg.rollout.n'\nother.n\nspec.rollout.n\ncfg.rollout.n = 1") == set()
 
 
