@@ -1,4 +1,4 @@
-"""What a run prepares before it starts: input checks, rows and their tokens, engine settings, a first report."""
+"""What a run prepares before it starts: checks of its inputs, rows, their tokens, engine settings."""
 
 from __future__ import annotations
 
