@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 from timemaster.cli import launch
 from timemaster.config import Config
-from timemaster.metrics.answers import own_accuracy
+from timemaster.metrics.summary import shown_in_training, training_numbers
 from timemaster.types import InputError
 
 if TYPE_CHECKING:
+    from timemaster.metrics.summary import Evaluations
     from timemaster.run.folder import Run, StepPlan
     from timemaster.tokens.render import Renderer
     from timemaster.types import Group, PromptRow, Sample
@@ -67,7 +68,7 @@ def train(cfg: Config) -> None:
             if updates:
                 with run.phase("sync"):
                     workers.sync_weights()
-            metrics = step_metrics(groups, updates, sum(run.seconds.values())) | workers.peak_memory()
+            metrics = step_metrics(groups, updates, sum(run.seconds.values()), run.evaluations) | workers.peak_memory()
             run.write_rollouts(step, groups, advantages)
             try:
                 if val_rows and validation_due(cfg, step, plan.total):
@@ -169,18 +170,20 @@ def mini_batches(cfg: Config, samples: list[list[Sample]]) -> list[list[Sample]]
     return [batch for batch in batches if batch] * cfg.actor.ppo_epochs
 
 
-def step_metrics(groups: list[Group], updates: list[dict[str, float]], seconds: float) -> dict[str, float]:
+def step_metrics(
+    groups: list[Group], updates: list[dict[str, float]], seconds: float, evaluations: Evaluations
+) -> dict[str, float]:
     """A step's metrics. `seconds`: what it took, for the throughput.
 
     The log-prob difference is that of the first update: later ones train a policy that differs from the one that
     sampled.
     """
-    metrics = rollout_metrics(groups)
+    metrics = rollout_metrics(groups, evaluations)
     num_tokens = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
     metrics["throughput/tokens_per_second"] = num_tokens / seconds
     sources = sorted({group.example.data_source for group in groups})
     for source in sources if len(sources) > 1 else []:
-        own = rollout_metrics([group for group in groups if group.example.data_source == source])
+        own = rollout_metrics([group for group in groups if group.example.data_source == source], evaluations)
         metrics |= {f"{name}@{source}": value for name, value in own.items()}
     for key in sorted({key for update in updates for key in update} - {"update_seconds"}):
         name, at, source = key.partition("@")
@@ -193,7 +196,7 @@ def step_metrics(groups: list[Group], updates: list[dict[str, float]], seconds: 
     return metrics
 
 
-def rollout_metrics(groups: list[Group]) -> dict[str, float]:
+def rollout_metrics(groups: list[Group], evaluations: Evaluations) -> dict[str, float]:
     """Rewards and lengths of rollouts. Of a score with unknown parts, only the known parts are counted, by name."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     scores = [rollout.score for rollout in rollouts if rollout.score is not None]
@@ -212,17 +215,15 @@ def rollout_metrics(groups: list[Group]) -> dict[str, float]:
         metrics["reward/zero_spread_groups"] = fmean(len(own) == 1 for own in totals if own)
     for name in sorted({name for score in scores for name in score.parts}):
         metrics[f"reward/{name}"] = fmean(score.parts[name] for score in scores if name in score.parts)
-    own = [value for score in scores if (value := own_accuracy(score.parts)) is not None]
-    if own:
-        metrics.setdefault("reward/accuracy", fmean(own))
-    return metrics
+    return training_numbers(groups, evaluations) | metrics
 
 
 def shown_metrics(run: Run) -> list[str]:
     """The metrics that the console shows after a step, as far as the step has them."""
     parts = [f"reward/{part.name}" for task in run.tasks.values() for part in task.rewards]
     others = ["actor/kl", "actor/entropy", "response/tokens_mean", "rollout/logprob_diff_mean"]
-    return ["reward/mean", *dict.fromkeys(parts), *others, "throughput/tokens_per_second"]
+    names = dict.fromkeys([*shown_in_training(run.evaluations), *parts])
+    return ["reward/mean", *names, *others, "throughput/tokens_per_second"]
 
 
 def check_logprob_difference(cfg: Config, step: int, metrics: dict[str, float]) -> None:
