@@ -219,13 +219,13 @@ class Workers:
             for k, share in dispatcher.first_calls():
                 calls[k].append(self.engines[k].advance.remote(share))
             while working := [k for k, own in enumerate(calls) if own]:
-                first, progress = first_result([calls[k][0] for k in working], self._names)
+                first, report = first_result([calls[k][0] for k in working], self._names)
                 engine = working[first]
                 calls[engine].popleft()
-                following = dispatcher.next_call(engine, progress)
+                following = dispatcher.next_call(engine, report)
                 if following is not None:
                     calls[engine].append(self.engines[engine].advance.remote(following))
-                yield from progress.groups
+                yield from report.groups
         finally:
             if any(calls):
                 for e in self.engines:
