@@ -218,7 +218,7 @@ class Workers:
         try:
             for k, share in dispatcher.first_calls():
                 calls[k].append(self.engines[k].advance.remote(share))
-            while working := [k for k, own in enumerate(calls) if own]:
+            while working := [k for k, open_calls in enumerate(calls) if open_calls]:
                 first, report = first_result([calls[k][0] for k in working], self._names)
                 engine = working[first]
                 calls[engine].popleft()
@@ -238,7 +238,7 @@ class Workers:
         plan = self._plan(samples)
         self._trainer_turn()
         shares = _micro_batches(plan, samples)
-        results = self._get([t.logprobs.remote(own, which) for t, own in zip(self.trainers, shares, strict=True)])
+        results = self._get([t.logprobs.remote(share, which) for t, share in zip(self.trainers, shares, strict=True)])
         out: list[list[float]] = [[] for _ in samples]
         for micros, values in zip(plan, results, strict=True):
             for micro, rows in zip(micros, values, strict=True):
@@ -251,20 +251,22 @@ class Workers:
         self.updates_done += 1
         self._trainer_turn()
         shares, count = self._shares(samples), _num_trained_tokens(samples)
-        return self._get([t.update.remote(own, count) for t, own in zip(self.trainers, shares, strict=True)])[0]
+        return self._get([t.update.remote(share, count) for t, share in zip(self.trainers, shares, strict=True)])[0]
 
     def update_sft(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One supervised optimizer step. Returns as `update`."""
         self.updates_done += 1
         self._trainer_turn()
         shares, count = self._shares(samples), _num_trained_tokens(samples)
-        return self._get([t.update_sft.remote(own, count) for t, own in zip(self.trainers, shares, strict=True)])[0]
+        return self._get([t.update_sft.remote(share, count) for t, share in zip(self.trainers, shares, strict=True)])[0]
 
     def evaluate_sft(self, samples: Sequence[Sample]) -> dict[str, float]:
         """The supervised loss, without an update."""
         self._trainer_turn()
         shares, count = self._shares(samples), _num_trained_tokens(samples)
-        return self._get([t.evaluate_sft.remote(own, count) for t, own in zip(self.trainers, shares, strict=True)])[0]
+        return self._get([t.evaluate_sft.remote(share, count) for t, share in zip(self.trainers, shares, strict=True)])[
+            0
+        ]
 
     def sync_weights(self, verify: bool = False) -> None:
         """Push the trained weights to every engine.
@@ -324,8 +326,7 @@ class Workers:
         if self._reaper:
             stop_reaper(self._reaper)
 
-    # ---- turns on shared GPUs: each verb first asks for its turn; where the pools have their own devices, nothing
-    # happens
+    # ---- turns on shared GPUs: each verb first asks for its turn. Without shared GPUs nothing happens.
 
     def _trainer_turn(self) -> None:
         """Give the GPUs to the trainer: engines sleep, and what waited in host memory comes back."""

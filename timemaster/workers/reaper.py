@@ -39,14 +39,14 @@ def stop_reaper(reaper: subprocess.Popen[bytes]) -> None:
 
 def processes_of(driver: int, session: Path) -> set[psutil.Process]:
     """The children of `driver` whose command names the session, with all of their descendants."""
-    found: set[psutil.Process] = set()
+    processes: set[psutil.Process] = set()
     try:
         for child in psutil.Process(driver).children():
             if child.pid != os.getpid() and any(session.name in argument for argument in child.cmdline()):
-                found |= {child, *child.children(recursive=True)}
+                processes |= {child, *child.children(recursive=True)}
     except psutil.NoSuchProcess:
         pass  # it ended after it was listed
-    return found
+    return processes
 
 
 def end(processes: set[psutil.Process], session: Path) -> None:
