@@ -250,23 +250,21 @@ class Workers:
         """One optimizer step of the policy on a mini-batch. Returns per-token means, by name and name@data_source."""
         self.updates_done += 1
         self._trainer_turn()
-        shares, count = self._shares(samples), _num_trained_tokens(samples)
-        return self._get([t.update.remote(share, count) for t, share in zip(self.trainers, shares, strict=True)])[0]
+        count = _num_trained_tokens(samples)
+        return self._get([t.update.remote(micros, count) for t, micros in self._shares(samples)])[0]
 
     def update_sft(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One supervised optimizer step. Returns as `update`."""
         self.updates_done += 1
         self._trainer_turn()
-        shares, count = self._shares(samples), _num_trained_tokens(samples)
-        return self._get([t.update_sft.remote(share, count) for t, share in zip(self.trainers, shares, strict=True)])[0]
+        count = _num_trained_tokens(samples)
+        return self._get([t.update_sft.remote(micros, count) for t, micros in self._shares(samples)])[0]
 
     def evaluate_sft(self, samples: Sequence[Sample]) -> dict[str, float]:
         """The supervised loss, without an update."""
         self._trainer_turn()
-        shares, count = self._shares(samples), _num_trained_tokens(samples)
-        return self._get([t.evaluate_sft.remote(share, count) for t, share in zip(self.trainers, shares, strict=True)])[
-            0
-        ]
+        count = _num_trained_tokens(samples)
+        return self._get([t.evaluate_sft.remote(micros, count) for t, micros in self._shares(samples)])[0]
 
     def sync_weights(self, verify: bool = False) -> None:
         """Push the trained weights to every engine.
@@ -379,9 +377,9 @@ class Workers:
         max_tokens, padded = micro_batch_tokens(self.cfg, self.device), not self.cfg.actor.use_remove_padding
         return spread(samples, len(self.trainers), max_tokens, padded)
 
-    def _shares(self, samples: Sequence[Sample]) -> list[list[list[Sample]]]:
-        """The micro-batches of each rank."""
-        return _micro_batches(self._plan(samples), samples)
+    def _shares(self, samples: Sequence[Sample]) -> list[tuple[Any, list[list[Sample]]]]:
+        """Each trainer rank with its micro-batches."""
+        return list(zip(self.trainers, _micro_batches(self._plan(samples), samples), strict=True))
 
     def _get(self, calls: list[Any]) -> list[Any]:
         """Results in the order of `calls`. Raises at the first failure, and names the process and the cause."""
