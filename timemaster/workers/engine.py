@@ -48,7 +48,7 @@ class EngineRank:
         self.loop = RolloutLoop(
             engine=self.engine,
             renderer=Renderer(cfg.model.path, vision),
-            score=make_scorer(tasks, cfg.reward).submit,
+            score=make_scorer(tasks, cfg.reward).start_group,
             respond=lambda example: tasks[example.data_source].respond if example.data_source in tasks else None,
             max_model_len=spec.max_model_len,
         )
