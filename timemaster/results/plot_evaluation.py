@@ -51,7 +51,7 @@ def picture_title(about: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     low, high = headline.ci95
     return (
         f"{about['rows']} rows {when}, {how_sampled(**about['sampling'])}{blank}\n"
-        f"{headline.number.label} {headline.value:.3f} of {headline.n} rows{answers}, 95 %: {low:.3f} to {high:.3f}"
+        f"{headline.number.heading} {headline.value:.3f} of {headline.n} rows{answers}, 95 %: {low:.3f} to {high:.3f}"
     )
 
 
