@@ -74,6 +74,14 @@ class Prompt:
     media: list[Media]  # in the order of their placeholders
 
 
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """A dataset row that is to be answered. Example: PromptRow(example, prompt)"""
+
+    example: Example
+    prompt: Prompt  # of the example
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How an engine samples. Example: Sampling(n=8, temperature=1.0, max_tokens=256, seed=17)"""
@@ -189,3 +197,11 @@ class Sample:
     ref_logprobs: list[float] | None = None  # of the reference model, one per token; None without a KL term
     advantage: float = 1.0
     data_source: str = ""  # of the example
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """A dataset row that is trained on as it stands. Example: SampleRow(example, sample)"""
+
+    example: Example
+    sample: Sample  # of the example

@@ -22,7 +22,7 @@ from timemaster.data.store import plot_row, read_examples, write_rows
 from timemaster.data.stream import Mixture, make_stream
 from timemaster.results.baselines import classify
 from timemaster.results.modalities import token_costs
-from timemaster.run.inputs import in_numbers, load_jobs, read_rows
+from timemaster.run.inputs import in_numbers, load_prompts, read_rows
 from timemaster.series.numeric import as_numbers, write_series
 from timemaster.series.splits import Series
 from timemaster.tasks import load_task, load_tasks
@@ -148,7 +148,7 @@ def test_rows_that_are_too_long_must_leave_some_of_every_class(tmp_path: Path) -
     cfg.data.recipes, cfg.data.max_prompt_length = ["recipes.ctu"], 5
     file = write_data(tmp_path, DOUBLES, [[1.0]] * 4)
     with pytest.raises(InputError, match=r"All 1 rows of class 'Laptop' .* too long: raise data.max_prompt_length"):
-        load_jobs(cfg, [file], LongLaptops(), tmp_path)  # type: ignore[arg-type]
+        load_prompts(cfg, [file], LongLaptops(), tmp_path)  # type: ignore[arg-type]
 
 
 def test_the_other_readers_of_series_say_which_row_is_odd(tmp_path: Path) -> None:

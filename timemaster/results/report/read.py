@@ -16,6 +16,7 @@ import yaml
 from timemaster.metrics.answers import Answer, how_sampled
 from timemaster.metrics.classification import is_correct
 from timemaster.rewards import predict_label
+from timemaster.run.step_names import by_step
 from timemaster.series.labels import label_key
 from timemaster.types import InputError
 
@@ -193,8 +194,8 @@ def read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 def read_rollouts(folder: Path, limit: int, notes: list[str]) -> list[dict[str, Any]]:
     """The logged answers in the order of training. Beyond `limit` whole steps are left out, evenly."""
-    files = {int(p.stem[5:]): p for p in folder.glob("step_*.jsonl") if p.stem[5:].isdigit()}
-    steps = sorted(files)
+    files = by_step(folder, "step_*.jsonl")
+    steps = list(files)
     counts = [files[step].read_bytes().count(b"\n") for step in steps]  # a long run's text is more than fits in memory
     kept = [step for step, keep in zip(steps, thinned(counts, limit), strict=True) if keep]
     if len(kept) < len(steps):
