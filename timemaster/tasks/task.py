@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from timemaster.environments import EnvironmentSpec
 from timemaster.rewards import RewardPart, check_parts, predict_label
 from timemaster.series.labels import label_key
 from timemaster.series.numeric import DECIMALS
 from timemaster.series.plot import PlotStyle
 from timemaster.series.splits import Series
-from timemaster.types import Example, InputError, Message
+from timemaster.types import InputError
 
 IMAGE = "<image>"
 # 16 vision tokens, one colour a channel: what a model of a million parameters can learn to look at.
@@ -42,8 +43,7 @@ class Task:
     decimals: int = DECIMALS  # of a reading with data.modality=numeric: as many as keep the readings apart
     rewards: tuple[RewardPart, ...]
     explain: Callable[[Series, Task], str] | None = None  # true facts of a series that its plot shows
-    respond: Callable[[Example, str], list[Message] | None] | None = None  # next turns given the text so far; None ends
-    max_new_images: int = 0  # images that `respond` may add to one sequence
+    environment: EnvironmentSpec | None = None  # answers the policy's turns; None: one turn per rollout
     validation_fraction: float = 0.1  # of the train split, cut where `load` gives no "validation"
 
     def __post_init__(self) -> None:
@@ -55,8 +55,6 @@ class Task:
             raise InputError(f"Task {self.name!r}: validation_fraction is {self.validation_fraction}; 0 < it < 1.")
         if self.decimals < 0:
             raise InputError(f"Task {self.name!r}: decimals is {self.decimals}; give 0 or more.")
-        if self.max_new_images < 0:
-            raise InputError(f"Task {self.name!r}: max_new_images is {self.max_new_images}; give 0 or more.")
         if not self.rewards:
             raise InputError(f"Task {self.name!r}: rewards is empty; give at least one RewardPart.")
         try:
