@@ -6,6 +6,7 @@ A room imports only rooms that stand below it.
 from __future__ import annotations
 
 ROOMS: tuple[tuple[str, str], ...] = (
+    ("__main__.py", "the command `timemaster` and its subcommands"),
     ("grpo.py  sft.py  evaluate.py", "the jobs: each loop on one screen"),
     ("cli.py", "command line to typed settings; the only file that imports hydra"),
     ("results/", "predictions, comparison, baselines, pictures, summary; report/ is the page of a run"),

@@ -1,6 +1,6 @@
 """From the command line to a checked `Config`: the only file that imports hydra and omegaconf.
 
-    python -m timemaster.grpo data.recipes=recipes.ctu data.train_files=data/ctu_image/train.parquet ...
+    timemaster grpo data.recipes=recipes.ctu data.train_files=data/ctu_image/train.parquet ...
 
 Unknown keys and wrong types are errors. `--help` prints every setting with its default. Text is taken as it is typed,
 see `RULE`; all else is written as Hydra reads it.
@@ -80,10 +80,13 @@ def literal(arguments: Sequence[str]) -> list[str]:
 
 
 def launch(main: Callable[[Config], None], mode: str) -> None:
-    """Compose the configuration, check it for `mode` ("grpo" or "sft"), run `main`; turn user errors into messages."""
+    """Compose the configuration, check it for `mode` and run `main`. User errors become messages and exit codes.
+
+    `mode` is the subcommand: "grpo", "evaluate" or "sft".
+    """
     print_any_letter()
     if {"--help", "-h"} & set(sys.argv[1:]):
-        usage = f"python -m timemaster.{mode} KEY=VALUE ...\n\n{RULE}\nSettings with their defaults:\n\n"
+        usage = f"usage: timemaster {mode} KEY=VALUE ...\n\n{RULE}\nSettings with their defaults:\n\n"
         sys.stdout.write(usage + help_text(Config()))
         return
     import hydra
@@ -102,7 +105,7 @@ def launch(main: Callable[[Config], None], mode: str) -> None:
         try:
             cfg = OmegaConf.to_object(composed)
             assert isinstance(cfg, Config)
-            check(cfg, "eval" if cfg.trainer.val_only and mode == "grpo" else mode)
+            check(cfg, "sft" if mode == "sft" else "eval" if cfg.trainer.val_only else "grpo")
             main(cfg)
         except MissingMandatoryValue as error:
             log.error("%s: ??? is Hydra's mark for a value that is missing. Write ./??? for that path", error.full_key)

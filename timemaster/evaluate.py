@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from timemaster.config import Config
 from timemaster.data.store import count_rows
 from timemaster.metrics.answers import Prediction, how_sampled, summarise, summarise_samples
 from timemaster.models.folder import local_folder
-from timemaster.models.weights import HEAD, compare_weights, live_name, opened_weights, stored_shapes, weight_files
+from timemaster.models.weights import compare_weights, read_layers, stored_shapes
 from timemaster.results.predictions import write_predictions
 from timemaster.rollout.engines import resolve_engine
 from timemaster.run.folder import Run, full_disk, rollout_rows, write_config
@@ -145,20 +145,6 @@ def check_targets(folders: Sequence[str]) -> None:
     wanted = stored_shapes(first) if others else {}
     for model in others:
         compare_weights(model, stored_shapes(model), wanted)
-
-
-def read_layers(model: str) -> Iterator[list[tuple[str, Any]]]:
-    """The weights of a Hugging Face folder in portions of (name, tensor), for engines that run already."""
-    tied: list[tuple[str, Any]] = []
-    names: set[str] = set()
-    for path in weight_files(model):
-        with opened_weights(path, "pt") as file:
-            portion = [(live_name(name), file.get_tensor(name)) for name in sorted(file.keys())]
-        names |= {name for name, _ in portion}
-        tied += [(HEAD, tensor) for name, tensor in portion if name.endswith("embed_tokens.weight")]
-        yield portion
-    if HEAD not in names:
-        yield tied  # tied heads are kept under one name on disk, and as a copy in some engines
 
 
 def answer(cfg: Config, workers: Workers, jobs: Sequence[Job], version: int, label: str, n: int) -> list[Group]:

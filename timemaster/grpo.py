@@ -4,8 +4,8 @@ What it is: prompts go to the engines, scored groups come back, become advantage
 get the new weights. What it is not: it knows nothing of GPUs, tokens, images or files; see workers.py for how each verb
 is carried out, backends/fsdp.py for the update, algo/losses.py for the loss.
 
-    python -m timemaster.grpo --help
-    python -m timemaster.grpo trainer.val_only=true ...    evaluates instead (timemaster/evaluate.py)
+    timemaster grpo --help
+    timemaster evaluate ...    the same with trainer.val_only=true: evaluates instead (timemaster/evaluate.py)
 """
 
 from __future__ import annotations

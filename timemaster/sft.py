@@ -3,7 +3,7 @@
 Prompt and image tokens are context; the assistant's tokens and its end of turn are trained. One optimizer step takes
 data.train_batch_size rows.
 
-    python -m timemaster.sft data.train_files=data/ctu_image/sft.parquet model.path=... trainer.experiment_name=sft
+    timemaster sft data.train_files=data/ctu_image/sft.parquet model.path=... trainer.experiment_name=sft
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from timemaster.rewards import (
     tag_contents,
 )
 from timemaster.rewards.extension import GENERIC
-from timemaster.rewards.scoring import RESERVED
+from timemaster.rewards.reward_part import RESERVED
 from timemaster.types import Example, Group, InputError, Rollout, Score
 
 LABELS = ("Desktop", "Laptop")

@@ -116,8 +116,8 @@ def test_weights_that_are_missing_too_many_or_of_another_shape_are_named(tiny: s
     name = "model.layers.1.self_attn.k_proj.weight"  # of a weight that vLLM fuses: it would not miss it
     changes = {
         r"lacks model\.language_model\.layers\.1\.self_attn\.k_proj\.weight\. Copy": {name: None},
-        r"not asked for: model\.language_model\.layers\.2\.bias": {"model.layers.2.bias": torch.zeros(2)},
-        r"other shapes .*k_proj\.weight \(3, 4\) for \(\d+, \d+\)": {name: torch.zeros(3, 4)},
+        r"unexpected weights: model\.language_model\.layers\.2\.bias": {"model.layers.2.bias": torch.zeros(2)},
+        r"unexpected shapes: .*k_proj\.weight \(3, 4\) for \(\d+, \d+\)": {name: torch.zeros(3, 4)},
     }
     for k, (message, change) in enumerate(changes.items()):
         with pytest.raises(InputError, match=message):

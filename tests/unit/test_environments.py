@@ -123,7 +123,7 @@ def loop_of(
 ) -> RolloutLoop:
     scorer = Scorer(lambda example: [RewardPart("own", 1.0, reward or (lambda rollout, example: 1.0))], "raise", 2)
     return RolloutLoop(
-        engine=engine, renderer=renderer, score=scorer.submit, environment=lambda example: spec, max_model_len=256
+        engine=engine, renderer=renderer, score=scorer.start_group, environment=lambda example: spec, max_model_len=256
     )
 
 

@@ -228,7 +228,6 @@ def test_a_rank_without_samples_joins_in_and_counts_nothing(setting) -> None:
 def test_logprobs_equal_transformers_own_forward(setting) -> None:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from timemaster.models.vision import banned_token_ids, grid_thw
     from timemaster.tokens.batch import Collator
 
     backend, samples = setting
@@ -240,11 +239,10 @@ def test_logprobs_equal_transformers_own_forward(setting) -> None:
         with torch.no_grad():
             logits = model(
                 input_ids=ids,
-                pixel_values=torch.cat([backend.collate.pixels.get(m) for m in sample.media]),
-                image_grid_thw=torch.tensor([grid_thw(m, backend.spec) for m in sample.media]),
+                **backend.collate([sample]).images.inputs,
                 mm_token_type_ids=(ids == backend.spec.image_token_id).int(),
             ).logits
-        logits[..., banned_token_ids(backend.spec)] = -torch.inf
+        logits[..., list(backend.spec.banned_token_ids)] = -torch.inf
         reference = logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])[:, 0]
         expected = [float(reference[i - 1]) for i, trained in enumerate(sample.mask) if trained]
         assert values == pytest.approx(expected, abs=2e-5)

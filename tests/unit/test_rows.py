@@ -159,7 +159,7 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(
         with pytest.raises(InputError, match=f"no such folder.*hf download OWNER/NAME --local-dir {re.escape(path)}$"):
             load_model_config(path)
     (tmp_path / "model").mkdir()
-    with pytest.raises(InputError, match=f"write the folder out, '{tmp_path}/model'"):
+    with pytest.raises(InputError, match=f"Write '{tmp_path}/model'"):
         load_model_config("~/model")
 
 

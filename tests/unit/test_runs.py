@@ -18,7 +18,7 @@ from timemaster.config import Config, RewardConfig
 from timemaster.evaluate import validation_metrics
 from timemaster.judge import Budget, Chat, Endpoint, Judge, Rubric, Store, set_judge, the_judge
 from timemaster.metrics.answers import UNPARSED, Prediction, summarise, wilson
-from timemaster.models.weights import live_name, published_name
+from timemaster.models.family import default_family
 from timemaster.rewards import RewardPart, Scorer
 from timemaster.rollout.loop import RolloutLoop
 from timemaster.rollout.progress import stable_seed
@@ -160,8 +160,9 @@ def test_what_another_node_wrote_may_appear_late_on_a_shared_disk(tmp_path: Path
 
 @pytest.mark.parametrize("name", ["visual.merger.mlp.0.weight", "model.layers.3.mlp.up_proj.weight", "lm_head.weight"])
 def test_published_and_live_names_are_inverse(name: str) -> None:
-    assert published_name(live_name(name)) == name
-    assert live_name(live_name(name)) == live_name(name)
+    family = default_family()
+    assert family.published_name(family.live_name(name)) == name
+    assert family.live_name(family.live_name(name)) == family.live_name(name)
 
 
 # ---- the turn loop, with an engine of ten lines
@@ -205,7 +206,7 @@ def loop(renderer, engine) -> RolloutLoop:
 
     scorer = Scorer(lambda example: [RewardPart("length", 1.0, length)], "raise", num_threads=2)
     return RolloutLoop(
-        engine=engine, renderer=renderer, score=scorer.submit, environment=lambda example: None, max_model_len=256
+        engine=engine, renderer=renderer, score=scorer.start_group, environment=lambda example: None, max_model_len=256
     )
 
 
@@ -250,7 +251,7 @@ def test_the_judge_is_asked_while_others_still_decode(renderer, tmp_path: Path) 
         examples = [question(f"row {i}", [picture(i)], f"Which of {i}?") for i in range(3)]
         scorer = Scorer(lambda example: [RewardPart("graded", 1.0, graded)], "raise", num_threads=2)
         graded_loop = loop(renderer, engine)
-        graded_loop.score = scorer.submit
+        graded_loop.score = scorer.start_group
         groups = graded_loop.run(
             [(example, renderer.prompt(example)) for example in examples], Sampling(n=1, max_tokens=8), 0, "s"
         )

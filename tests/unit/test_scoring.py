@@ -102,7 +102,7 @@ class Bench:
         self.scorer, model = Scorer(lambda _: parts, on_error, num_threads, timeout), OneWord()
         SCORERS.append(self.scorer)
         self.loop = RolloutLoop(
-            engine=model, renderer=model, score=self.scorer.submit, environment=lambda _: None, max_model_len=99
+            engine=model, renderer=model, score=self.scorer.start_group, environment=lambda _: None, max_model_len=99
         )  # type: ignore[arg-type]
 
     def run(self, *names: str) -> list[Group]:
@@ -265,12 +265,26 @@ def reward_that(misbehave: Callable[[], Any]) -> Callable[[Rollout, Example], An
     return async_reward if asyncio.iscoroutinefunction(misbehave) else reward
 
 
+def batched_that(misbehave: Callable[[], Any]) -> Callable[[list[Rollout], Example], Any]:
+    def reward(group: list[Rollout], example: Example) -> Any:
+        return [misbehave() if example.answer == "bad" else 1.0 for _ in group]
+
+    async def async_reward(group: list[Rollout], example: Example) -> Any:
+        return [await misbehave() if example.answer == "bad" else 1.0 for _ in group]
+
+    return async_reward if asyncio.iscoroutinefunction(misbehave) else reward
+
+
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # on a loop that a reward has closed
 @pytest.mark.parametrize("on_error", ["zero", "raise"])
-@pytest.mark.parametrize("name", [*FAILS, *HANGS])
-def test_a_reward_that_misbehaves_ends_as_documented(name: str, on_error: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "form"), [*((name, reward_that) for name in FAILS | HANGS), *((name, batched_that) for name in FAILS)]
+)
+def test_a_reward_that_misbehaves_ends_as_documented(
+    name: str, form: Callable[[Callable[[], Any]], Callable[..., Any]], on_error: str
+) -> None:
     misbehave, says = (FAILS | HANGS)[name]
-    bench = Bench(reward_that(misbehave), on_error, timeout=1.0 if name in HANGS else 60.0)
+    bench = Bench(form(misbehave), on_error, timeout=1.0 if name in HANGS else 60.0)
     if on_error == "raise":
         with pytest.raises(InputError, match=f"(?s)Reward part 'own' failed on example 'test.parquet:bad': .*({says})"):
             bench.run("good", "bad", "fine")

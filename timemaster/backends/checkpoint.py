@@ -24,7 +24,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timemaster.models.weights import published_name
 from timemaster.types import InputError
 
 if TYPE_CHECKING:
@@ -79,12 +78,12 @@ def export_huggingface(backend: FsdpBackend, weights: dict[str, Any], folder: st
     config = model.config.__class__.from_dict(model.config.to_dict())
     config.dtype = backend.dtype
     Path(folder).mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict({published_name(n): t.contiguous() for n, t in weights.items()}, folder)
-    config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
+    save_torch_state_dict({backend.family.published_name(n): t.contiguous() for n, t in weights.items()}, folder)
+    config.architectures = [backend.family.model_class().__name__]
     config.save_pretrained(folder)
     processor = AutoProcessor.from_pretrained(backend.cfg.model.path)
     data = backend.cfg.data  # who loads the export must see images as large as the run did
-    processor.image_processor.size = {"shortest_edge": data.min_pixels, "longest_edge": data.max_pixels}
+    processor.image_processor.size = backend.family.processor_size(data.min_pixels, data.max_pixels)
     processor.save_pretrained(folder)
     try:
         GenerationConfig.from_pretrained(backend.cfg.model.path).save_pretrained(folder)

@@ -26,7 +26,7 @@ from timemaster.backends.offload import HostCopies
 from timemaster.backends.policy import Policy
 from timemaster.config import Config, attention, compute_dtype, head_dtype
 from timemaster.models.folder import load_model_config
-from timemaster.models.vision import banned_token_ids, vision_spec
+from timemaster.models.vision import vision_spec
 from timemaster.models.weights import check_weights
 from timemaster.tokens.batch import Batch, Collator
 from timemaster.types import Sample
@@ -57,6 +57,7 @@ class FsdpBackend:
         self.dtype: torch.dtype = getattr(torch, clock_dtype)
         sizes = cfg.data.min_pixels, cfg.data.max_pixels
         self.spec = vision_spec(load_model_config(cfg.model.path), *sizes, clock_dtype)
+        self.family = self.spec.family
         self.policy = self._load(trained=True)
         self.reference = self._load(trained=False) if with_reference else None
         padded = not cfg.actor.use_remove_padding
@@ -70,12 +71,10 @@ class FsdpBackend:
         self.num_updates, self.updates_done = max(num_updates, 1), 0
 
     def _load(self, trained: bool) -> Policy:
-        from transformers import Qwen2_5_VLForConditionalGeneration
-
         cfg = self.cfg.model
         if trained:
             check_weights(cfg.path)
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        model = self.family.model_class().from_pretrained(
             cfg.path,
             dtype="auto",  # as stored, while every rank holds all of it
             attn_implementation=attention(self.cfg, self.device.type),
@@ -85,32 +84,33 @@ class FsdpBackend:
         frozen = cfg.freeze_vision_tower
         policy = Policy(
             model,
-            banned_token_ids(self.spec),
+            self.spec,
             train_vision=trained and not frozen,
             vision_is_sharded=not frozen,
             float32_logits=head_dtype(self.cfg, self.device.type) == "float32",
         )
         policy.requires_grad_(trained).train(trained)
         if frozen:
-            model.model.visual.requires_grad_(False)
+            model.get_submodule(self.family.vision_tower).requires_grad_(False)
         self._shard(policy, trained)
         if trained:
             policy.float()  # masters for the optimizer, shards by now; forward passes cast to self.dtype
         if frozen:
-            for parameter in model.model.visual.parameters():  # not buffers: rotary frequencies need their precision
-                parameter.data = parameter.data.to(self.dtype, copy=True)  # not views of a file: memory that can go
+            # Buffers keep their dtype: rotary frequencies need it.
+            for parameter in model.get_submodule(self.family.vision_tower).parameters():
+                parameter.data = parameter.data.to(self.dtype, copy=True)  # copied: a view would keep the whole file
         return policy.to(self.device)
 
     def _shard(self, policy: Policy, trained: bool) -> None:
-        model: Any = policy.model
+        model = policy.model
         mixed = MixedPrecisionPolicy(param_dtype=self.dtype, reduce_dtype=torch.float32)
         args: dict[str, Any] = {"mesh": self._mesh, "mp_policy": mixed}
-        if self.cfg.model.freeze_vision_tower:  # whole on every rank: ranks without images need not join
-            args["ignored_params"] = set(model.model.visual.parameters())
+        if self.cfg.model.freeze_vision_tower:  # whole on every rank: a rank without images skips the tower
+            args["ignored_params"] = set(model.get_submodule(self.family.vision_tower).parameters())
         else:
-            for block in model.model.visual.blocks:
+            for block in model.get_submodule(self.family.vision_blocks):
                 fully_shard(block, **args)
-        for layer in model.model.language_model.layers:
+        for layer in model.get_submodule(self.family.layers):
             fully_shard(layer, **args)
         fully_shard(policy, **args, reshard_after_forward=None if trained else True)
 
@@ -271,7 +271,7 @@ class FsdpBackend:
 
         `tied_head`: a head that is tied to the embeddings comes under its own name too.
         """
-        model: Any = self.policy.model
+        model = self.policy.model
         for unit, names in self._units(tied_head):
             unit.unshard()
             layer = [(name, model.get_parameter(name).detach().clone()) for name in names]
@@ -280,7 +280,7 @@ class FsdpBackend:
 
     def weight_shapes(self, tied_head: bool) -> list[tuple[str, tuple[int, ...]]]:
         """(name, shape) of what `weights` yields, in its order."""
-        model: Any = self.policy.model
+        model = self.policy.model
         return [(name, tuple(model.get_parameter(name).shape)) for _, names in self._units(tied_head) for name in names]
 
     def _units(self, tied_head: bool) -> list[tuple[FSDPModule, list[str]]]:
@@ -291,23 +291,17 @@ class FsdpBackend:
             if parameter.requires_grad:
                 owner = max((unit for unit in units if not unit or name.startswith(f"{unit}.")), key=len)
                 names.setdefault(owner, []).append(name.removeprefix("model."))
-        model: Any = self.policy.model
-        if tied_head and model.config.tie_word_embeddings:
-            names[""].append("lm_head.weight")
+        if tied_head and self.policy.model.config.tie_word_embeddings:
+            names[""].append(self.family.head)
         return [(units[owner], own) for owner, own in names.items()]
 
     def parameter_table(self) -> dict[str, tuple[int, bool]]:
         """(number of parameters, trained) of each part of the model."""
-        model: Any = self.policy.model
-        parts = {
-            "vision tower": model.model.visual.blocks,
-            "vision merger": model.model.visual.merger,
-            "vision patches": model.model.visual.patch_embed,
-            "language model": model.model.language_model.layers,
-            "embeddings": model.model.language_model.embed_tokens,
-        }
+        model = self.policy.model
+        parts = {name: model.get_submodule(path) for name, path in self.family.parts.items()}
+        parts["embeddings"] = model.get_input_embeddings()
         if not model.config.tie_word_embeddings:
-            parts["head"] = model.lm_head
+            parts["head"] = model.get_output_embeddings()
         return {
             name: (sum(p.numel() for p in part.parameters()), any(p.requires_grad for p in part.parameters()))
             for name, part in parts.items()

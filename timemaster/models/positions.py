@@ -14,7 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from timemaster.models.vision import VisionSpec, grid_thw, num_tokens, second_per_grid
+from timemaster.models.family import VisionSpec
+from timemaster.models.grid import grid_thw, second_per_grid
+from timemaster.models.vision import num_tokens
 from timemaster.types import InputError, Media
 
 

@@ -5,7 +5,7 @@ load it. Real architecture, small sizes, random weights with a standard deviatio
 steps. The byte-level BPE tokenizer is trained on the texts it is given and carries Qwen's special tokens; digits stay
 single, as in Qwen2.5.
 
-    python -m timemaster.models.tiny checkpoints/tiny --text-from data/italy_power_image/sft.parquet
+    timemaster tiny checkpoints/tiny --text-from data/italy_power_image/sft.parquet
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def texts_of(parquet: str | Path) -> list[str]:
 def main() -> None:
     """Command line."""
     print_any_letter()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(prog="timemaster tiny", description="Make a tiny Qwen2.5-VL without a download.")
     parser.add_argument("folder", help="where to write the model")
     parser.add_argument("--text-from", default="", help="parquet whose texts train the tokenizer")
     parser.add_argument("--hidden-size", type=int, default=128)

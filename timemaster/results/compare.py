@@ -1,6 +1,6 @@
 """One table of everything that was tried on a dataset: checkpoints, classical baselines, API models, published numbers.
 
-    python -m timemaster.results.compare recipes.ctu --data data/ctu_image --runs checkpoints/TimeMaster_CTU/RUN
+    timemaster compare recipes.ctu --data data/ctu_image --runs checkpoints/TimeMaster_CTU/RUN
         --baselines 1nn_euclid,1nn_dtw,rocket --zero-shot --few-shot 2 --base-url URL --model NAME
 
 writes outputs/compare/<task>/ with compare.md, compare.csv, compare.png and, of each baseline and API model, the
@@ -257,9 +257,7 @@ def _p(value: float) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    out = argparse.ArgumentParser(
-        prog="python -m timemaster.results.compare", description="One table of all that was tried."
-    )
+    out = argparse.ArgumentParser(prog="timemaster compare", description="One table of all that was tried.")
     out.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     out.add_argument("--data", required=True, help="its folder with train, validation and test.parquet")
     out.add_argument(

@@ -1,6 +1,6 @@
 """Plots against numbers: what two runs of one dataset, image and numeric, reached and what their prompts cost.
 
-    python -m timemaster.results.modalities IMAGE_RUN NUMERIC_RUN [--out DIR] [--tokens-of data/ctu_image/test.parquet]
+    timemaster modalities IMAGE_RUN NUMERIC_RUN [--out DIR] [--tokens-of data/ctu_image/test.parquet]
 
 Prints a table and writes modalities.json and modalities.png. `--tokens-of` also counts what the rows of a file cost at
 full length by the rules of Qwen2.5's tokenizer and image processor, whatever model the runs used, as numbers written
@@ -22,7 +22,7 @@ import yaml
 
 from timemaster.config import DataConfig, NumericConfig
 from timemaster.data.store import read_examples
-from timemaster.models.vision import num_tokens, vision_spec
+from timemaster.models.vision import default_vision_spec, num_tokens
 from timemaster.results.published import TOKEN_RATIO
 from timemaster.run.inputs import numeric_style
 from timemaster.series.numeric import series_of, write_series
@@ -66,7 +66,7 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
     ratio, if there is one.
     """
     tasks = load_tasks(find_recipes())
-    vision = vision_spec({"vision_config": {}}, min_pixels, DataConfig().max_pixels)  # as published
+    vision = default_vision_spec(min_pixels, DataConfig().max_pixels)
     examples, _ = read_examples([file], with_series=True)
     numbers, images = [], []
     for example in examples:
@@ -133,9 +133,7 @@ def main() -> None:
     from timemaster.results.plot_modalities import modalities_png
     from timemaster.system.console import setup_logging
 
-    parser = argparse.ArgumentParser(
-        prog="python -m timemaster.results.modalities", description="Plots against numbers."
-    )
+    parser = argparse.ArgumentParser(prog="timemaster modalities", description="Plots against numbers.")
     parser.add_argument("image_run", type=Path, help="run folder with data.modality=image, evaluated")
     parser.add_argument("numeric_run", type=Path, help="run folder with data.modality=numeric, evaluated")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for modalities.json and .png (default: here)")

@@ -1,14 +1,16 @@
 """The closing table of the quickstart, its summary.json and its picture.
 
-python -m timemaster.results.summary FOLDER
+timemaster summary FOLDER
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -106,11 +108,13 @@ def some_of_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return chosen
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table and write the files."""
     print_any_letter()
+    parser = argparse.ArgumentParser(prog="timemaster summary", description="The closing table of the quickstart.")
+    parser.add_argument("folder", type=Path, help="folder that quickstart.sh or small.sh made")
+    folder: Path = parser.parse_args(arguments).folder
     setup_logging()
-    folder = Path(*sys.argv[1:2])
     try:
         summary = collect(folder)
     except (InputError, OSError) as error:

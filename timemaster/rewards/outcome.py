@@ -1,10 +1,9 @@
-"""What a call of a reward came to: a number, several, unknown, or a failure."""
+"""Reading what a reward returned: a number, a dict of numbers, unknown, or one of these per rollout."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
 
@@ -13,18 +12,12 @@ NUM_SHOWN = 500  # characters of a judge's reason
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a call came to. Example: Outcome(value=1.0, more={"acc": 1.0})"""
+    """The outcome of one part for one rollout. Example: Outcome(value=1.0, more={"acc": 1.0})"""
 
     value: float = 0.0
-    more: Mapping[str, float] = field(default_factory=dict)  # further numbers that the reward gave, by name
-    unknown: str = ""  # why a judge could not settle it
-    failure: BaseException | None = None  # what was raised instead
-
-
-def settled_outcome(call: Future[Outcome]) -> Outcome:
-    """The outcome of a call that is done; what it raised is the outcome's failure."""
-    failure = call.exception()
-    return call.result() if failure is None else Outcome(failure=failure)
+    more: Mapping[str, float] = field(default_factory=dict)  # further numbers that the reward returned, by name
+    unknown: str = ""  # why the value could not be determined, by a judge for instance
+    failure: BaseException | None = None  # what was raised, or a TimeoutError
 
 
 def outcome_of(result: Any) -> Outcome:
@@ -40,6 +33,25 @@ def outcome_of(result: Any) -> Outcome:
         value=_number(result["score"], result),
         more={key: number for key, number in more.items() if number is not None},
     )
+
+
+def outcomes_of(result: Any, num_rollouts: int) -> list[Outcome]:
+    """What a batched reward returned: one value per rollout. Raises ValueError unless there are as many as rollouts. A
+    value that is no number is a failure of its rollout alone.
+    """
+    if isinstance(result, str | Mapping) or not (hasattr(result, "__len__") and hasattr(result, "__iter__")):
+        raise ValueError(f"a list of {num_rollouts} values is expected, one per rollout, got {result!r:.200}")
+    values = list(result)
+    if len(values) != num_rollouts:
+        raise ValueError(f"{num_rollouts} values are expected, one per rollout, got {len(values)}: {result!r:.200}")
+    return [_outcome_or_failure(value) for value in values]
+
+
+def _outcome_or_failure(value: Any) -> Outcome:
+    try:
+        return outcome_of(value)
+    except BaseException as error:  # of the user's objects
+        return Outcome(failure=error)
 
 
 def _number(value: Any, result: Any) -> float:

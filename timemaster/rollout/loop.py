@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from timemaster.environments import EnvironmentSpec
 from timemaster.rollout.engine import Engine
@@ -21,7 +21,15 @@ from timemaster.system.calls import CallsStuck, described
 from timemaster.tokens.render import Renderer
 from timemaster.types import Completion, Example, Group, InputError, Prompt, Rollout, Sampling, Score
 
-ScoreFn = Callable[[Rollout, Example], Future[Score]]  # starts to score; does not wait
+
+class Scoring(Protocol):
+    """What scores the rollouts of one prompt."""
+
+    def add(self, index: int, rollout: Rollout) -> Future[Score | None]:
+        """Start to score rollout number `index`, without waiting. The Future gives None for one with `failure`."""
+
+
+StartGroup = Callable[[Example, int], Scoring]  # given the example and the number of its rollouts
 SECONDS_TO_CLOSE = 10.0  # that `abandon` waits for environments
 
 
@@ -30,15 +38,16 @@ class _Ended:
     """A rollout that has ended, while it is scored and its environment is closed."""
 
     rollout: Rollout
-    score: Future[Score] | None  # None: the rollout has its score
+    score: Future[Score | None]
     closed: Future[None] | None  # None: it has no environment
 
     def is_settled(self) -> bool:
-        return all(future is None or future.done() for future in (self.score, self.closed))
+        return self.score.done() and (self.closed is None or self.closed.done())
 
     def scored(self) -> Rollout:
-        """Raises what a reward raised."""
-        return self.rollout if self.score is None else replace(self.rollout, score=self.score.result())
+        """Raises what a reward raised. A rollout that failed keeps the score that says so."""
+        score = self.score.result()
+        return self.rollout if score is None else replace(self.rollout, score=score)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +55,7 @@ class _Open:
     """A group in progress."""
 
     request: Request
+    scoring: Scoring
     answers: list[Progress]
     ended: dict[int, _Ended]  # by the number of the answer
 
@@ -64,7 +74,7 @@ class RolloutLoop:
         self,
         engine: Engine,
         renderer: Renderer,
-        score: ScoreFn,
+        score: StartGroup,
         environment: Callable[[Example], EnvironmentSpec | None],  # of an example's task; None: one turn only
         max_model_len: int,
     ) -> None:
@@ -82,7 +92,8 @@ class RolloutLoop:
         spec = self.environment(request.example)
         sampling = first_sampling(request, spec, self.max_model_len)
         answers = [Progress.start(request, k, sampling, spec) for k in range(sampling.n)]
-        self._open[request.key] = _Open(request=request, answers=answers, ended={})
+        scoring = self.score(request.example, sampling.n)
+        self._open[request.key] = _Open(request=request, scoring=scoring, answers=answers, ended={})
         self._decoding[str(request.key)] = answers
         self.engine.submit(str(request.key), request.prompt, sampling)
 
@@ -175,11 +186,12 @@ class RolloutLoop:
             failure = f"the environment of example {example.id!r} failed: {failure}"
         closed = self._environments.close(progress.environment) if progress.environment else None
         rollout = progress.rollout(reason, failure)
-        score = None if failure else self.score(rollout, example)
-        self._open[progress.request.key].ended[progress.answer] = _Ended(rollout, score, closed)
-        for future in (score, closed):
-            if future is not None:
-                self._announce(future, None)
+        group = self._open[progress.request.key]
+        score = group.scoring.add(progress.answer, rollout)
+        group.ended[progress.answer] = _Ended(rollout, score, closed)
+        self._announce(score, None)
+        if closed:
+            self._announce(closed, None)
 
     def _announce(self, future: Future[Any], what: Progress | None) -> None:
         """Have `advance` woken up when the future is done."""

@@ -19,8 +19,9 @@ from timemaster.backends.checkpoint import check_export
 from timemaster.config import Config, NumericConfig, compute_dtype, head_dtype, run_dir, world_size
 from timemaster.data.store import bad_row, check_labels, count_rows, read_examples, report_bad_rows, with_task_labels
 from timemaster.data.stream import Order, make_stream
+from timemaster.models.family import family_of
 from timemaster.models.folder import load_model_config, local_folder, pin
-from timemaster.models.vision import vision_spec
+from timemaster.models.vision import check_pixels, vision_spec
 from timemaster.models.weights import check_folder
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.engines import resolve_engine
@@ -40,6 +41,7 @@ def check_inputs(cfg: Config, files: list[str]) -> None:
     """Find a wrong model, recipe, file or folder at once, before any process is started. Raises InputError."""
     model = load_model_config(cfg.model.path, cfg.model.revision)
     pin(cfg.model)
+    check_pixels(vision_spec(model, cfg.data.min_pixels, cfg.data.max_pixels))
     if Path(cfg.model.path).is_dir():
         check_folder(cfg.model.path)
         check_export(Path(cfg.model.path))
@@ -213,6 +215,7 @@ def most_images(cfg: Config, jobs: list[Job]) -> int:
 def engine_spec(cfg: Config, device: str, model_path: str, max_images: int, stop: int) -> EngineSpec:
     """The engines' settings for this run."""
     rollout = cfg.rollout
+    family = family_of(load_model_config(cfg.model.path, cfg.model.revision))
     colocated = device == "cuda" and rollout.placement == "colocated"
     plain = device == "cpu" or cfg.trainer.val_only  # an evaluation has no trainer to open a GPU wire with
     wire = "object_store" if plain or resolve_engine(rollout.name) == "hf" else "ipc" if colocated else "nccl"
@@ -234,7 +237,7 @@ def engine_spec(cfg: Config, device: str, model_path: str, max_images: int, stop
         max_num_batched_tokens=rollout.max_num_batched_tokens,
         enforce_eager=rollout.enforce_eager,
         sleep_level=rollout.sleep_level if colocated and not cfg.trainer.val_only else 0,
-        preserve=["*visual.*"] if cfg.model.freeze_vision_tower else [],
+        preserve=[family.vision_pattern] if cfg.model.freeze_vision_tower else [],
     )
 
 
@@ -251,4 +254,5 @@ def describe(cfg: Config, rows: list[tuple[str, object]], table: dict[str, tuple
 def decoded(renderer: Renderer, token_ids: list[int]) -> str:
     """Text of a row as the model sees it, with runs of image tokens written as a count."""
     text = renderer.decode(token_ids, skip_special_tokens=False)
-    return re.sub(r"(<\|image_pad\|>)+", lambda run: f"[{run[0].count('image_pad')} image tokens]", text)
+    token = renderer.spec.family.image_token
+    return re.sub(f"({re.escape(token)})+", lambda run: f"[{run[0].count(token)} image tokens]", text)

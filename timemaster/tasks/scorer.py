@@ -8,7 +8,7 @@ from pathlib import Path
 
 from timemaster.config import Config, RewardConfig, run_dir
 from timemaster.judge import Judge, Store, chat_from
-from timemaster.rewards.scoring import RewardPart, Scorer, as_reward, load_function
+from timemaster.rewards import RewardPart, Scorer, as_reward, load_function
 from timemaster.tasks import Task, load_tasks
 from timemaster.types import Example, InputError
 

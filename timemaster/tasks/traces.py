@@ -1,8 +1,8 @@
 """Demonstrations for SFT: reasoning about training plots by a vision model, or by the recipe's own explainer.
 
-    python -m timemaster.tasks.traces recipes.ctu --data data/ctu_image/train.parquet --base-url http://host:8000/v1 \\
+    timemaster traces recipes.ctu --data data/ctu_image/train.parquet --base-url http://host:8000/v1 \\
         --model NAME [--tries 4] [--per-class N] [--max-calls N] --out data/ctu_image/traces.parquet
-    python -m timemaster.tasks.traces recipes.ctu --data data/ctu_image/train.parquet --explainer --out …
+    timemaster traces recipes.ctu --data data/ctu_image/train.parquet --explainer --out …
 
 The model is asked the rows' own question about the plot, up to --tries times a row (rejection sampling): an answer is
 kept when the task's reward parts `accuracy` and `format` both give it 1. Of every class as many are written as the
@@ -248,7 +248,7 @@ def make_chat(options: argparse.Namespace) -> Chat:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m timemaster.tasks.traces", description="Demonstrations for SFT.")
+    parser = argparse.ArgumentParser(prog="timemaster traces", description="Demonstrations for SFT.")
     parser.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     parser.add_argument("--data", type=Path, required=True, help="parquet file with the training plots")
     parser.add_argument("--out", type=Path, required=True, help="parquet file to write")

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from timemaster.models.vision import VisionSpec, num_tokens
+from timemaster.models.family import VisionSpec
+from timemaster.models.vision import num_tokens
 from timemaster.types import Example, InputError, Media, Message, Part, Prompt, Reply, Sample
 
 SENTINEL = "\u2063answer\u2063"  # stands for the assistant's text while the template is rendered around it
@@ -21,13 +22,15 @@ class Renderer:
     """A tokenizer with its chat template, and the arithmetic of image tokens."""
 
     def __init__(self, model_path: str, spec: VisionSpec) -> None:
-        from transformers import Qwen2Tokenizer  # not AutoTokenizer: that import takes ten seconds
-
-        self.tokenizer = Qwen2Tokenizer.from_pretrained(model_path)
+        family = spec.family
+        self.tokenizer = family.tokenizer_class().from_pretrained(model_path)
         self.spec = spec
-        self.end_of_turn = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.end_of_turn = self.tokenizer.convert_tokens_to_ids(family.end_of_turn)
         if self.end_of_turn is None or self.tokenizer.chat_template is None:
-            raise InputError(f"{model_path}: the tokenizer has no chat template with <|im_end|>; is it a Qwen2.5-VL?")
+            raise InputError(
+                f"{model_path}: the tokenizer has no chat template, or no token {family.end_of_turn}. A {family.name} "
+                "has both: copy or download its tokenizer files again."
+            )
 
     def prompt(self, example: Example) -> Prompt:
         """The prompt up to where the assistant answers. A closing assistant turn is left out."""
@@ -94,7 +97,7 @@ class Renderer:
         """Text between an assistant's end-of-turn token and the next answer."""
         before = [Message("user", []), Message("assistant", [Part("text", text=SENTINEL)])]
         rendered = self._render([*before, *messages], add_generation_prompt=True)
-        return rendered.split(SENTINEL, 1)[1].removeprefix("<|im_end|>")
+        return rendered.split(SENTINEL, 1)[1].removeprefix(self.spec.family.end_of_turn)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text, special tokens recognised, none added."""
@@ -112,8 +115,10 @@ class Renderer:
         pads = (self.spec.image_token_id, self.spec.video_token_id)
         found = sum(token in pads for token in token_ids)
         if found != len(media):
-            what = f"row {row}: the rendered text has {found} image or video places for {len(media)} images and videos."
-            raise InputError(f"{what} Special tokens such as <|image_pad|> may not stand in a row's text.")
+            raise InputError(
+                f"row {row}: the rendered text has {found} image or video tokens for {len(media)} images and videos. "
+                f"A row's text must not contain special tokens such as {self.spec.family.image_token}."
+            )
         queue = iter(media)
         out: list[int] = []
         for token in token_ids:

@@ -49,7 +49,7 @@ class EngineRank:
         self.loop = RolloutLoop(
             engine=self.engine,
             renderer=Renderer(cfg.model.path, vision),
-            score=make_scorer(tasks, cfg.reward).submit,
+            score=make_scorer(tasks, cfg.reward).start_group,
             environment=lambda example: environments.get(example.data_source),
             max_model_len=spec.max_model_len,
         )

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from timemaster.config import Config, world_size
-from timemaster.models.folder import local_folder
+from timemaster.models.family import family_of
+from timemaster.models.folder import load_model_config, local_folder
 from timemaster.rollout.engine import EngineSpec
 from timemaster.system.process import check_visible_gpus, peak_memory_gib, use_cores
 from timemaster.tokens.plan import micro_batch_tokens, spread
@@ -43,7 +44,7 @@ class TrainerRank:
 
     def preload(self) -> None:
         """Import what `start` needs, while the driver still reads data."""
-        import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl  # noqa: F401
+        family_of(load_model_config(self.cfg.model.path, self.cfg.model.revision)).model_class()
 
     def address(self) -> tuple[str, int]:
         """This node's address and a free port, for the ranks to meet at."""

@@ -1,0 +1,148 @@
+"""What the library knows of a family of models: one record, chosen by the `model_type` in config.json.
+
+Everything in which families of vision-language models differ is read from the record: classes, paths of modules, vision
+arithmetic, special tokens, names of weights, sizes. A further family is one file with a `Family` in it, and one name:
+in FAMILIES, or outside of this package as an entry point, which every process of a run then finds:
+
+    [project.entry-points."timemaster.families"]
+    my_vl = "my_package.my_vl:FAMILY"
+
+vLLM needs to know the model too: it has most of them, and takes others by its own entry points
+(https://docs.vllm.ai/en/latest/contributing/model/registration.html). rollout.name=hf does without.
+
+Neither this file nor a family's own imports torch or transformers at its top: data are filtered, and commands
+answer, without them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from timemaster.types import InputError, Media
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# model_type in config.json -> import path of the record
+FAMILIES: dict[str, str] = {"qwen2_5_vl": "timemaster.models.qwen2_5_vl:FAMILY"}
+DEFAULT = "qwen2_5_vl"  # the family that reports made without a model count tokens for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionSpec:
+    """Vision facts of one model, and the pixel budget of the run."""
+
+    family: Family = field(repr=False)
+    image_token_id: int  # stands once for every token of an image
+    video_token_id: int
+    banned_token_ids: tuple[int, ...]  # never sampled: after one, the next forward pass would look for missing pixels
+    patch_size: int  # pixels
+    merge_size: int  # patches per side that become one token
+    temporal_patch_size: int  # frames per patch
+    tokens_per_second: float  # temporal positions per second of video
+    min_pixels: int
+    max_pixels: int
+    clock_dtype: str = "float32"  # the engine's dtype for the seconds of a video: that of its model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSizes:
+    """Parameter counts and sizes of one model. Example: Qwen2.5-VL-3B has language=3085938688, hidden=2048."""
+
+    language: int  # parameters, embeddings and head included
+    vision: int  # parameters of the vision tower
+    root: int  # parameters outside of the sharded layers, gathered for a whole step: embeddings and head
+    hidden: int  # width of the language model
+    layers: int
+    kv_width: int  # width of the keys of one token in one layer
+    vocabulary: int
+    layer_bytes: float  # activations that one layer keeps of one token for its backward pass, in bfloat16
+    vision_hidden: int
+    vision_depth: int
+    block_bytes: float  # activations that one vision block keeps of one patch for its backward pass, in bfloat16
+    patches_per_token: int
+    stored_bytes: int  # of one parameter in the model's folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One family of models. Paths and names of weights are those of transformers' model in memory."""
+
+    name: str  # in messages. Example: "Qwen2.5-VL"
+    published: str  # a published model, as an example in messages. Example: "Qwen/Qwen2.5-VL-3B-Instruct"
+
+    # Classes of transformers; the functions import them.
+    model_class: Callable[[], Any]
+    tokenizer_class: Callable[[], Any]
+    # `size` of the image processor (transformers' and vLLM's) for (min_pixels, max_pixels).
+    processor_size: Callable[[int, int], dict[str, int]]
+
+    # From config.json.
+    vision: Callable[[Mapping[str, Any], int, int, str], VisionSpec]  # (config, min_pixels, max_pixels, clock_dtype)
+    sizes: Callable[[Mapping[str, Any]], ModelSizes]
+
+    # Tokens.
+    end_of_turn: str  # the token that ends a turn. Example: "<|im_end|>"
+    image_token: str  # Example: "<|image_pad|>"
+    num_tokens: Callable[[Media, VisionSpec], int]  # placeholder tokens of one image or video
+    positions: Callable[[Sequence[int], Sequence[Media], VisionSpec], np.ndarray]  # [3, num_tokens], int64
+
+    # The forward pass of the trainer.
+    image_inputs: Callable[[Sequence[torch.Tensor], Sequence[Media], VisionSpec], dict[str, torch.Tensor]]
+    """(pixels of each image, the images, spec) -> the vision tower's inputs for all of them, by name"""
+    blank_image: Callable[[Any], dict[str, torch.Tensor]]
+    """(the model's config) -> the inputs of the smallest image"""
+    image_features: Callable[[Any, dict[str, torch.Tensor]], torch.Tensor]
+    """(model, inputs) -> features [image tokens, hidden]"""
+    decode: Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+    """(model, embeddings [B, T, hidden], positions [4, B, T], attention mask [B, T]) -> last hidden states"""
+    generate_inputs: Callable[[torch.Tensor, VisionSpec], dict[str, torch.Tensor]]
+    """(token ids [B, T], spec) -> what transformers' `generate` needs beside tokens and images"""
+
+    # Paths of modules.
+    vision_tower: str  # what model.freeze_vision_tower freezes
+    vision_blocks: str  # a list of modules, each sharded by itself
+    layers: str  # likewise, of the language model
+    parts: Mapping[str, str]  # name in the table of parameters -> path; embeddings and head are added
+    vllm_language_model: str  # in vLLM's model: the module with `lm_head` and `model.embed_tokens`
+
+    # Names of weights.
+    embeddings: str
+    head: str
+    vision_pattern: str  # matches the weights of the vision tower, by transformers' names and by vLLM's
+    published_name: Callable[[str], str]  # name in memory -> in the files of published models, for export
+    live_name: Callable[[str], str]  # name in a file, of any version -> in memory; the inverse of `published_name`
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family of a model by its config.json. InputError when there is none."""
+    kind = str(config.get("model_type", "unknown"))
+    known = FAMILIES if kind in FAMILIES else known_families()
+    if kind not in known:
+        raise InputError(f"a model of type {kind} is not supported: supported are {supported()}.")
+    return _load(known[kind])
+
+
+def known_families() -> dict[str, str]:
+    """model_type -> import path of the record, those of installed packages included."""
+    return {point.name: point.value for point in entry_points(group="timemaster.families")} | FAMILIES
+
+
+def supported() -> str:
+    """Names of all families, for messages. Example: "Qwen2.5-VL (qwen2_5_vl)" """
+    return ", ".join(f"{_load(path).name} ({kind})" for kind, path in sorted(known_families().items()))
+
+
+def default_family() -> Family:
+    """The family that is meant where no model is given."""
+    return _load(FAMILIES[DEFAULT])
+
+
+def _load(path: str) -> Family:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
