@@ -38,7 +38,8 @@ from timemaster.judge import (
     read_verdict,
     set_judge,
 )
-from timemaster.rewards import RewardPart, Scorer, accuracy, extension, score
+from timemaster.rewards import RewardPart, Scorer, accuracy, extension, format_tags, score
+from timemaster.rewards.extension import TAGS
 from timemaster.tasks.scorer import check_rewards, make_judge
 from timemaster.types import Group, InputError, Rollout, Score
 
@@ -48,6 +49,11 @@ CRITERIA = ("specificity", "appropriateness", "relevance", "depth")
 EIGHT = json.dumps(dict.fromkeys(CRITERIA, 8))  # of the extension's rubric: 0.8
 ROW = question("row 1", [picture(1)], "Winter or summer?")
 TEXT = "<think>It is dark.</think><class>Winter</class><extension>Mind the ice.</extension>"
+SOFT = [  # the parts of recipes/emg_soft.py; the judge's alone counts here
+    RewardPart("accuracy", 0.0, accuracy(("Winter", "Summer"))),
+    RewardPart("format", 0.0, format_tags(TAGS)),
+    RewardPart("extension", 0.5, extension(), only_if=("accuracy", "format")),
+]
 
 
 def make_chat(server: ChatServer | str, folder: Path, budget: Budget | None = None, **options: Any) -> Chat:
@@ -370,7 +376,7 @@ def test_a_refusing_server_stops_with_what_to_look_at(judged: Callable[..., None
         judged(server)
         for on_error in ("raise", "zero"):  # a wrong key is every row's failure: it never counts as 0
             with pytest.raises(InputError, match="refuses model 'm'"):
-                score(rollout(), ROW, [RewardPart("extension", 0.5, extension(("Winter", "Summer")))], on_error)
+                score(rollout(), ROW, SOFT, on_error)
 
 
 def test_the_cap_holds_for_64_calls_at_once_and_is_reached(tmp_path: Path) -> None:
@@ -710,9 +716,9 @@ def test_an_attack_inside_a_whole_answer_scores_by_the_rubric_or_not_at_all(
     answer = f"<think>{text}</think><class>Winter</class><extension>{text}</extension>"
     with ChatServer(replies(gullible)) as server:
         judged(server)
-        parts = score(rollout(answer), ROW, [RewardPart("extension", 0.5, extension(("Winter", "Summer")))]).parts
+        graded = score(rollout(answer), ROW, SOFT).parts["extension"]
     broken = "</extension>" in text
-    assert parts == {"extension": 0.0 if broken else 0.6}
+    assert graded == (0.0 if broken else 0.6)
     assert len(server.requests) == (0 if broken else 1)
     if not broken:
         sent = json.loads(server.requests[0]["messages"][1]["content"][-1]["text"])["answer"]
@@ -723,7 +729,6 @@ def test_an_attack_inside_a_whole_answer_scores_by_the_rubric_or_not_at_all(
 
 
 def test_extension_asks_only_when_class_and_format_are_right(judged: Callable[..., None]) -> None:
-    part = [RewardPart("extension", 0.5, extension(("Winter", "Summer")))]
     with ChatServer(says(EIGHT)) as server:
         judged(server)
         for text in (
@@ -740,20 +745,30 @@ def test_extension_asks_only_when_class_and_format_are_right(judged: Callable[..
             "<think>It is dark.</think><extension>Ice. <class>Winter</class></extension>",
             f"<think>{TEXT}",
         ):
-            assert score(rollout(text), ROW, part).parts == {"extension": 0.0}
+            assert score(rollout(text), ROW, SOFT).parts["extension"] == 0.0
         assert server.requests == []
         for text in (
             TEXT,
             f"\n{TEXT}\n".replace("It is dark.", "Not <b>summer</b>, as 2 < 3."),
         ):
-            result = score(rollout(text), ROW, part)
-            assert result.parts == {"extension": pytest.approx(0.8)}
+            result = score(rollout(text), ROW, SOFT)
+            assert result.parts["extension"] == pytest.approx(0.8)
             assert result.total == pytest.approx(0.4)
     assert len(server.requests) == 2
 
 
+def test_extension_without_conditions_grades_wrong_answers_too_but_none_without_its_blocks(
+    judged: Callable[..., None],
+) -> None:
+    part = [RewardPart("extension", 0.5, extension())]
+    with ChatServer(says(EIGHT)) as server:
+        judged(server)
+        assert score(rollout("<think>a</think><class>Winter</class>"), ROW, part).total == 0.0
+        assert server.requests == []
+        assert score(rollout(TEXT.replace("Winter", "Summer")), ROW, part).total == pytest.approx(0.4)
+
+
 def test_generic_advice_is_capped(judged: Callable[..., None]) -> None:
-    part = [RewardPart("extension", 0.5, extension(("Winter", "Summer")))]
     with ChatServer(says(EIGHT)) as server:
         judged(server)
         for advice in (
@@ -761,21 +776,20 @@ def test_generic_advice_is_capped(judged: Callable[..., None]) -> None:
             "Ask for the CLINICAL HISTORY.",
             "Refer the patient to a specialist.",
         ):
-            assert score(rollout(TEXT.replace("Mind the ice.", advice)), ROW, part).parts == {"extension": 0.4}
+            assert score(rollout(TEXT.replace("Mind the ice.", advice)), ROW, SOFT).parts["extension"] == 0.4
 
 
 def test_without_a_judge_a_recipe_that_needs_one_says_what_to_set() -> None:
-    part = [RewardPart("extension", 0.5, extension(("Winter", "Summer")))]
     for on_error in ("raise", "zero"):
         with pytest.raises(InputError, match=r"set judge\.model"):
-            score(rollout(), ROW, part, on_error)
+            score(rollout(), ROW, SOFT, on_error)
 
 
 def test_unknown_goes_from_the_judge_to_the_advantages(judged: Callable[..., None]) -> None:
     """Scores of the settled: 0.9 + 0.5 x 0.8 = 1.3 and, for the wrong class, 0: centred 0.65 and -0.65."""
     parts = [
         RewardPart("accuracy", 0.9, accuracy(("Winter", "Summer"))),
-        RewardPart("extension", 0.5, extension(("Winter", "Summer"))),
+        RewardPart("extension", 0.5, extension(), only_if="accuracy"),
     ]
 
     def unsure(body: dict[str, Any]) -> str:
@@ -831,14 +845,13 @@ def test_threads_that_share_a_store_count_each_call_once(tmp_path: Path) -> None
 
 
 def test_a_judge_serves_one_event_loop_after_the_other_and_two_at_once(judged: Callable[..., None]) -> None:
-    part = [RewardPart("extension", 0.5, extension(("Winter", "Summer")))]
     with ChatServer(says(EIGHT, seconds=0.05)) as server:
         judged(server, concurrency=1)
-        scorers = [Scorer(lambda _: part, "raise", num_threads=2) for _ in range(2)]
+        scorers = [Scorer(lambda _: SOFT, "raise", num_threads=2) for _ in range(2)]
         waiting = [scorers[i % 2].submit(rollout(TEXT.replace("ice", f"ice {i}")), ROW) for i in range(8)]
         assert [future.result(30).total for future in waiting] == pytest.approx([0.4] * 8)
         for i in range(3):  # `score` makes an event loop a call
-            assert score(rollout(TEXT.replace("ice", f"snow {i}")), ROW, part).total == pytest.approx(0.4)
+            assert score(rollout(TEXT.replace("ice", f"snow {i}")), ROW, SOFT).total == pytest.approx(0.4)
     assert len(server.requests) == 11
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from timemaster.config import Config, RewardConfig, run_dir
 from timemaster.judge import Judge, Store, chat_from
-from timemaster.rewards import RewardPart, Scorer, as_reward, load_function
+from timemaster.rewards import RewardPart, Scorer, as_reward, check_parts, load_function
 from timemaster.tasks import Task, load_tasks
 from timemaster.types import Example, InputError
 
@@ -18,7 +18,9 @@ def own_reward(reward: RewardConfig) -> tuple[RewardPart, ...] | None:
     if not reward.path:
         return None
     try:
-        return (RewardPart("score", 1.0, as_reward(load_function(reward.path))),)
+        parts = (RewardPart("score", 1.0, as_reward(load_function(reward.path))),)
+        check_parts(parts)
+        return parts
     except InputError as error:
         raise InputError(f"reward.path={reward.path}: {error}") from error
 
