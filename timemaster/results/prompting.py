@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from timemaster.judge import Chat, Reply, chat_turn
+from timemaster.judge import Chat, ChatReply, chat_turn
 from timemaster.results.predictions import prediction_row
 from timemaster.tasks import Task, predict
 from timemaster.types import Example, InputError
@@ -65,10 +65,10 @@ def ask_model(
 
 async def _ask_all(
     chat: Chat, examples: Sequence[Example], before: Sequence[dict[str, Any]], label: str
-) -> list[Reply]:
+) -> list[ChatReply]:
     """The replies in order, with a progress bar. When a call raises, those in flight are waited for: they are paid."""
     waiting = deque(enumerate(examples))
-    replies: dict[int, Reply] = {}
+    replies: dict[int, ChatReply] = {}
 
     async def work() -> None:
         while waiting:

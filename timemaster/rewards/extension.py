@@ -1,4 +1,4 @@
-"""The soft reward: what an answer adds to its decision inside `<extension>`, graded by the run's judge (judge.*).
+"""The soft reward: the run's judge (judge.*) grades the text in `<extension>`, the answer's advice beyond its decision.
 
 RewardPart("accuracy", 0.9, accuracy(LABELS)),
 RewardPart("format", 0.1, format_tags(TAGS)),
@@ -44,11 +44,10 @@ JUDGED = {"reasoning": "think", "decision": "class", "extension": "extension"}  
 def extension(
     *, rubric: Rubric = ADVICE, generic: re.Pattern[str] = GENERIC
 ) -> Callable[[Rollout, Example], Awaitable[Mapping[str, Any]]]:
-    """The judge's score of what stands in `<extension>`, 0 to 1; 0.0 for an answer without each of the three blocks.
+    """The judge's score of the text in `<extension>`, 0 to 1; 0.0 for an answer that lacks one of the three blocks.
 
-    To ask the judge about right and well-formed answers only, as the paper does, make the part depend on these:
-    `only_if=("accuracy", "format")`. Advice that matches `generic` scores 0.4 at most. A judgement that is unknown is
-    {"score": None, "reason": …}.
+    The paper asks the judge only about answers with the right class and format: `only_if=("accuracy", "format")`.
+    Advice that matches `generic` scores at most 0.4. An unknown judgement is {"score": None, "reason": …}.
     Source: the soft reward of the TimeMaster paper (arXiv 2506.13705), with its four criteria.
     """
     fn = partial(_extension, rubric=rubric, generic=generic)
