@@ -18,21 +18,19 @@ from typing import TYPE_CHECKING
 from timemaster.cli import launch
 from timemaster.config import Config
 from timemaster.judge import ChatRefused
-from timemaster.metrics.answers import own_accuracy
+from timemaster.metrics.summary import shown_in_training, training_numbers
 from timemaster.types import InputError
 
 if TYPE_CHECKING:
     from timemaster.data.stream import Order
+    from timemaster.metrics.summary import Evaluations
     from timemaster.run.folder import Run
     from timemaster.run.inputs import Job
     from timemaster.tokens.render import Renderer
     from timemaster.types import Group, Sample, Sampling
     from timemaster.workers.handle import Workers
 
-SHOWN = (
-    "reward/mean",
-    "reward/accuracy",
-    "reward/format",
+SHOWN = (  # on the console, behind the rewards
     "actor/kl",
     "actor/entropy",
     "response/tokens_mean",
@@ -83,10 +81,10 @@ def train(cfg: Config) -> None:
             if updates:
                 with run.phase("sync"):
                     workers.sync_weights()
-            metrics = measure(groups, updates, sum(run.seconds.values())) | workers.peak_memory()
+            metrics = measure(groups, updates, sum(run.seconds.values()), run.evaluations) | workers.peak_memory()
             refused = validated(run, workers, val_jobs, (step, total), metrics)
             run.write_rollouts(step, groups, advantages)
-            run.log_step(step, metrics, SHOWN)
+            run.log_step(step, metrics, ("reward/mean", *shown_in_training(run.evaluations), *SHOWN))
             check_difference(cfg, step, metrics)
             stop = step == total or run.stop_requested or refused is not None
             if stop or due(cfg, step):
@@ -215,14 +213,16 @@ def mini_batches(cfg: Config, learnt: list[list[Sample]]) -> list[list[Sample]]:
     return [portion for portion in portions if portion] * cfg.actor.ppo_epochs
 
 
-def measure(groups: list[Group], updates: list[dict[str, float]], seconds: float) -> dict[str, float]:
+def measure(
+    groups: list[Group], updates: list[dict[str, float]], seconds: float, evaluations: Evaluations
+) -> dict[str, float]:
     """A step's metrics. The log-prob difference is the first update's: later ones train another policy than sampled."""
-    metrics = answers(groups)
+    metrics = answers(groups, evaluations)
     num_tokens = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
     metrics["throughput/tokens_per_second"] = num_tokens / seconds
     sources = sorted({group.example.data_source for group in groups})
     for source in sources if len(sources) > 1 else []:
-        own = answers([group for group in groups if group.example.data_source == source])
+        own = answers([group for group in groups if group.example.data_source == source], evaluations)
         metrics |= {f"{name}@{source}": value for name, value in own.items()}
     for key in sorted({key for update in updates for key in update} - {"update_seconds"}):
         name, at, source = key.partition("@")
@@ -235,7 +235,7 @@ def measure(groups: list[Group], updates: list[dict[str, float]], seconds: float
     return metrics
 
 
-def answers(groups: list[Group]) -> dict[str, float]:
+def answers(groups: list[Group], evaluations: Evaluations) -> dict[str, float]:
     """What the answers were worth, and their lengths. Unknown scores are counted; of theirs only known parts are."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     scores = [rollout.score for rollout in rollouts if rollout.score is not None]
@@ -254,10 +254,7 @@ def answers(groups: list[Group]) -> dict[str, float]:
         metrics["reward/zero_spread_groups"] = fmean(len(spread) == 1 for spread in spreads if spread)
     for name in sorted({name for score in scores for name in score.parts}):
         metrics[f"reward/{name}"] = fmean(score.parts[name] for score in scores if name in score.parts)
-    own = [value for score in scores if (value := own_accuracy(score.parts)) is not None]
-    if own:
-        metrics.setdefault("reward/accuracy", fmean(own))
-    return metrics
+    return training_numbers(groups, evaluations) | metrics
 
 
 def check_difference(cfg: Config, step: int, metrics: dict[str, float]) -> None:

@@ -7,16 +7,20 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.helpers import picture, question
+from tests.helpers import answer_of, picture, question
 from tests.servers import ChatServer, says
 from timemaster.backends import checkpoint
 from timemaster.config import Config, RewardConfig
-from timemaster.evaluate import validation_metrics
 from timemaster.judge import Budget, Chat, Endpoint, Judge, Rubric, Store, set_judge, the_judge
-from timemaster.metrics.answers import UNPARSED, Prediction, summarise, wilson
+from timemaster.metrics.answers import Answer
+from timemaster.metrics.classification import UNPARSED
+from timemaster.metrics.intervals import wilson
+from timemaster.metrics.summary import summarise as summarise_items
+from timemaster.metrics.summary import validation_metrics
 from timemaster.models.weights import live_name, published_name
 from timemaster.rewards import RewardPart, Scorer
 from timemaster.rollout.loop import RolloutLoop, stable_seed
@@ -29,12 +33,14 @@ LABELS = ["Desktop", "Laptop"]
 RUBRIC = Rubric("an answer", {"depth": "gives reasons"})
 
 
-def answered(truth: str, predicted: str | None, source: str = "computer_dataset") -> Prediction:
+def answered(truth: str, predicted: str | None, source: str = "computer_dataset") -> Answer:
     right = float(truth == predicted)
-    return Prediction(
-        data_source=source, truth=truth, predicted=predicted, labels=LABELS, reward=right,
-        parts={"accuracy": right, "format": float(predicted is not None)}, num_tokens=10,
-    )  # fmt: skip
+    parts = {"accuracy": right, "format": float(predicted is not None)}
+    return answer_of(source, truth, predicted, LABELS, score=right, parts=parts, tokens=10)
+
+
+def summarise(answers: list[Answer]) -> dict[str, Any]:
+    return summarise_items([[answer] for answer in answers], {})
 
 
 def test_summary_by_hand() -> None:
@@ -57,9 +63,9 @@ def test_summary_by_hand() -> None:
 
 def test_what_a_judge_could_not_settle_is_left_out_of_the_reward_and_counted() -> None:
     graded = [
-        replace(answered("Desktop", "Desktop"), reward=1.4, parts={"accuracy": 1.0, "extension": 0.8}),
-        replace(answered("Desktop", "Desktop"), reward=None, parts={"accuracy": 1.0}),
-        replace(answered("Laptop", None), reward=0.0, parts={"accuracy": 0.0, "extension": 0.0}),
+        replace(answered("Desktop", "Desktop"), score=1.4, parts={"accuracy": 1.0, "extension": 0.8}),
+        replace(answered("Desktop", "Desktop"), score=1.0, unknown=["extension"], parts={"accuracy": 1.0}),
+        replace(answered("Laptop", None), score=0.0, parts={"accuracy": 0.0, "extension": 0.0}),
     ]
     got = summarise(graded)
     assert (got["reward_mean"], got["unknown"]) == (0.7, 1)
@@ -76,9 +82,9 @@ def test_an_unparsed_answer_is_no_class() -> None:
 
 
 def test_free_text_is_never_unparsed_while_training() -> None:
-    free = replace(answered("4.5", None), labels=[])
-    assert "val/unparsed" not in validation_metrics(summarise([free]), "")
-    assert validation_metrics(summarise([answered("Laptop", None)]), "")["val/unparsed"] == 1.0
+    free = replace(answered("4.5", None), choices=())
+    assert "val/unparsed" not in validation_metrics(summarise([free]))
+    assert validation_metrics(summarise([answered("Laptop", None)]))["val/unparsed"] == 1.0
 
 
 def test_several_sources_are_also_counted_apart() -> None:

@@ -27,7 +27,7 @@ from timemaster.results.published import TOKEN_RATIO
 from timemaster.run.inputs import numeric_style
 from timemaster.series.numeric import series_of, write_series
 from timemaster.system.console import print_any_letter
-from timemaster.tasks import find_recipes, load_tasks
+from timemaster.tasks import SeriesClassification, find_recipes, load_tasks
 from timemaster.types import InputError
 
 log = logging.getLogger("timemaster.results.modalities")
@@ -75,7 +75,7 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
         except InputError as error:
             raise InputError(f"{example.id}: {error}") from error
         task = tasks.get(example.data_source)
-        names = task.plot.channels if task else ()
+        names = task.plot.channels if isinstance(task, SeriesClassification) else ()
         numbers.append(count_tokens(write_series(values, names, numeric_style(style, task))))
         images += [num_tokens(p.media, vision) for m in example.messages for p in m.parts if p.media is not None]
     if not images:

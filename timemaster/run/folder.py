@@ -30,11 +30,13 @@ from timemaster.config import Config, run_dir
 from timemaster.config.overrides import overrides
 from timemaster.judge import encoded
 from timemaster.media.images import web_image
+from timemaster.metrics.answers import to_row
+from timemaster.metrics.evaluation import answers_of
 from timemaster.run.inputs import forget_lists
 from timemaster.run.sinks import TensorBoard, Wandb
 from timemaster.system.locks import folder_lock
 from timemaster.system.signals import handled
-from timemaster.tasks import Task, load_tasks, predict
+from timemaster.tasks import evaluations_of, load_tasks
 from timemaster.types import Group, InputError, Media, WorkerDied
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class Run:
         self.cfg, self.mode = cfg, mode
         self.folder = Path(run_dir(cfg))
         self.identity: dict[str, Any] = {}  # what a run must keep to be continued; set by `resume_point`
-        self.tasks = load_tasks(cfg.data.recipes)
+        self.evaluations = evaluations_of(load_tasks(cfg.data.recipes))
         self.stop_requested = False
         self.seconds: dict[str, float] = {}
         self._bar: tqdm[Any] | None = None
@@ -192,9 +194,9 @@ class Run:
             (folder / "media").mkdir(parents=True, exist_ok=True)
             with open(folder / f"step_{step}.jsonl", "w", encoding="utf-8") as file:
                 for group, own in list(zip(groups, advantages, strict=True))[:num_shown]:
-                    rows = rollout_rows(group, self.tasks.get(group.example.data_source))
-                    for row, advantage in zip(rows, own, strict=True):
-                        file.write(json.dumps({**row, "step": step, "advantage": advantage}) + "\n")
+                    answers = answers_of(group, self.evaluations.get(group.example.data_source))
+                    for answer, advantage in zip(answers, own, strict=True):
+                        file.write(json.dumps({**to_row(answer), "step": step, "advantage": advantage}) + "\n")
             for media in (media for group in groups[:num_shown] for media in images(group)):
                 path = folder / "media" / media.uid
                 if not path.exists():
@@ -288,29 +290,6 @@ def images(group: Group) -> list[Media]:
     """The distinct images of a group's prompt and turns."""
     found = {media.uid: media for rollout in group.rollouts for media in rollout.media if media.kind == "image"}
     return list(found.values())
-
-
-def rollout_rows(group: Group, task: Task | None) -> list[dict[str, Any]]:
-    """A group as JSON rows, with what its task reads in the answer; `media` are the names of its images, by content."""
-    prompt = "\n".join(part.text or f"[{part.kind}]" for m in group.example.messages for part in m.parts)
-    return [
-        {
-            "id": rollout.id,
-            **({"prediction": predict(task, rollout.text)} if task else {}),
-            "data_source": group.example.data_source,
-            "prompt": prompt,
-            "media": [media.uid for media in rollout.media],
-            "response": rollout.text,
-            "truth": group.example.answer,
-            "score": rollout.score.total if rollout.score else None,
-            "parts": rollout.score.parts if rollout.score else {},
-            "error": rollout.score.error if rollout.score else "",
-            "unknown": list(rollout.score.unknown) if rollout.score else [],
-            "tokens": sum(rollout.mask),
-            "finish_reason": rollout.finish_reason,
-        }
-        for rollout in group.rollouts
-    ]
 
 
 def _short(name: str) -> str:

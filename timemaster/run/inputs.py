@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from timemaster.backends.checkpoint import check_export
 from timemaster.config import Config, NumericConfig, compute_dtype, head_dtype, run_dir, world_size
-from timemaster.data.store import bad_row, check_labels, count_rows, read_examples, report_bad_rows, with_task_labels
+from timemaster.data.store import bad_row, count_rows, read_examples, report_bad_rows
 from timemaster.data.stream import Order, make_stream
 from timemaster.models.folder import load_model_config, local_folder, pin
 from timemaster.models.vision import vision_spec
@@ -25,7 +25,8 @@ from timemaster.models.weights import check_folder
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.engines import resolve_engine
 from timemaster.series.numeric import as_numbers
-from timemaster.tasks import Task, load_tasks
+from timemaster.tasks import SeriesClassification, Task, load_tasks
+from timemaster.tasks.rows import with_task_answers
 from timemaster.tokens.render import Renderer
 from timemaster.types import Example, InputError, Prompt, Sample
 
@@ -74,7 +75,7 @@ def read_rows(
 ) -> list[tuple[Example, Rendered]]:
     """The rows of parquet files, rendered. Bad rows stop the run, or are skipped, counted and listed.
 
-    Bad is a row that cannot be read or rendered, an answer that is no label of the row's task, and, where rows are to
+    Bad is a row that cannot be read or rendered, an answer that the row's task cannot have, and, where rows are to
     be `scored` by their task's rewards, a row without a task. A file without data_source is the only recipe's, if any.
     """
     if not files:
@@ -83,12 +84,12 @@ def read_rows(
     numeric = cfg.data.modality == "numeric"
     only = next(iter(tasks)) if len(tasks) == 1 else ""
     examples, bad = read_examples(files, cfg.data.on_bad_row, only, with_series=numeric)
-    wrong = check_labels(examples, tasks)
+    num_rows = len(examples)
+    examples, wrong = with_task_answers(examples, tasks)
     if scored and not cfg.reward.path:
         wrong += [bad_row(e, _no_task(e, tasks)) for e in examples if e.data_source not in tasks]
     refused = {(row.file, row.row) for row in wrong}
     rows = []
-    examples = with_task_labels(examples, tasks)
     for example in tqdm(examples, desc="reading rows", leave=False, disable=None):
         if (example.extra["file"], example.extra["row"]) in refused:
             continue
@@ -97,7 +98,7 @@ def read_rows(
             rows.append((shown, render(shown)))
         except InputError as error:
             wrong.append(bad_row(example, str(error)))
-    report_bad_rows(wrong, len(examples), cfg.data.on_bad_row)
+    report_bad_rows(wrong, num_rows, cfg.data.on_bad_row)
     _check_classes(examples, [example for example, _ in rows], tasks, "cannot be used: mend the file")
     bad += wrong
     if bad:
@@ -112,19 +113,22 @@ def _check_classes(before: Sequence[Example], after: Sequence[Example], tasks: M
     counts = Counter((e.data_source, e.answer) for e in before if e.data_source in tasks)
     gone = counts.keys() - {(e.data_source, e.answer) for e in after}
     for source, answer in sorted(gone):
-        if answer in tasks[source].labels:
+        if answer in tasks[source].evaluation.choices:
             raise InputError(f"All {counts[source, answer]} rows of class {answer!r} of {source} {why}.")
 
 
 def in_numbers(cfg: Config, example: Example, tasks: Mapping[str, Task]) -> Example:
     """The example with its series as text in the place of its plot."""
     task = tasks.get(example.data_source)
-    return as_numbers(example, task.plot.channels if task else (), numeric_style(cfg.data.numeric, task))
+    channels = task.plot.channels if isinstance(task, SeriesClassification) else ()
+    return as_numbers(example, channels, numeric_style(cfg.data.numeric, task))
 
 
 def numeric_style(style: NumericConfig, task: Task | None) -> NumericConfig:
     """`style`, with the task's decimals where it leaves them open."""
-    return replace(style, decimals=task.decimals) if task and style.decimals is None else style
+    if style.decimals is not None or not isinstance(task, SeriesClassification):
+        return style
+    return replace(style, decimals=task.decimals)
 
 
 def _no_task(example: Example, tasks: Mapping[str, Task]) -> str:

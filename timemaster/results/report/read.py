@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from timemaster.metrics.answers import Prediction, how_sampled, is_correct
+from timemaster.metrics.answers import Answer, how_sampled
+from timemaster.metrics.classification import is_correct
 from timemaster.rewards import predict_label
 from timemaster.series.labels import label_key
 from timemaster.types import InputError
@@ -273,14 +274,14 @@ def judge(rollouts: Iterable[dict[str, Any]], labels: dict[str, list[str]]) -> N
         has_classes = "said" in row or bool(own)
         row["said"] = row["said"] if "said" in row else predict_label(row["text"], own) if own else None
         spelling = {label_key(label): label for label in own or [row["truth"]]}
-        answer = Prediction(
+        answer = Answer(
+            id="",
             data_source=row["source"],
             truth=spelling.get(label_key(row["truth"]), row["truth"]),
-            predicted=row["said"] and spelling.get(label_key(str(row["said"])), row["said"]),
-            labels=(own or [row["truth"]]) if has_classes else [],
-            reward=row.get("score"),
+            prediction=row["said"] and spelling.get(label_key(str(row["said"])), row["said"]),
+            choices=tuple(own or [row["truth"]]) if has_classes else (),
+            score=row.get("score"),
             parts=row.get("parts") or {},
-            num_tokens=0,
         )
         right = is_correct(answer)
         if has_classes and row["said"] is None and not right:
