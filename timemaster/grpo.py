@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from timemaster.cli import launch
 from timemaster.config import Config
+from timemaster.environments import environment_metrics
 from timemaster.judge import ChatRefused
 from timemaster.metrics.summary import shown_in_training, training_numbers
 from timemaster.types import InputError
@@ -107,10 +108,13 @@ def explore(run: Run, workers: Workers, prompts: list[Job], step: int, unsaved: 
         if unsaved:
             save(run, workers, step - 1)
         raise
-    scores = [rollout.score for group in groups for rollout in group.rollouts]
-    unknown = [score.error for score in scores if score and score.unknown]
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    unknown = [r.score.error for r in rollouts if r.score and r.score.unknown and not r.failure]
     if unknown:
-        run.say(f"step {step}: {len(unknown)} of {len(scores)} answers could not be graded; the first: {unknown[0]}")
+        run.say(f"step {step}: {len(unknown)} of {len(rollouts)} answers could not be graded; the first: {unknown[0]}")
+    failures = [rollout.failure for rollout in rollouts if rollout.failure]
+    if failures:
+        run.say(f"step {step}: {len(failures)} of {len(rollouts)} rollouts failed; the first: {failures[0]}")
     return groups
 
 
@@ -238,7 +242,7 @@ def measure(
 def answers(groups: list[Group], evaluations: Evaluations) -> dict[str, float]:
     """What the answers were worth, and their lengths. Unknown scores are counted; of theirs only known parts are."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    scores = [rollout.score for rollout in rollouts if rollout.score is not None]
+    scores = [rollout.score for rollout in rollouts if rollout.score is not None and not rollout.failure]
     known = [score for score in scores if not score.unknown]
     tokens = [sum(rollout.mask) for rollout in rollouts]
     spreads = [{r.score.total for r in group.rollouts if r.score and not r.score.unknown} for group in groups]
@@ -252,6 +256,7 @@ def answers(groups: list[Group], evaluations: Evaluations) -> dict[str, float]:
     if known:
         metrics["reward/mean"] = fmean(score.total for score in known)
         metrics["reward/zero_spread_groups"] = fmean(len(spread) == 1 for spread in spreads if spread)
+    metrics |= environment_metrics(groups)
     for name in sorted({name for score in scores for name in score.parts}):
         metrics[f"reward/{name}"] = fmean(score.parts[name] for score in scores if name in score.parts)
     return training_numbers(groups, evaluations) | metrics

@@ -38,11 +38,12 @@ def group_advantages(group: Group, estimator: str, normalise: bool, on_unknown: 
     """The advantage of each rollout of a group; None for one that is not learnt from.
 
     A rollout with a part that a judge could not settle is left out, of its group's mean and deviation too
-    (`on_unknown` "rollout"), or its whole group is ("group").
+    (`on_unknown` "rollout"), or its whole group is ("group"). A rollout whose environment failed is left out alone.
     """
+    ended = [rollout for rollout in group.rollouts if not rollout.failure]
     settled = [i for i, rollout in enumerate(group.rollouts) if rollout.score and not rollout.score.unknown]
     advantages_G: list[float | None] = [None] * len(group.rollouts)
-    if not settled or (on_unknown == "group" and len(settled) < len(group.rollouts)):
+    if not settled or (on_unknown == "group" and len(settled) < len(ended)):
         return advantages_G
     scores = [rollout.score.total for i in settled if (rollout := group.rollouts[i]).score]
     for i, advantage in zip(settled, ADVANTAGES[estimator](scores, normalise), strict=True):
@@ -59,6 +60,7 @@ def to_samples(group: Group, advantages_G: Sequence[float | None]) -> list[Sampl
             mask=rollout.mask,
             media=rollout.media,
             logprobs=rollout.logprobs,
+            temperatures=rollout.temperatures,
             advantage=advantage,
             data_source=group.example.data_source,
         )
