@@ -6,16 +6,18 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from timemaster.media.images import load_image
 from timemaster.rewards.outcome import Outcome, outcome_of, outcomes_of
 from timemaster.rewards.reward_part import RewardPart, Signature, in_order, signature_of
 from timemaster.system.calls import Caller
-from timemaster.types import Example, Media, Rollout, Score
+from timemaster.types import Example, Media, Rollout, Score, Turn
+
+Record = TypeVar("Record", Rollout, Turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +189,12 @@ def _outcome_without_call(part: RewardPart, known: Mapping[str, Outcome]) -> Out
 
 def copy_of_rollout(rollout: Rollout) -> Rollout:
     """The rollout with lists and dicts of its own."""
-    lists: dict[str, Any] = {
-        name: list(getattr(rollout, name)) for name in ("token_ids", "mask", "logprobs", "versions", "media")
-    }
-    turns = [replace(turn, token_ids=list(turn.token_ids), media=list(turn.media)) for turn in rollout.turns]
-    return replace(rollout, **lists, turns=turns, numbers=dict(rollout.numbers))
+    return replace(_with_own_lists(rollout), turns=[_with_own_lists(turn) for turn in rollout.turns])
+
+
+def _with_own_lists(record: Record) -> Record:
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return replace(record, **{name: value.copy() for name, value in values.items() if isinstance(value, list | dict)})
 
 
 def copy_of_example(example: Example) -> Example:
