@@ -28,7 +28,7 @@ TASK = replace(
     rewards=(
         RewardPart("accuracy", 0.9, accuracy(LABELS)),
         RewardPart("format", 0.1, format_tags(("think", "class", "extension"))),
-        RewardPart("extension", 0.5, extension(LABELS)),
+        RewardPart("extension", 0.5, extension(), only_if=("accuracy", "format")),
     ),
     explain=None,
 )

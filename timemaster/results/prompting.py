@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from timemaster.judge import Chat, Reply, chat_turn
+from timemaster.judge import Chat, ChatReply, chat_turn
 from timemaster.metrics.answers import Answer
 from timemaster.tasks import Task
 from timemaster.types import Example, InputError
@@ -61,10 +61,12 @@ def ask_model(chat: Chat, task: Task, examples: Sequence[Example], shots: Sequen
     ]
 
 
-async def _ask_all(chat: Chat, examples: Sequence[Example], before: Sequence[dict[str, Any]], name: str) -> list[Reply]:
+async def _ask_all(
+    chat: Chat, examples: Sequence[Example], before: Sequence[dict[str, Any]], name: str
+) -> list[ChatReply]:
     """The replies in order, with a progress bar. When a call raises, those in flight are waited for: they are paid."""
     waiting = deque(enumerate(examples))
-    replies: dict[int, Reply] = {}
+    replies: dict[int, ChatReply] = {}
 
     async def work() -> None:
         while waiting:
