@@ -152,11 +152,11 @@ def remedies(cfg: Config, model: ModelSizes, job: str, gpu_gib: float) -> list[s
     for change in REMEDIES:
         changed = with_settings(cfg, change)
         num_gpus = changed.trainer.n_gpus_per_node
-        is_larger = (
+        is_change = (
             all(get(cfg, key) != value for key, value in change.items()) and num_gpus >= cfg.trainer.n_gpus_per_node
         )
         divides = num_gpus % changed.rollout.tensor_model_parallel_size == 0
-        if is_larger and divides and tuple(change) not in fitting and estimate(changed, model, job).fits(gpu_gib):
+        if is_change and divides and tuple(change) not in fitting and estimate(changed, model, job).fits(gpu_gib):
             text = " with ".join(f"{key}={str(value).lower()}" for key, value in change.items())
             fitting[tuple(change)] = text
     single = [text for keys, text in fitting.items() if len(keys) == 1]
