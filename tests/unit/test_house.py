@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from tests.rooms import room_of, tree
+from tests.rooms import PAGES, block, room_of
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "timemaster"
@@ -160,5 +160,7 @@ def test_every_command_prints_any_letter_in_any_locale() -> None:
             assert re.search(r"^    print_any_letter\(\)\n|^    launch\(", text, re.MULTILINE), path
 
 
-def test_the_readmes_tree_is_made_from_the_list_of_rooms() -> None:
-    assert f"<!-- tree -->\n```\n{tree()}```" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_pages_show_the_list_of_rooms() -> None:
+    """`python -m tests.rooms` writes them anew."""
+    for name, mark, text in PAGES:
+        assert block(mark, text()) in (ROOT / name).read_text(encoding="utf-8"), f"{name}: python -m tests.rooms"

@@ -42,8 +42,8 @@ def check_inputs(cfg: Config, files: list[str]) -> Config:
 
     Returns the settings with model.revision as a commit: see `pinned`.
     """
+    model = load_model_config(cfg.model.path, cfg.model.revision)  # first: it explains what is wrong with a path
     cfg = replace(cfg, model=pinned(cfg.model))
-    model = load_model_config(cfg.model.path, cfg.model.revision)
     check_pixels(vision_spec(model, cfg.data.min_pixels, cfg.data.max_pixels))
     if Path(cfg.model.path).is_dir():
         check_folder(cfg.model.path)
@@ -213,9 +213,9 @@ def _list_rows(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 def most_images(cfg: Config, rows: Sequence[PromptRow]) -> int:
-    """The most images that a sequence can hold: those of its prompt and those that its task may add in later turns."""
+    """The most images that a sequence can hold: those of its prompt and those that its environment may add."""
     tasks = load_tasks(cfg.data.recipes)
-    added = {source: task.max_new_images for source, task in tasks.items()}
+    added = {source: task.environment.max_images for source, task in tasks.items() if task.environment}
     return max(len(row.prompt.media) + added.get(row.example.data_source, 0) for row in rows)
 
 
