@@ -42,8 +42,8 @@ def check_inputs(cfg: Config, files: list[str]) -> Config:
 
     Returns the settings with model.revision as a commit: see `pinned`.
     """
-    cfg = replace(cfg, model=pinned(cfg.model))
     model = load_model_config(cfg.model.path, cfg.model.revision)
+    cfg = replace(cfg, model=pinned(cfg.model))
     check_pixels(vision_spec(model, cfg.data.min_pixels, cfg.data.max_pixels))
     if Path(cfg.model.path).is_dir():
         check_folder(cfg.model.path)
