@@ -13,8 +13,8 @@ import timemaster
 
 NAMES = {
     "Answer", "Environment", "EnvironmentSpec", "Evaluation", "Example", "Group", "InputError", "Media", "Message",
-    "Number", "Part", "PlotStyle", "Reply", "RewardPart", "Rollout", "Score", "Series", "SeriesClassification", "Task", "Turn", "__version__", "accuracy", "extension",
-    "format_strict", "format_tags", "load_task", "predict_label",
+    "Number", "Part", "PlotStyle", "Reply", "RewardPart", "Rollout", "Score", "Series", "SeriesClassification", "Task",
+    "Turn", "__version__", "accuracy", "extension", "format_strict", "format_tags", "load_task", "predict_label",
 }  # fmt: skip
 HEAVY = ("torch", "ray", "vllm", "transformers", "matplotlib", "sktime", "openai", "hydra", "pyarrow", "numpy")
 
