@@ -253,7 +253,7 @@ def test_a_full_disk_ends_a_download_at_once_with_advice(tmp_path: Path, monkeyp
     source.write_text(TS * 100, encoding="utf-8")
     real, pauses = Path.open, list[float]()
     monkeypatch.setattr(
-        Path, "open", lambda path, *a, **k: real(Path("/dev/full") if ".part" in path.name else path, *a, **k)
+        Path, "open", lambda path, *a, **k: real(Path("/dev/full") if path.name.endswith(".tmp") else path, *a, **k)
     )
     monkeypatch.setattr("timemaster.series.splits.time.sleep", pauses.append)
     with pytest.raises(InputError, match=r"downloads cannot be written: No space left.* give its folder: --source DIR"):

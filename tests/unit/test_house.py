@@ -98,6 +98,17 @@ def test_recipes_import_tasks_rewards_series_media_and_types_only() -> None:
                 assert module.startswith(allowed), f"{path.name} imports {module}"
 
 
+def test_only_models_knows_a_family_of_models() -> None:
+    """Classes and modules of one family, and names of its tensors; a fake family passes tests/unit/test_family.py."""
+    names = {"visual", "merger", "patch_embed", "language_model", "pixel_values", "image_grid_thw", "mm_token_type_ids"}
+    for path in files():
+        if path.parent.name != "models":
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"qwen2_?5|qwen2_?vl|<\|(image|vision|video)_", text, re.IGNORECASE), path
+            used = {node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
+            assert not used & names, f"{path}: {used & names}"
+
+
 def test_each_heavy_library_has_its_door() -> None:
     for path in files():
         name = str(path.relative_to(LIBRARY))

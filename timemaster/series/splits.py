@@ -13,7 +13,6 @@ import logging
 import math
 import random
 import time
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from timemaster.series.files import (
     writing,
 )
 from timemaster.series.labels import label_key
+from timemaster.system.files import replacing
 from timemaster.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -194,15 +194,13 @@ class _NetworkError(Exception):
 
 
 def _fetch(url: str, path: Path) -> None:
-    """Download to a temporary file first, so that two processes can download the same file."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
+    """Download a file. Two processes can download the same one."""
+    with replacing(path) as temporary:
         for attempt in range(NUM_TRIES):
             try:
-                with partial.open("wb") as file:
+                with temporary.open("wb") as file:
                     for block in _blocks(url, path.name):
                         file.write(block)
-                partial.replace(path)
                 return
             except _NetworkError as error:
                 reason = error
@@ -210,12 +208,10 @@ def _fetch(url: str, path: Path) -> None:
                 pause = 2**attempt
                 logger.warning("%s: %s; trying again in %d s", url, reason, pause)
                 time.sleep(pause)
-    finally:
-        partial.unlink(missing_ok=True)
-    raise InputError(
-        f"{url} could not be downloaded in {NUM_TRIES} tries ({reason}). Check the network, or download the file "
-        "elsewhere and give its folder: --source DIR."
-    )
+        raise InputError(
+            f"{url} could not be downloaded in {NUM_TRIES} tries ({reason}). Check the network, or download the file "
+            "elsewhere and give its folder: --source DIR."
+        )
 
 
 def _blocks(url: str, name: str) -> Iterator[bytes]:
