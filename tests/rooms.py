@@ -25,7 +25,8 @@ ROOMS: tuple[tuple[str, str], ...] = (
     ("series/", "time-series files, recordings, plots, series as numbers"),
     ("media/", "pictures: decoding, sizes"),
     ("config/", "every setting with its meaning; which values are allowed"),
-    ("algo/", "advantages, losses, learning rate: pure functions"),
+    ("algo/", "advantages, losses, learning rate: pure functions, each with its settings"),
+    ("fields/", "a setting as a dataclass field: default, meaning, rule"),
     ("system/", "locks, signals, console, memory of processes"),
     ("types.py", "the records that cross process boundaries, and errors"),
 )

@@ -89,7 +89,7 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
     from timemaster.media.images import blank
     from timemaster.workers.handle import Workers
 
-    check_inputs(cfg, cfg.data.test_files)
+    cfg = check_inputs(cfg, cfg.data.test_files)
     engine = resolve_engine(cfg.rollout.name)
     with ExitStack() as opened:
         run = opened.enter_context(Run(cfg, "eval"))
@@ -132,7 +132,7 @@ def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
             raise InputError(f"eval.checkpoint={name}: {folder} has {sorted(have) or 'none'}; or latest, base.")
         check_whole(have[step])
         found.append((step, str(have[step] / "huggingface")))
-    blanks = {True: [True], False: [False], "both": [False, True]}[cfg.eval.blank_images]
+    blanks = {"true": [True], "false": [False], "both": [False, True]}[cfg.eval.blank_images]
     how = (cfg.eval.temperature, cfg.eval.n, "+".join(dict.fromkeys(Path(file).stem for file in cfg.data.test_files)))
     return [Target(step, model, b, *how) for step, model in dict.fromkeys(found) for b in blanks]
 

@@ -39,7 +39,7 @@ def train(cfg: Config) -> None:
     from timemaster.tasks.scorer import check_rewards
     from timemaster.workers.handle import Workers
 
-    check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
+    cfg = check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
     with ExitStack() as opened:
         run = opened.enter_context(Run(cfg, "grpo"))  # first: from here on no other run may write to this folder
         check_rewards(cfg)
@@ -145,8 +145,7 @@ def advantages_of(cfg: Config, groups: list[Group]) -> list[list[float | None]]:
     """The advantage of each rollout of each group; None for rollouts that are not trained on."""
     from timemaster.algo.advantages import group_advantages
 
-    settings = (cfg.algorithm.adv_estimator, cfg.algorithm.norm_adv_by_std_in_grpo, cfg.reward.on_unknown)
-    return [group_advantages(group, *settings) for group in groups]
+    return [group_advantages(group, cfg.algorithm, cfg.reward.on_unknown) for group in groups]
 
 
 def with_reference(workers: Workers, samples: list[list[Sample]]) -> list[list[Sample]]:

@@ -28,7 +28,7 @@ def train(cfg: Config) -> None:
     from timemaster.run.inputs import check_inputs, load_samples, make_renderer, order_of_rows
     from timemaster.workers.handle import Workers
 
-    check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
+    cfg = check_inputs(cfg, cfg.data.train_files + cfg.data.val_files)
     with Run(cfg, "sft") as run, Workers(cfg, engine="", trainers=True) as workers:
         renderer = make_renderer(cfg)
         rows = load_samples(cfg, cfg.data.train_files, renderer, run.folder)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from timemaster.config import Config
-from timemaster.config.checks import check
+from timemaster.config.resolve import resolve
 from timemaster.data.store import plot_row, write_rows
 from timemaster.models.folder import load_model_config
 from timemaster.run.inputs import load_prompts, load_samples, make_renderer
@@ -34,11 +34,10 @@ def png() -> bytes:
 @pytest.fixture
 def cfg(tiny: str) -> Config:
     config = Config()
-    config.model.path, config.data.recipes, config.data.train_files = tiny, "recipes.italy_power", "unused"
+    config.model.path, config.data.recipes, config.data.train_files = tiny, ["recipes.italy_power"], ["unused"]
     config.data.min_pixels = 784
     config.data.max_prompt_length = 64
-    check(config, "sft")
-    return config
+    return resolve(config, "sft")
 
 
 def write(path: Path, png: bytes, questions: list[str], labels: list[str]) -> str:

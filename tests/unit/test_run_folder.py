@@ -269,9 +269,9 @@ def test_a_full_disk_is_said_in_words_and_leaves_no_half_picture(cfg: Config, na
 
 
 def test_events_before_the_step_are_kept_as_they_are(tmp_path: Path) -> None:
-    board = TensorBoard(tmp_path)
+    board = TensorBoard(Config(), tmp_path)
     board.write(1, {"a": 1.0})
     board.close()
     before = contents(tmp_path)
-    TensorBoard(tmp_path).forget_after(1)
+    TensorBoard(Config(), tmp_path).forget_after(1)
     assert contents(tmp_path) == before

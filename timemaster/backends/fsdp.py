@@ -141,16 +141,7 @@ class FsdpBackend:
         Returns global per-token means by name and by name@data_source, `grad_norm`, `lr` and the log-prob difference
         to the engine.
         """
-        actor = self.cfg.actor
-        loss_cfg = LossConfig(
-            policy_loss=actor.policy_loss,
-            clip_ratio_low=actor.clip_ratio_low,
-            clip_ratio_high=actor.clip_ratio_high,
-            entropy_coeff=actor.entropy_coeff,
-            kl_loss_type=actor.kl_loss_type,
-            kl_coef=actor.kl_loss_coef if actor.use_kl_loss else 0.0,
-        )
-        return self._step(micro_batches, denominator, self.cfg.rollout.temperature, loss_cfg)
+        return self._step(micro_batches, denominator, self.cfg.rollout.temperature, self.cfg.actor)
 
     def update_sft(self, micro_batches: MicroBatches, denominator: float) -> dict[str, float]:
         """One optimizer step of supervised training."""
@@ -208,8 +199,7 @@ class FsdpBackend:
 
     def _schedule(self) -> None:
         optim = self.cfg.actor.optim
-        how = (optim.lr_scheduler_type, optim.lr_warmup_steps, optim.min_lr_ratio)
-        factor = lr_factor(*how, self.updates_done, self.num_updates)
+        factor = lr_factor(optim, self.updates_done, self.num_updates)
         for group in self.optimizer.param_groups:
             group["lr"] = optim.lr * factor
 

@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from timemaster.config.registries import ON_BAD_ROW
 from timemaster.data.rows import ANSWERS, IMAGES, PROMPTS, VIDEOS, example_from_row
 from timemaster.series.splits import Series
 from timemaster.system.files import replacing
@@ -27,7 +28,6 @@ from timemaster.types import Example, InputError
 
 logger = logging.getLogger(__name__)
 
-ON_BAD_ROW = ("raise", "skip")
 BATCH = 256  # rows of a row group
 # Of files with pictures of any size, in row groups of any size: few rows, since Arrow has no list of pictures beyond
 # 2 GiB, and a column in portions, since all of a row group would else be held.

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from timemaster.judge import Chat, Store, add_chat_options, chat_from, settings_of
+from timemaster.judge import Chat, Store, add_chat_options, chats_from, settings_of
 from timemaster.metrics.answers import Answer, answer_of_text
 from timemaster.metrics.evaluation import Number
 from timemaster.metrics.paired import check_pairs
@@ -167,8 +167,7 @@ def _chats(options: argparse.Namespace, out: Path) -> dict[str, Chat]:
     if not options.model:
         return {}
     store = Store(options.cache or out / "replies.sqlite")
-    settings = settings_of(options)
-    return {model: chat_from(settings, store, "compare", model=model) for model in options.model}
+    return dict(zip(options.model, chats_from(settings_of(options), store, "compare"), strict=True))
 
 
 def read_answers(task: Task, entry: Entry, test: Sequence[Example]) -> dict[str, Answer]:

@@ -34,7 +34,7 @@ from timemaster.metrics.answers import to_row
 from timemaster.metrics.evaluation import answers_of
 from timemaster.run.checkpoints import begin, checkpoints, commit, latest, no_space, read_state
 from timemaster.run.inputs import forget_lists, rows_identity
-from timemaster.run.sinks import TensorBoard, Wandb
+from timemaster.run.sinks import Sink, make_sinks
 from timemaster.run.step_names import by_step
 from timemaster.system.files import replacing
 from timemaster.system.locks import folder_lock
@@ -79,7 +79,7 @@ class Run:
         self.stop_requested = False
         self.seconds: dict[str, float] = {}
         self._bar: tqdm[Any] | None = None
-        self._sinks: list[Any] = []
+        self._sinks: list[Sink] = []
         self._open = ExitStack()
 
     def __enter__(self) -> Run:
@@ -93,10 +93,7 @@ class Run:
                     "choose another trainer.experiment_name, or set trainer.resume_mode=auto to continue it."
                 )
             forget_lists(self.folder)
-            if "tensorboard" in self.cfg.trainer.logger:
-                self._sinks.append(TensorBoard(self.folder))
-            if "wandb" in self.cfg.trainer.logger:
-                self._sinks.append(Wandb(self.cfg, self.folder))
+            self._sinks = make_sinks(self.cfg, self.folder)
             opened.callback(self._close_sinks)
             opened.enter_context(handled(self._interrupt))
             self._open = opened.pop_all()

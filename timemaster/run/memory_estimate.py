@@ -6,13 +6,12 @@ the overhead of processes are estimates, printed with the rest. Knows nothing of
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from timemaster.config import Config, compute_dtype, world_size
-from timemaster.config.checks import get
+from timemaster.config.keys import get, with_settings
 from timemaster.models.family import ModelSizes, family_of
 from timemaster.tokens.plan import micro_batch_tokens
 from timemaster.types import InputError
@@ -151,7 +150,7 @@ def remedies(cfg: Config, model: ModelSizes, job: str, gpu_gib: float) -> list[s
     """Changes of settings with which the run fits by the estimate: of each kind the smallest."""
     found: dict[tuple[str, ...], str] = {}
     for change in REMEDIES:
-        changed = _with(cfg, change)
+        changed = with_settings(cfg, change)
         ours = changed.trainer.n_gpus_per_node
         more = all(get(cfg, key) != value for key, value in change.items()) and ours >= cfg.trainer.n_gpus_per_node
         divides = ours % changed.rollout.tensor_model_parallel_size == 0
@@ -160,14 +159,6 @@ def remedies(cfg: Config, model: ModelSizes, job: str, gpu_gib: float) -> list[s
             found[tuple(change)] = text
     single = [text for keys, text in found.items() if len(keys) == 1]
     return single or list(found.values())
-
-
-def _with(cfg: Config, change: Mapping[str, Any]) -> Config:
-    changed = copy.deepcopy(cfg)
-    for key, value in change.items():
-        section, name = key.rsplit(".", 1)
-        setattr(get(changed, section), name, value)
-    return changed
 
 
 def report(cfg: Config, config: Mapping[str, Any], job: str, gpu_gib: float) -> list[str]:

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from timemaster.config import Config
+from timemaster.config.registries import SINKS, load
 from timemaster.system.files import replacing
 from timemaster.types import InputError
+
+
+class Sink(Protocol):
+    """Where metrics are written. Made from the run's settings and folder; `SINKS` has its import path and name."""
+
+    def forget_after(self, step: int) -> None:
+        """Remove what was written for steps after `step`: a resumed run does them again."""
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Write the metrics of a step, so that they survive when the process is killed."""
+
+    def close(self) -> None:
+        """Called once, at the end of the run."""
+
+
+def make_sinks(cfg: Config, folder: Path) -> list[Sink]:
+    """The sinks that trainer.logger names. The console is none of them."""
+    return [load(SINKS[name])(cfg, folder) for name in cfg.trainer.logger if name in SINKS]
 
 
 class TensorBoard:
     """TensorBoard events under the run's folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, cfg: Config, folder: Path) -> None:
         self._folder = folder / "tensorboard"
         self._writer: Any = None  # opened at the first event, which comes after `forget_after`
 

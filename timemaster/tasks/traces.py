@@ -28,7 +28,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from timemaster.judge import BudgetSpent, Chat, Store, add_chat_options, chat_from, chat_turn, settings_of
+from timemaster.judge import BudgetSpent, Chat, Store, add_chat_options, chat_turn, chats_from, settings_of
 from timemaster.rewards import RewardPart, score
 from timemaster.series.numeric import series_of
 from timemaster.series.splits import Series
@@ -243,7 +243,7 @@ def make_chat(options: argparse.Namespace) -> Chat:
         raise InputError("--temperature 0 gives the same answer at every try: raise it, or set --tries 1.")
     store = Store(options.cache or options.out.with_suffix(".sqlite"))
     account = str(options.out.absolute()) if options.cache else "traces"  # a file of its own may be moved
-    return chat_from(settings_of(options), store, account)
+    return chats_from(settings_of(options), store, account)[0]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from timemaster.config import Config
+from timemaster.config.keys import with_settings
 from timemaster.judge import set_judge
 from timemaster.models.folder import load_model_config, local_folder
 from timemaster.models.vision import vision_spec
@@ -39,8 +40,8 @@ class EngineRank:
 
     def start(self, spec: EngineSpec, num_engines: int) -> None:
         """Start the engine, one of `num_engines`."""
-        cfg = self.cfg
-        cfg.model.path = local_folder(cfg.model.path, cfg.model.revision)
+        local = local_folder(self.cfg.model.path, self.cfg.model.revision)
+        cfg = self.cfg = with_settings(self.cfg, {"model.path": local})
         spec = replace(spec, model_path=local_folder(spec.model_path, cfg.model.revision))
         if spec.device == "cuda":
             check_visible_gpus(spec.tensor_parallel)

@@ -16,6 +16,7 @@ import ray
 
 from timemaster.backends.spec import TrainerSpec
 from timemaster.config import Config, world_size
+from timemaster.config.keys import with_settings
 from timemaster.models.family import family_of
 from timemaster.models.folder import load_model_config, local_folder
 from timemaster.rollout.engine import EngineSpec
@@ -66,7 +67,8 @@ class TrainerRank:
         from timemaster.backends.fsdp import FsdpBackend, init_distributed
         from timemaster.backends.state import load_rank
 
-        self.cfg.model.path = local_folder(self.cfg.model.path, self.cfg.model.revision)
+        local = local_folder(self.cfg.model.path, self.cfg.model.revision)
+        self.cfg = with_settings(self.cfg, {"model.path": local})
         init_distributed(self.rank, world_size(self.cfg), *address, self.device, local_rank=0)
         self.backend = FsdpBackend(self.cfg, self.device, spec.num_updates, spec.with_reference)
         if spec.checkpoint:
