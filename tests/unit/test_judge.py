@@ -811,7 +811,7 @@ def test_a_step_that_the_judge_left_unknown_teaches_nothing_and_has_no_mean() ->
     alone = step_metrics(groups[:1], [], 1.0, {})
     assert alone["reward/unknown"] == 2
     assert not alone.keys() & {"reward/mean", "reward/zero_spread_groups", "reward/accuracy"}
-    both = step_metrics(groups, [], 1.0)
+    both = step_metrics(groups, [], 1.0, {})
     assert (both["reward/mean"], both["reward/zero_spread_groups"], both["reward/unknown"]) == (0.5, 1.0, 2)
 
 

@@ -60,10 +60,12 @@ def group_advantages(group: Group, cfg: AlgorithmConfig, on_unknown: str) -> lis
     """The advantage of each rollout of a group, None for a rollout that is not trained on.
 
     A rollout is not trained on when a judge could not score one of its parts. `on_unknown` says whether that excludes
-    the rollout alone ("rollout") or its whole group ("group"). The mean and deviation are those of the other rollouts.
+    the rollout alone ("rollout") or its whole group ("group"). A rollout whose environment failed is excluded alone.
+    The mean and deviation are those of the other rollouts.
     """
-    known_G = [rollout.score is not None and not rollout.score.unknown for rollout in group.rollouts]
-    used = [i for i, is_used in enumerate(ON_UNKNOWN[on_unknown](known_G)) if is_used]
+    ended = [i for i, rollout in enumerate(group.rollouts) if not rollout.failure]
+    known_G = [(score := group.rollouts[i].score) is not None and not score.unknown for i in ended]
+    used = [i for i, is_used in zip(ended, ON_UNKNOWN[on_unknown](known_G), strict=True) if is_used]
     advantages_G: list[float | None] = [None] * len(group.rollouts)
     scores = [score.total for i in used if (score := group.rollouts[i].score)]
     for i, advantage in zip(used, ADVANTAGES[cfg.adv_estimator](scores, cfg) if used else [], strict=True):
@@ -80,6 +82,7 @@ def to_samples(group: Group, advantages_G: Sequence[float | None]) -> list[Sampl
             mask=rollout.mask,
             media=rollout.media,
             logprobs=rollout.logprobs,
+            temperatures=rollout.temperatures,
             advantage=advantage,
             data_source=group.example.data_source,
         )
