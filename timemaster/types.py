@@ -59,7 +59,7 @@ class Example:
 
     id: str  # unique within a run
     messages: list[Message]  # ends with a user turn (to be answered) or an assistant turn (a demonstration)
-    answer: str  # the ground truth as text: for people, labels and metrics
+    answer: str  # the ground truth as text: for people and metrics
     truth: Any = None  # the ground truth with the type it has in the file, for rewards in verl's form; None: `answer`
     data_source: str  # which task the row belongs to
     extra: dict[str, Any] = field(default_factory=dict)  # anything else of the row a reward may want

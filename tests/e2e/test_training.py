@@ -314,3 +314,54 @@ def test_numbers_in_the_place_of_plots_train_and_evaluate(cluster, data, taught,
     (result,) = evaluate(resolve(cfg, "eval"))
     assert result["n"] == 328
     assert result["prompt_tokens_mean"] > 24 * 4  # a digit, a point, a digit and a sign each
+
+
+def test_a_task_of_an_unknown_kind_is_trained_evaluated_compared_and_reported(cluster, taught, tmp_path: Path) -> None:
+    """No file of the library knows it: tests/e2e/height.py asks for a real number and is measured by its mean error."""
+    from tests.e2e import height
+    from timemaster.evaluate import evaluate
+    from timemaster.results.compare import compare, parser
+    from timemaster.results.report.page import write_report
+
+    height.write_data(tmp_path)
+    cfg = settings(cluster, tmp_path, taught, tmp_path / "run")
+    cfg.data.recipes, cfg.data.val_files, cfg.trainer.test_freq = ["tests.e2e.height"], cfg.data.test_files, 2
+    steps = run(cfg, 2)
+    for row in steps:
+        assert row["answer/error"] == pytest.approx(1 - row["reward/closeness"])
+    assert 0 < steps[-1]["val/error"] <= 1
+    rollouts = (tmp_path / "run" / "rollouts" / "step_1.jsonl").read_text(encoding="utf-8")
+    answers = [json.loads(line) for line in rollouts.splitlines()]
+    assert {answer["outcome"] for answer in answers} <= {"measured", "unparsed"}
+    assert all(answer["numbers"]["error"] == pytest.approx(1 - answer["score"]) for answer in answers)
+
+    cfg.trainer.val_only, cfg.eval.checkpoint = True, ["base", "latest"]
+    for figures in evaluate(resolve(cfg, "eval")):
+        low, high = figures["error_ci95"]
+        assert 0 <= low <= figures["error"] <= high <= 1
+        assert figures["error"] == pytest.approx(1 - figures["reward_mean"])
+        assert [number["name"] for number in figures["numbers"]] == ["error", "close"]
+    assert (tmp_path / "run" / "eval" / "step_2" / "numbers.png").read_bytes()[:4] == b"\x89PNG"
+
+    given = [
+        "tests.e2e.height",
+        "--data",
+        str(tmp_path),
+        "--runs",
+        str(tmp_path / "run"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    results = compare(height.TASK, parser().parse_args(given))
+    assert sorted(result.p is None for result in results) == [False, True]
+    reference = min(results, key=lambda result: result.value)  # a smaller error is better
+    assert reference.p is None
+    table = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
+    assert "| mean error |" in table
+    assert f"sign-flip permutation test on the same rows against {reference.name}" in table
+    with pytest.raises(InputError, match="--baselines: it needs a task with a closed list of classes"):
+        compare(height.TASK, parser().parse_args([*given, "--baselines", "rocket"]))
+
+    page, data = write_report(tmp_path / "run", None, 100)
+    assert page.is_file()
+    assert data["metrics"]["answer/error"][0] == pytest.approx(steps[0]["answer/error"], rel=1e-5)
