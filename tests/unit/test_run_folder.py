@@ -23,10 +23,32 @@ from timemaster.config import Config
 from timemaster.run import checkpoints
 from timemaster.run.folder import ResumePoint, Run, StepPlan, is_done, save
 from timemaster.run.sinks import TensorBoard
+from timemaster.run.step_names import by_step, step_of
+from timemaster.system.files import replacing
 from timemaster.system.locks import folder_lock
 from timemaster.types import Group, InputError, Rollout
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with replacing(path) as temporary:
+        temporary.write_text("old", encoding="utf-8")
+        assert not path.exists()
+    with pytest.raises(OSError, match="full"), replacing(path) as temporary:
+        temporary.write_text("ne", encoding="utf-8")
+        raise OSError("full")
+    assert path.read_text(encoding="utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_steps_are_read_from_names_and_ordered_as_numbers(tmp_path: Path) -> None:
+    for name in ("step_10", "step_9", "step_9_blank", "step_x", "tmp_step_3"):
+        (tmp_path / name).mkdir()
+    assert by_step(tmp_path, "*") == {9: tmp_path / "step_9", 10: tmp_path / "step_10"}
+    assert list(by_step(tmp_path, "*")) == [9, 10]
+    assert (step_of(Path("global_step_40")), step_of(Path("step_7.jsonl"))) == (40, 7)
 
 
 def plan(done: int, total: int) -> StepPlan:
