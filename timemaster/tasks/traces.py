@@ -4,11 +4,11 @@
         --model NAME [--tries 4] [--per-class N] [--max-calls N] --out data/ctu_image/traces.parquet
     timemaster traces recipes.ctu --data data/ctu_image/train.parquet --explainer --out …
 
-The model is asked the rows' own question about the plot, up to --tries times a row (rejection sampling): an answer is
-kept when the task's reward parts `accuracy` and `format` both give it 1. Of every class as many are written as the
-smallest has, or --per-class. Rows are taken in turn from all classes, so a budget that ends early ends for all alike.
-Replies lie in a cache beside --out: the same command, started again, goes on where it stopped. What was rejected, and
-why, goes to <out>.rejected.jsonl.
+The model is asked the row's own question about the plot, up to --tries times (rejection sampling). An answer is kept
+when the task's reward parts `accuracy` and `format` both give it 1. The same number of rows is written for every class:
+that of the smallest class, or --per-class. Rows are asked in turn from all classes, so that the classes stay balanced
+when the budget ends early. Replies are cached beside --out: the same command, started again, continues where it
+stopped. Rejected answers and their reasons are written to <out>.rejected.jsonl.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ log = logging.getLogger(__name__)
 JUDGED = ("accuracy", "format")  # the reward parts that must be 1
 SETTINGS = (
     ("--model", "", "name of the vision model"),
-    ("--tries", 4, "answers asked for a row at most"),
-    ("--per-class", 0, "rows of each class; 0 is as many as the smallest has"),
+    ("--tries", 4, "most answers asked per row"),
+    ("--per-class", 0, "rows of each class; 0: as many as the smallest class has"),
     ("--seed", 1, "of the rows' order and of the tries"),
 )
 
 
 @dataclass(slots=True, kw_only=True)
 class Traces:
-    """What was found so far."""
+    """The demonstrations so far."""
 
     kept: dict[str, str] = field(default_factory=dict)  # text by the example's id
     rejected: list[dict[str, Any]] = field(default_factory=list)
-    per_class: Counter[str] = field(default_factory=Counter)  # of the kept
-    stopped: InputError | None = None  # why not all was asked
+    per_class: Counter[str] = field(default_factory=Counter)  # number of kept rows
+    stopped: InputError | None = None  # why rows were left unasked
 
     def keep(self, example: Example, text: str) -> None:
         self.kept[example.id] = text
@@ -68,7 +68,7 @@ class Traces:
 
 
 def read_questions(task: SeriesClassification, file: str, on_bad_row: str) -> list[Example]:
-    """The rows of `file` as questions, with the raw series in `extra`; a demonstration that ends them is taken off."""
+    """The rows of `file` as questions, with the raw series in `extra`. A demonstration at the end is removed."""
     from timemaster.data.store import read_examples, report_bad_rows
 
     examples, _ = read_examples([file], on_bad_row, task.data_source, with_series=True)
@@ -83,7 +83,7 @@ def read_questions(task: SeriesClassification, file: str, on_bad_row: str) -> li
 
 
 def in_turn(examples: Sequence[Example], seed: int) -> list[Example]:
-    """All examples, one of each class after the other, each class in an order of its own."""
+    """All examples, the classes in turn; the order within a class is drawn by `seed`."""
     classes: dict[str, list[Example]] = {}
     for example in examples:
         classes.setdefault(example.answer, []).append(example)
@@ -93,7 +93,7 @@ def in_turn(examples: Sequence[Example], seed: int) -> list[Example]:
 
 
 def judged_parts(task: SeriesClassification) -> list[RewardPart]:
-    """The reward parts that an answer is kept by. InputError where the task does not have them."""
+    """The reward parts that decide whether an answer is kept. InputError when the task lacks them."""
     parts = [part for part in task.rewards if part.name in JUDGED]
     if len(parts) != len(JUDGED):
         names = ", ".join(part.name for part in task.rewards)
@@ -104,7 +104,7 @@ def judged_parts(task: SeriesClassification) -> list[RewardPart]:
 
 
 async def fault(parts: Sequence[RewardPart], example: Example, text: str) -> str:
-    """What is wrong with an answer; "" when nothing is."""
+    """What is wrong with an answer; "" when it is right."""
     nothing: dict[str, Any] = {key: [] for key in ("token_ids", "mask", "logprobs", "versions", "media")}
     rollout = Rollout(id=example.id, text=text, finish_reason="stop", **nothing)
     values = (await asyncio.to_thread(score, rollout, example, parts)).parts
@@ -116,7 +116,7 @@ async def fault(parts: Sequence[RewardPart], example: Example, text: str) -> str
 async def ask_model(
     chat: Chat, task: SeriesClassification, examples: Sequence[Example], options: argparse.Namespace
 ) -> Traces:
-    """Ask about the examples, in order, `options.concurrency` at a time, until `options.per_class` of each are kept."""
+    """Ask about the examples in order, `options.concurrency` at a time, until `options.per_class` of each are kept."""
     found, parts = Traces(), judged_parts(task)
     with tqdm(total=len(examples), desc="traces", unit="row", disable=None) as bar:
         waiting = iter(examples)
@@ -129,7 +129,7 @@ async def ask_model(
 async def _work(
     chat: Chat, parts: Sequence[RewardPart], waiting: Any, found: Traces, options: argparse.Namespace, bar: tqdm[Any]
 ) -> None:
-    """One of several that take the next example each until none is left or one of them must stop."""
+    """One of several workers: take the next example until none is left or a worker must stop."""
     for example in waiting:
         enough = options.per_class and found.per_class[example.answer] >= options.per_class
         try:
@@ -148,7 +148,7 @@ async def _try_example(
 ) -> None:
     messages = [chat_turn(message) for message in example.messages]
     for number in range(1, options.tries + 1):
-        # The seed tells the tries apart, for the server and for the cache.
+        # The server and the cache distinguish the tries by their seed.
         reply = await chat.ask(messages, seed=options.seed * 1000 + number)
         text = reply.text.strip()
         reason = f"no answer: {reply.error}" if reply.error else await fault(parts, example, text)
@@ -159,7 +159,7 @@ async def _try_example(
 
 
 async def ask_explainer(task: SeriesClassification, examples: Sequence[Example]) -> Traces:
-    """The demonstrations of the recipe's explainer, held to the same rules."""
+    """The demonstrations of the recipe's explainer, checked by the same rules."""
     from timemaster.tasks.conversations import turns_of
 
     found, parts, small = Traces(), judged_parts(task), small_variant(task)
@@ -181,7 +181,7 @@ async def ask_explainer(task: SeriesClassification, examples: Sequence[Example])
 
 
 def balance(examples: Sequence[Example], found: Traces, per_class: int) -> list[Example]:
-    """The examples to write, in their order: of every class the same number, or `per_class` where there are so many."""
+    """The examples to write, in their order: the same number of every class, or up to `per_class`."""
     labels = sorted({example.answer for example in examples})
     if not found.kept or (not per_class and any(not found.per_class[label] for label in labels)):
         counts = ", ".join(f"{label} {found.per_class[label]}" for label in labels)
@@ -202,7 +202,7 @@ def balance(examples: Sequence[Example], found: Traces, per_class: int) -> list[
 
 
 def make_traces(task: SeriesClassification, options: argparse.Namespace) -> None:
-    """Find, balance and write the demonstrations, and say what was done."""
+    """Make, balance and write the demonstrations, and print what was done."""
     from timemaster.tasks.conversations import write_demonstrations
 
     out: Path = options.out
@@ -242,7 +242,7 @@ def make_chat(options: argparse.Namespace) -> Chat:
     if options.temperature == 0 and options.tries > 1:
         raise InputError("--temperature 0 gives the same answer at every try: raise it, or set --tries 1.")
     store = Store(options.cache or options.out.with_suffix(".sqlite"))
-    account = str(options.out.absolute()) if options.cache else "traces"  # a file of its own may be moved
+    account = str(options.out.absolute()) if options.cache else "traces"  # the default file may be moved with the run
     return chats_from(settings_of(options), store, account)[0]
 
 
@@ -252,7 +252,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     parser.add_argument("--data", type=Path, required=True, help="parquet file with the training plots")
     parser.add_argument("--out", type=Path, required=True, help="parquet file to write")
-    parser.add_argument("--explainer", action="store_true", help="the recipe's own demonstrations; no model is asked")
+    parser.add_argument(
+        "--explainer", action="store_true", help="demonstrations of the recipe's own explainer; no model is asked"
+    )
     parser.add_argument("--cache", type=Path, help="SQLite file of replies and spending (default: beside --out)")
     parser.add_argument("--on-bad-row", choices=("raise", "skip"), default="raise", help="default: raise")
     for name, default, meaning in SETTINGS:
@@ -277,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (InputError, OSError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("stopped; what was answered is kept, start the same command again to go on")
+        sys.exit("stopped; the answers so far are kept: start the same command again to continue")
 
 
 if __name__ == "__main__":
