@@ -2,7 +2,7 @@
 
 What a recipe, a reward or an environment needs is here:
 
-    from timemaster import Example, PlotStyle, RewardPart, Rollout, Series, Task
+    from timemaster import Example, PlotStyle, RewardPart, Rollout, Series, SeriesClassification
 
 A name is imported from its module when it is first used. `import timemaster` imports nothing else.
 """

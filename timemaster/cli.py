@@ -3,7 +3,7 @@
     timemaster grpo data.recipes=recipes.ctu data.train_files=data/ctu_image/train.parquet ...
 
 Unknown keys and wrong types are errors. `--help` explains every setting. Text is taken as it is typed, see `RULE`;
-everything else is written as Hydra reads it.
+everything else follows Hydra's grammar.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Section = TypeVar("Section")
 
-RULE = """A setting that is text is taken as it is typed, whatever letters it has: model.path=/a b=1,(c)#d or
+RULE = """A setting that is text is taken exactly as you type it, with any letters: model.path=/a b=1,(c)#d or
 trainer.experiment_name=1e-6. There are two exceptions:
-  - a value that stands in quotes as a whole is what is between them: 'model.path="a b"'
-  - where several are possible (recipes, files, judges, checkpoints), [a,b] is a list; its items take quotes when they
-    hold blanks, brackets and the like: "data.train_files=['/a b=1/x.parquet',y.parquet]"
-Numbers, true and false, lists, {key: value} and null are written as Hydra reads them.
+  - if the whole value is in quotes, they are removed: 'model.path="a b"'
+  - where several texts are possible (recipes, files, judges, checkpoints), [a,b] is a list; items with blanks, brackets
+    and the like need quotes: "data.train_files=['/a b=1/x.parquet',y.parquet]"
+Numbers, true, false, null and lists follow Hydra's grammar, and so does {key: value}, which needs a plus sign in front:
+'+data.mixture={ctu: 1, ecg: 2}'.
 """
 QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)
 

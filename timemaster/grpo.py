@@ -59,7 +59,7 @@ def train(cfg: Config) -> None:
         for step in range(plan.resume.step + 1, plan.total + 1):
             groups = sample_groups(run, workers, [rows[i] for i in order.batch(step - 1)], step)
             advantages = advantages_of(cfg, groups)
-            samples = [to_samples(group, own) for group, own in zip(groups, advantages, strict=True)]
+            samples = [to_samples(group, values) for group, values in zip(groups, advantages, strict=True)]
             if cfg.actor.use_kl_loss:
                 with run.phase("reference"):
                     samples = with_reference(workers, samples)
@@ -132,8 +132,8 @@ def sample_groups(run: Run, workers: Workers, rows: Sequence[PromptRow], step: i
     cfg = run.cfg
     sampling = Sampling(n=cfg.rollout.n, temperature=cfg.rollout.temperature, max_tokens=cfg.data.max_response_length)
     with run.phase("rollout"):
-        found = dict(workers.rollout(rows, sampling, version=step - 1, seed=f"{cfg.data.seed}/{step}"))
-    groups = [found[i] for i in range(len(rows))]
+        by_row = dict(workers.rollout(rows, sampling, version=step - 1, seed=f"{cfg.data.seed}/{step}"))
+    groups = [by_row[i] for i in range(len(rows))]
     scores = [rollout.score for group in groups for rollout in group.rollouts]
     unknown = [score.error for score in scores if score and score.unknown]
     if unknown:
@@ -150,8 +150,8 @@ def advantages_of(cfg: Config, groups: list[Group]) -> list[list[float | None]]:
 
 def with_reference(workers: Workers, samples: list[list[Sample]]) -> list[list[Sample]]:
     """The samples of each group with the reference model's log-probs of their trained tokens."""
-    values = iter(workers.logprobs([sample for own in samples for sample in own], "reference"))
-    return [[_with_ref_logprobs(sample, next(values)) for sample in own] for own in samples]
+    values = iter(workers.logprobs([sample for group in samples for sample in group], "reference"))
+    return [[_with_ref_logprobs(sample, next(values)) for sample in group] for group in samples]
 
 
 def _with_ref_logprobs(sample: Sample, values: list[float]) -> Sample:
@@ -165,7 +165,7 @@ def mini_batches(cfg: Config, samples: list[list[Sample]]) -> list[list[Sample]]
     All mini-batches are repeated actor.ppo_epochs times. Those without a sample are left out.
     """
     size = cfg.actor.ppo_mini_batch_size
-    batches = [[sample for own in samples[i : i + size] for sample in own] for i in range(0, len(samples), size)]
+    batches = [[sample for group in samples[i : i + size] for sample in group] for i in range(0, len(samples), size)]
     return [batch for batch in batches if batch] * cfg.actor.ppo_epochs
 
 
@@ -182,8 +182,8 @@ def step_metrics(
     metrics["throughput/tokens_per_second"] = num_tokens / seconds
     sources = sorted({group.example.data_source for group in groups})
     for source in sources if len(sources) > 1 else []:
-        own = rollout_metrics([group for group in groups if group.example.data_source == source], evaluations)
-        metrics |= {f"{name}@{source}": value for name, value in own.items()}
+        of_source = rollout_metrics([group for group in groups if group.example.data_source == source], evaluations)
+        metrics |= {f"{name}@{source}": value for name, value in of_source.items()}
     for key in sorted({key for update in updates for key in update} - {"update_seconds"}):
         name, at, source = key.partition("@")
         if at and len(sources) < 2:
@@ -211,7 +211,7 @@ def rollout_metrics(groups: list[Group], evaluations: Evaluations) -> dict[str, 
     }
     if known:
         metrics["reward/mean"] = fmean(score.total for score in known)
-        metrics["reward/zero_spread_groups"] = fmean(len(own) == 1 for own in totals if own)
+        metrics["reward/zero_spread_groups"] = fmean(len(distinct) == 1 for distinct in totals if distinct)
     for name in sorted({name for score in scores for name in score.parts}):
         metrics[f"reward/{name}"] = fmean(score.parts[name] for score in scores if name in score.parts)
     return training_numbers(groups, evaluations) | metrics

@@ -41,7 +41,7 @@ def test_a_single_channel_is_bare_and_several_are_named() -> None:
     assert write_series([[1.0], [2.0]], (), PLAIN) == "dim_0: 1.0\ndim_1: 2.0"
     wide = NumericConfig(decimals=0, separator=" ", channel="<{name}>{values}", channel_separator=";")
     assert write_series([[1.4, 2.0], [-0.4, 3.0]], ("x", "y"), wide) == "<x>1 2;<y>0 3"
-    with pytest.raises(InputError, match="2 channels, its task names 1: x"):
+    with pytest.raises(InputError, match="2 channels, but its task has names for 1: x"):
         write_series([[1.0], [2.0]], ("x",), PLAIN)
 
 
@@ -71,7 +71,7 @@ ODD_SERIES = {
     "a missing channel": (CHANNELS, [[1.0, 2.0], None], "channel 1 of the raw series is None"),
     "the first channel missing": (CHANNELS, [None, [1.0, 2.0]], "channel 0 of the raw series is None"),
     "an empty channel": (CHANNELS, [[1.0, 2.0], []], r"channel 1 of the raw series is \[\]"),
-    "ragged channels": (CHANNELS, [[1.0, 2.0], [1.0]], r"have \[2, 1\] readings; they must be as many"),
+    "ragged channels": (CHANNELS, [[1.0, 2.0], [1.0]], r"have \[2, 1\] readings; all must have the same number"),
     "a gap in a channel": (CHANNELS, [[1.0, 2.0], [1.0, None]], "channel 1 of the raw series, reading 1, is missing"),
     "nested too deep": (pa.list_(CHANNELS), [[[1.0, 2.0]]], r"channel 0 .* reading 0, is \[1.0, 2.0\]"),
     "a bare number": (pa.float64(), 1.5, "the raw series is 1.5; expected a list of numbers"),

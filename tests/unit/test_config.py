@@ -6,23 +6,25 @@ import ast
 import copy
 import subprocess
 import sys
-from dataclasses import dataclass, field, fields
+from collections import Counter
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from timemaster.algo.advantages import ADVANTAGES, group_advantages
 from timemaster.algo.losses import POLICY_LOSSES, LossInputs, LossResult, policy_loss
 from timemaster.cli import literal, read_settings, schema
-from timemaster.config import ActorConfig, Config
+from timemaster.config import ActorConfig, AlgorithmConfig, Config
 from timemaster.config.help import help_text, typed
 from timemaster.config.keys import all_settings, get, with_settings
 from timemaster.config.registries import ENGINES, SINKS, load
 from timemaster.config.resolve import resolve
 from timemaster.fields import above, setting
 from timemaster.run.folder import write_config
-from timemaster.types import InputError
+from timemaster.types import Example, Group, InputError, Rollout, Score
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = [*(item.name for item in fields(Config())), "actor.optim", "data.numeric"]
@@ -252,6 +254,27 @@ def test_a_loss_with_a_coefficient_is_one_function_one_line_and_one_field(monkey
         resolve(composed(*typed_in, "actor.weight_ceiling=0", section=Settings), "sft")
 
 
+@dataclass(kw_only=True, slots=True)
+class Scaled(AlgorithmConfig):
+    advantage_scale: float = setting(3.0, "factor of every advantage")  # in the library: a field of AlgorithmConfig
+
+
+def test_an_advantage_with_a_coefficient_is_one_function_one_line_and_one_field(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ADVANTAGES, "scaled", lambda scores, cfg: [cfg.advantage_scale * score for score in scores])
+    cfg = replace(VALID, algorithm=Scaled(adv_estimator="scaled"))
+    rollouts = [
+        Rollout(
+            id="r", token_ids=[], mask=[], logprobs=[], versions=[], media=[], text="", finish_reason="stop",
+            score=Score(total=total, parts={}),
+        )
+        for total in (0.0, 2.0)
+    ]  # fmt: skip
+    group = Group(Example(id="r", messages=[], answer="", data_source=""), rollouts)
+    assert group_advantages(group, resolve(cfg, "grpo").algorithm, "group") == [0.0, 6.0]
+
+
 @pytest.mark.parametrize("path", [*ENGINES.values(), *SINKS.values()])
 def test_registries_name_classes_that_exist(path: str) -> None:
     assert isinstance(load(path), type)
@@ -265,8 +288,16 @@ def dotted(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
+def binds(node: ast.AST) -> bool:
+    """Whether a node gives a name its value."""
+    return isinstance(node, ast.arg) or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+
+
 def keys_read(function: ast.AST) -> set[str]:
-    """The keys a function reads: cfg.rollout.n, or r.n where it says `r = cfg.rollout` or takes `r: RolloutConfig`."""
+    """The keys a function reads: cfg.rollout.n, or r.n where it says `r = cfg.rollout` or takes `r: RolloutConfig`.
+
+    A name that gets another value in the same function counts for nothing.
+    """
     sections = {kind.__name__: key for key in SECTIONS for kind in type(get(Config(), key)).__mro__[:-1]}
     local: dict[str, str] = {}
 
@@ -284,6 +315,8 @@ def keys_read(function: ast.AST) -> set[str]:
             local |= {
                 name.id: key(value) for name, value in pairs if isinstance(name, ast.Name) and key(value) in SECTIONS
             }
+    bound = Counter(node.arg if isinstance(node, ast.arg) else node.id for node in nodes if binds(node))
+    local = {name: section for name, section in local.items() if bound[name] == 1}
     return {key(node) for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
 
 
@@ -297,6 +330,7 @@ def test_keys_read_sees_reads_and_nothing_else() -> None:
     assert keys("def f(cfg: LossConfig):\n    return cfg.kl_loss_coef") == {"actor.kl_loss_coef"}
     assert keys("def f(j: JudgeConfig):\n    return j.timeout") == {"judge.timeout"}  # not reward.timeout
     assert keys("cfg = self.cfg.model\ncfg.path") == {"model.path"}
+    assert keys("r = cfg.rollout\nr = other\nr.n") == set()
     assert keys("# cfg.rollout.n\n'cfg.rollout.n'\nother.n\nspec.rollout.n\ncfg.rollout.n = 1") == set()
 
 

@@ -13,7 +13,7 @@ from timemaster.config import Config
 from timemaster.rollout.loop import Request
 from timemaster.types import Group, InputError, Prompt, PromptRow, Sampling
 from timemaster.workers import handle
-from timemaster.workers.dispatch import Dispatcher, Progress
+from timemaster.workers.dispatch import Dispatcher, EngineReport
 from timemaster.workers.engine import EngineRank
 
 ROWS = [PromptRow(question(f"row {i}", []), Prompt(id=f"row {i}", token_ids=[1], media=[])) for i in range(24)]
@@ -37,17 +37,21 @@ def test_prompts_are_dealt_equally_while_all_fit() -> None:
 def test_an_engine_is_given_prompts_as_its_sequences_finish_and_no_more_than_it_may_hold() -> None:
     dispatcher = Dispatcher(requests(9), num_engines=1, capacity=16)
     assert [len(share) for _, share in dispatcher.first_calls()] == [4, 0]  # 4 x 4 sequences
-    scoring = Progress([], num_unfinished=9)  # a prompt is not complete before it is scored, but its room is free
+    scoring = EngineReport([], num_unfinished=9)  # a prompt is not complete before it is scored, but its room is free
     assert [request.key for request in dispatcher.next_call(0, scoring) or []] == [4]  # 9 + 4; another 4 are too many
-    assert dispatcher.next_call(0, Progress([], num_unfinished=9)) == []  # the call with prompt 4 is still open
-    assert [r.key for r in dispatcher.next_call(0, Progress([(0, Group(ROWS[0].example, []))], 4)) or []] == [5, 6, 7]
+    assert dispatcher.next_call(0, EngineReport([], num_unfinished=9)) == []  # the call with prompt 4 is still open
+    assert [r.key for r in dispatcher.next_call(0, EngineReport([(0, Group(ROWS[0].example, []))], 4)) or []] == [
+        5,
+        6,
+        7,
+    ]
 
 
 def test_more_answers_a_prompt_than_an_engine_may_hold_go_one_prompt_at_a_time() -> None:
     dispatcher = Dispatcher(requests(3), num_engines=1, capacity=2)
     assert [len(share) for _, share in dispatcher.first_calls()] == [1, 0]
-    assert dispatcher.next_call(0, Progress([], num_unfinished=3)) == []
-    assert [r.key for r in dispatcher.next_call(0, Progress([(0, Group(ROWS[0].example, []))], 0)) or []] == [1]
+    assert dispatcher.next_call(0, EngineReport([], num_unfinished=3)) == []
+    assert [r.key for r in dispatcher.next_call(0, EngineReport([(0, Group(ROWS[0].example, []))], 0)) or []] == [1]
 
 
 class Loop:

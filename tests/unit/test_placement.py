@@ -66,7 +66,7 @@ def test_gpus_are_waited_for_until_it_is_said_which_are_missing() -> None:
     lines = out.splitlines()
     assert lines[0] == "['sees one', 'sees one']"
     assert (
-        "trainer.nnodes=1 x trainer.n_gpus_per_node=1 asks for 1 times 1 GPU(s), each time of another node" in lines[1]
+        "trainer.nnodes=1 x trainer.n_gpus_per_node=1 asks for 1 times 1 GPU(s), each time on another node" in lines[1]
     )
     assert "0 GPUs are free in the Ray cluster, whose nodes have 2 in all" in lines[1]
     assert (

@@ -111,7 +111,7 @@ def test_rendering_names_the_row(cfg: Config) -> None:
         (renderer.prompt, []),
     ):
         example = Example(id="a.parquet:7", messages=messages, answer="Winter", data_source="italy_power")
-        with pytest.raises(InputError, match=r"row a\.parquet:7: nothing stands before the assistant's turn"):
+        with pytest.raises(InputError, match=r"row a\.parquet:7: there is no turn before the assistant's"):
             render(example)
 
 

@@ -16,7 +16,7 @@ from timemaster.config import Config
 from timemaster.rollout.loop import Request
 from timemaster.types import Group, InputError, Prompt, PromptRow, Sample, Sampling
 from timemaster.workers import handle as workers
-from timemaster.workers.dispatch import Progress
+from timemaster.workers.dispatch import EngineReport
 
 ROW = PromptRow(question("row", []), Prompt(id="row", token_ids=[1], media=[]))
 SAMPLE = Sample(id="one", token_ids=[1, 2], mask=[0, 1], media=[])
@@ -57,10 +57,10 @@ class Engine:
             assert self.trainer.waits == self.trainer.offloads, "no room for the caches"
         self.awake |= set(tags)
 
-    def advance(self, requests: list[Request]) -> Progress:
+    def advance(self, requests: list[Request]) -> EngineReport:
         assert self.awake == EVERYTHING, "asleep: it would spin for ever"
         assert self.weights == self.trainer.updates, "sampled from old or lost weights"
-        return Progress([(request.key, Group(request.example, [])) for request in requests], num_unfinished=0)
+        return EngineReport([(request.key, Group(request.example, [])) for request in requests], num_unfinished=0)
 
     def abandon(self) -> None:
         pass

@@ -34,14 +34,14 @@ def grpo(scores_G: list[float], cfg: AlgorithmConfig) -> list[float]:
     return [(score - mean) / (std + EPS) for score in scores_G]
 
 
-def without_unknown(known_G: list[bool]) -> list[bool]:
+def without_unknown(known: list[bool]) -> list[bool]:
     """Train on the rollouts whose score is known."""
-    return known_G
+    return known
 
 
-def complete_only(known_G: list[bool]) -> list[bool]:
+def complete_only(known: list[bool]) -> list[bool]:
     """Train on a group whose scores are all known, and on no rollout of any other."""
-    return [all(known_G)] * len(known_G)
+    return [all(known)] * len(known)
 
 
 ADVANTAGES: dict[str, Callable[[list[float], AlgorithmConfig], list[float]]] = {"grpo": grpo}
@@ -59,11 +59,13 @@ class AlgorithmConfig:
 def group_advantages(group: Group, cfg: AlgorithmConfig, on_unknown: str) -> list[float | None]:
     """The advantage of each rollout of a group, None for a rollout that is not trained on.
 
-    A rollout is not trained on when a judge could not score one of its parts. `on_unknown` says whether that excludes
-    the rollout alone ("rollout") or its whole group ("group"). The mean and deviation are those of the other rollouts.
+    A rollout whose environment failed is not trained on, and does not count in its group. Nor is a rollout that has a
+    part which a judge could not score: `on_unknown` says whether that excludes the rollout alone ("rollout") or its
+    whole group ("group"). Mean and standard deviation are those of the rollouts that are trained on.
     """
-    known_G = [rollout.score is not None and not rollout.score.unknown for rollout in group.rollouts]
-    used = [i for i, is_used in enumerate(ON_UNKNOWN[on_unknown](known_G)) if is_used]
+    finished = [i for i, rollout in enumerate(group.rollouts) if not rollout.failure]
+    known = [(score := group.rollouts[i].score) is not None and not score.unknown for i in finished]
+    used = [i for i, is_used in zip(finished, ON_UNKNOWN[on_unknown](known), strict=True) if is_used]
     advantages_G: list[float | None] = [None] * len(group.rollouts)
     scores = [score.total for i in used if (score := group.rollouts[i].score)]
     for i, advantage in zip(used, ADVANTAGES[cfg.adv_estimator](scores, cfg) if used else [], strict=True):

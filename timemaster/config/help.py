@@ -36,4 +36,4 @@ def typed(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
         return str(value[0]) if len(value) == 1 else f"[{','.join(map(str, value))}]"
-    return f"$'{value!r}'".replace("''", "'") if value == "\n" else str(value)
+    return str(value).replace("\n", r"$'\n'")  # as a shell wants it

@@ -13,13 +13,13 @@ Mode = Literal["grpo", "sft", "eval"]
 
 
 def resolve(given: Config, mode: Mode) -> Config:
-    """A checked copy of `given` for a run, with everything filled in that follows from other settings. `given` stays.
+    """A checked copy of `given` for a run, with everything filled in that follows from other settings.
 
     - Empty names of files, tasks, judges and checkpoints are removed.
     - Paths are absolute, since the processes of a Ray cluster start in other folders.
     - trainer.default_local_dir is set; judge.base_url and judge.api_key_env have one item for each of judge.model.
 
-    Raises InputError with the key, the value, what is allowed and what to do.
+    `given` is not changed. Raises InputError with the key, the value, what is allowed and what to do.
     """
     cfg = copy.deepcopy(given)
     data, judge = cfg.data, cfg.judge

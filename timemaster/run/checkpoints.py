@@ -42,11 +42,12 @@ def _folders(run: str | Path) -> list[tuple[int, Path]]:
 
 def latest(run: str | Path) -> Path | None:
     """The newest checkpoint of a run, or None. Raises InputError when it is not complete."""
-    found = _folders(run)
-    if not found:
+    folders = _folders(run)
+    if not folders:
         return None
-    check_whole(found[-1][1])
-    return found[-1][1]
+    _, newest = folders[-1]
+    check_whole(newest)
+    return newest
 
 
 def check_whole(folder: Path) -> None:
@@ -94,12 +95,12 @@ def _differences(folder: Path, files: Mapping[str, int | None]) -> list[str]:
     out = []
     for name, size in files.items():
         try:
-            found = (folder / name).stat().st_size
+            actual = (folder / name).stat().st_size
         except FileNotFoundError:
             out.append(f"{name} is missing")
             continue
-        if size not in (None, found):
-            out.append(f"{name} has {found} bytes, not {size}")
+        if size not in (None, actual):
+            out.append(f"{name} has {actual} bytes, not {size}")
     return out
 
 
@@ -177,9 +178,9 @@ def _wait_for(folder: Path, files: dict[str, int]) -> list[str]:
 
 def _remove(folder: Path) -> None:
     """Remove a checkpoint. It is renamed first, so that a kill leaves no part of it under a checkpoint's name."""
-    doomed = folder.with_name(f"tmp_{folder.name}_removed")
-    folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)  # an evaluation may still read it; the next save tries again
+    renamed = folder.with_name(f"tmp_{folder.name}_removed")
+    folder.rename(renamed)
+    shutil.rmtree(renamed, ignore_errors=True)  # an evaluation may still read it; the next save tries again
 
 
 def _some(names: list[str]) -> str:

@@ -87,10 +87,10 @@ class Run:
             return self
         with ExitStack() as opened:
             opened.enter_context(folder_lock(self.folder, "a training run"))
-            if self.cfg.trainer.resume_mode == "disable" and (found := latest(self.folder)):
+            if self.cfg.trainer.resume_mode == "disable" and (existing := latest(self.folder)):
                 raise InputError(
-                    f"{self.folder} already holds {found} and trainer.resume_mode=disable: remove the folder, choose "
-                    "another trainer.experiment_name, or set trainer.resume_mode=auto to continue it."
+                    f"{self.folder} already holds {existing} and trainer.resume_mode=disable: remove the folder, "
+                    "choose another trainer.experiment_name, or set trainer.resume_mode=auto to continue it."
                 )
             forget_lists(self.folder)
             self._sinks = make_sinks(self.cfg, self.folder)
@@ -150,35 +150,36 @@ class Run:
         self.identity |= {"seed": data.seed, "shuffle": data.shuffle, "mixture": dict(data.mixture)}
         model = self.cfg.model.path  # a relative path, so that a project may be moved
         self.identity |= {"modality": data.modality, "model": os.path.relpath(model) if os.path.isdir(model) else model}
-        found, point = latest(self.folder), ResumePoint()
-        if found is not None:
-            point = self._check_same(found, rows)
-            log.info("resuming after step %d from %s", point.step, found)
+        checkpoint, point = latest(self.folder), ResumePoint()
+        if checkpoint is not None:
+            point = self._check_same(checkpoint, rows)
+            log.info("resuming after step %d from %s", point.step, checkpoint)
         self._forget_after(point.step)
         self.steps_done = self.steps_saved = point.step
         with full_disk(self.folder):
             write_config(self.folder, self.cfg)
         return point
 
-    def _check_same(self, found: Path, rows: dict[str, Any]) -> ResumePoint:
+    def _check_same(self, checkpoint: Path, rows: dict[str, Any]) -> ResumePoint:
         """The point that a checkpoint was written at. Raises InputError when it is not of a run like this one."""
-        state = read_state(found)
+        state = read_state(checkpoint)
         changed = _changes(state, self.identity)
         if not rows.keys() <= state.keys():
             log.warning(
-                "%s was written by an older version and has no digest of its rows: they are taken as the same", found
+                "%s was written by an older version and has no digest of its rows: they are taken as the same",
+                checkpoint,
             )
         if changed:
             raise InputError(
-                f"{found} cannot be continued: it was written with {'; '.join(changed)}. Restore these, or choose "
+                f"{checkpoint} cannot be continued: it was written with {'; '.join(changed)}. Restore these, or choose "
                 "another trainer.experiment_name."
             )
-        return ResumePoint(checkpoint=str(found), step=state["step"], updates_done=state["updates_done"])
+        return ResumePoint(checkpoint=str(checkpoint), step=state["step"], updates_done=state["updates_done"])
 
     def start_bar(self, plan: StepPlan) -> None:
         """Show the progress over steps, with the time left."""
-        how: dict[str, Any] = {"desc": self.mode, "unit": "step", "dynamic_ncols": True, "disable": None}
-        self._bar = tqdm(total=plan.total, initial=plan.resume.step, **how)
+        settings: dict[str, Any] = {"desc": self.mode, "unit": "step", "dynamic_ncols": True, "disable": None}
+        self._bar = tqdm(total=plan.total, initial=plan.resume.step, **settings)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -230,9 +231,9 @@ class Run:
         with full_disk(self.folder):
             (folder / "media").mkdir(parents=True, exist_ok=True)
             with open(folder / f"step_{step}.jsonl", "w", encoding="utf-8") as file:
-                for group, own in list(zip(groups, advantages, strict=True))[:num_shown]:
+                for group, values in list(zip(groups, advantages, strict=True))[:num_shown]:
                     answers = answers_of(group, self.evaluations.get(group.example.data_source))
-                    for answer, advantage in zip(answers, own, strict=True):
+                    for answer, advantage in zip(answers, values, strict=True):
                         file.write(json.dumps({**to_row(answer), "step": step, "advantage": advantage}) + "\n")
             for media in (media for group in groups[:num_shown] for media in images(group)):
                 path = folder / "media" / media.uid
@@ -260,7 +261,7 @@ def save_due(cfg: Config, step: int) -> bool:
 
 
 def validation_due(cfg: Config, step: int, total: int) -> bool:
-    """Whether trainer.test_freq asks for a validation after `step`: with it, the last step has one in any case."""
+    """Whether trainer.test_freq asks for a validation after `step`. If it is set, the last step has one, too."""
     return bool(cfg.trainer.test_freq) and (step == total or step % cfg.trainer.test_freq == 0)
 
 
@@ -340,8 +341,8 @@ def _step_of(line: str) -> float:
 
 def images(group: Group) -> list[Media]:
     """The distinct images of a group's prompt and turns."""
-    found = {media.uid: media for rollout in group.rollouts for media in rollout.media if media.kind == "image"}
-    return list(found.values())
+    by_uid = {media.uid: media for rollout in group.rollouts for media in rollout.media if media.kind == "image"}
+    return list(by_uid.values())
 
 
 def _short(name: str) -> str:

@@ -42,8 +42,8 @@ def check_inputs(cfg: Config, files: list[str]) -> Config:
 
     Returns the settings with model.revision as a commit: see `pinned`.
     """
+    model = load_model_config(cfg.model.path, cfg.model.revision)  # first: it explains what is wrong with a path
     cfg = replace(cfg, model=pinned(cfg.model))
-    model = load_model_config(cfg.model.path, cfg.model.revision)
     check_pixels(vision_spec(model, cfg.data.min_pixels, cfg.data.max_pixels))
     if Path(cfg.model.path).is_dir():
         check_folder(cfg.model.path)

@@ -15,8 +15,8 @@ from timemaster.types import Group
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """What a call of `EngineRank.advance` brings. Example: Progress(groups=[(3, Group(...))], num_unfinished=12)"""
+class EngineReport:
+    """What a call of `EngineRank.advance` brings. Example: EngineReport(groups=[(3, Group(...))], num_unfinished=12)"""
 
     groups: list[tuple[int, Group]]  # the groups completed by this call, each with the key of its request
     num_unfinished: int  # sequences that the engine still has to finish
@@ -50,15 +50,15 @@ class Dispatcher:
             self._record(engine, share)
         return calls
 
-    def next_call(self, engine: int, progress: Progress) -> list[Request] | None:
-        """The oldest open call of `engine` brought `progress`. Returns the requests of its next call, None for no call.
+    def next_call(self, engine: int, report: EngineReport) -> list[Request] | None:
+        """The oldest open call of `engine` brought `report`. Returns the requests of its next call, None for no call.
 
         The list is empty when the engine still works and has no room, or no prompt is left.
         """
         self._in_calls[engine].popleft()
-        self._num_unfinished[engine] = progress.num_unfinished
-        self._num_prompts[engine] -= len(progress.groups)
-        load = progress.num_unfinished + sum(self._in_calls[engine])
+        self._num_unfinished[engine] = report.num_unfinished
+        self._num_prompts[engine] -= len(report.groups)
+        load = report.num_unfinished + sum(self._in_calls[engine])
         share: list[Request] = []
         while self._requests and self._has_room(load):
             share.append(self._requests.popleft())

@@ -22,7 +22,7 @@ from timemaster.tasks import load_tasks
 from timemaster.tasks.scorer import make_judge, make_scorer
 from timemaster.tokens.render import Renderer
 from timemaster.types import Group, Prompt, Sampling
-from timemaster.workers.dispatch import Progress
+from timemaster.workers.dispatch import EngineReport
 
 SECONDS_PER_CALL = 0.2  # after which an engine tells the driver how much room it has
 
@@ -58,7 +58,7 @@ class EngineRank:
             max_model_len=spec.max_model_len,
         )
 
-    def advance(self, requests: Sequence[Request]) -> Progress:
+    def advance(self, requests: Sequence[Request]) -> EngineReport:
         """Take in `requests`, then work until a group is complete or SECONDS_PER_CALL have passed.
 
         Raises what a reward raises.
@@ -69,7 +69,7 @@ class EngineRank:
         groups: list[tuple[int, Group]] = []
         while self.loop.num_open() and not groups and time.monotonic() < until:
             groups += self.loop.advance()
-        return Progress(groups, self.loop.num_unfinished())
+        return EngineReport(groups, self.loop.num_unfinished())
 
     def abandon(self) -> None:
         """Give up all open requests: the driver no longer wants their answers."""

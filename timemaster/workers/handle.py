@@ -220,14 +220,14 @@ class Workers:
         try:
             for k, share in dispatcher.first_calls():
                 calls[k].append(self.engines[k].advance.remote(share))
-            while working := [k for k, own in enumerate(calls) if own]:
-                first, progress = first_result([calls[k][0] for k in working], self._names)
+            while working := [k for k, open_calls in enumerate(calls) if open_calls]:
+                first, report = first_result([calls[k][0] for k in working], self._names)
                 engine = working[first]
                 calls[engine].popleft()
-                following = dispatcher.next_call(engine, progress)
+                following = dispatcher.next_call(engine, report)
                 if following is not None:
                     calls[engine].append(self.engines[engine].advance.remote(following))
-                yield from progress.groups
+                yield from report.groups
         finally:
             if any(calls):
                 for e in self.engines:
@@ -240,7 +240,7 @@ class Workers:
         plan = self._plan(samples)
         self._trainer_turn()
         shares = _micro_batches(plan, samples)
-        results = self._get([t.logprobs.remote(own, which) for t, own in zip(self.trainers, shares, strict=True)])
+        results = self._get([t.logprobs.remote(share, which) for t, share in zip(self.trainers, shares, strict=True)])
         out: list[list[float]] = [[] for _ in samples]
         for micros, values in zip(plan, results, strict=True):
             for micro, rows in zip(micros, values, strict=True):
@@ -252,21 +252,21 @@ class Workers:
         """One optimizer step of the policy on a mini-batch. Returns per-token means, by name and name@data_source."""
         self.updates_done += 1
         self._trainer_turn()
-        shares, count = self._shares(samples), _num_trained_tokens(samples)
-        return self._get([t.update.remote(own, count) for t, own in zip(self.trainers, shares, strict=True)])[0]
+        count = _num_trained_tokens(samples)
+        return self._get([t.update.remote(micros, count) for t, micros in self._shares(samples)])[0]
 
     def update_sft(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One supervised optimizer step. Returns as `update`."""
         self.updates_done += 1
         self._trainer_turn()
-        shares, count = self._shares(samples), _num_trained_tokens(samples)
-        return self._get([t.update_sft.remote(own, count) for t, own in zip(self.trainers, shares, strict=True)])[0]
+        count = _num_trained_tokens(samples)
+        return self._get([t.update_sft.remote(micros, count) for t, micros in self._shares(samples)])[0]
 
     def evaluate_sft(self, samples: Sequence[Sample]) -> dict[str, float]:
         """The supervised loss, without an update."""
         self._trainer_turn()
-        shares, count = self._shares(samples), _num_trained_tokens(samples)
-        return self._get([t.evaluate_sft.remote(own, count) for t, own in zip(self.trainers, shares, strict=True)])[0]
+        count = _num_trained_tokens(samples)
+        return self._get([t.evaluate_sft.remote(micros, count) for t, micros in self._shares(samples)])[0]
 
     def sync_weights(self, verify: bool = False) -> None:
         """Push the trained weights to every engine.
@@ -326,8 +326,7 @@ class Workers:
         if self._reaper:
             stop_reaper(self._reaper)
 
-    # ---- turns on shared GPUs: each verb first asks for its turn; where the pools have their own devices, nothing
-    # happens
+    # ---- turns on shared GPUs: each verb first asks for its turn. Without shared GPUs nothing happens.
 
     def _trainer_turn(self) -> None:
         """Give the GPUs to the trainer: engines sleep, and what waited in host memory comes back."""
@@ -380,9 +379,9 @@ class Workers:
         max_tokens, padded = micro_batch_tokens(self.cfg, self.device), not self.cfg.actor.use_remove_padding
         return spread(samples, len(self.trainers), max_tokens, padded)
 
-    def _shares(self, samples: Sequence[Sample]) -> list[list[list[Sample]]]:
-        """The micro-batches of each rank."""
-        return _micro_batches(self._plan(samples), samples)
+    def _shares(self, samples: Sequence[Sample]) -> list[tuple[Any, list[list[Sample]]]]:
+        """Each trainer rank with its micro-batches."""
+        return list(zip(self.trainers, _micro_batches(self._plan(samples), samples), strict=True))
 
     def _get(self, calls: list[Any]) -> list[Any]:
         """Results in the order of `calls`. Raises at the first failure, and names the process and the cause."""
