@@ -64,7 +64,21 @@ def test_samples_of_a_row_are_averaged_before_the_interval() -> None:
     got = summarise(items, {SOURCE: HEIGHT})
     assert (got["n"], got["num_samples"], got["error"]) == (8, 2, 0.5)
     assert got["error_ci95"] == [0.5, 0.5]  # each row has the mean 0.5: between the rows nothing varies
-    assert HEIGHT.vote(items[0]).numbers == {"error": 0.5, "close": 0.5}
+    assert HEIGHT.vote(items[0]).numbers == {"error": 0.5, "close": 0.0}  # one of two is no majority
+
+
+def test_an_evaluation_of_shares_alone_is_tested_by_mcnemar() -> None:
+    class Close(MeanError):
+        numbers = (Number(name="close", is_share=True),)
+
+    close = Close()
+    first = {str(i): close.read_answer(answered("4.0", "4.2", str(i))) for i in range(6)}
+    second = {key: close.read_answer(answered("4.0", "9.0", key)) for key in first}
+    assert [first["0"].outcome, second["0"].outcome] == ["right", "wrong"]
+    assert close.paired_test(first, second).p == 2 / 2**6
+    got = summarise([[answer] for answer in first.values()], {SOURCE: close})
+    # Wilson for 6 of 6: 6 / (6 + 1.96^2) = 0.6097
+    assert (got["close"], got["close_ci95"]) == (1.0, pytest.approx([0.6097, 1.0], abs=1e-4))
 
 
 def test_kinds_are_not_mixed_in_one_number() -> None:
