@@ -6,6 +6,7 @@ Slower than vLLM and one process only, but the same records, the same bans, the 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -42,6 +43,9 @@ class HfEngine:
 
     def busy(self) -> bool:
         return bool(self._queue)
+
+    def abort(self, keys: Sequence[str]) -> None:
+        self._queue = [item for item in self._queue if item[0] not in keys]
 
     def step(self) -> list[tuple[str, list[Completion]]]:
         """Answer one batch: the head of the queue and what follows with the same sampling, seeds aside."""

@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -164,6 +164,11 @@ class VllmEngine:
 
     def busy(self) -> bool:
         return self._llm.llm_engine.has_unfinished_requests()
+
+    def abort(self, keys: Sequence[str]) -> None:
+        self._llm.llm_engine.abort_request(list(keys))
+        for key in keys:
+            del self._prompts[key]
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self._llm.init_weight_transfer_engine({"init_info": init_info})

@@ -46,6 +46,7 @@ class EngineRank:
         if spec.device == "cuda":
             check_visible_gpus(spec.tensor_parallel)
         tasks = load_tasks(cfg.data.recipes)
+        environments = {source: task.environment for source, task in tasks.items()}
         vision = vision_spec(load_model_config(cfg.model.path), spec.min_pixels, spec.max_pixels)
         check_weights(spec.model_path)
         self.engine = make_engine(self.name, spec)
@@ -54,7 +55,7 @@ class EngineRank:
             engine=self.engine,
             renderer=Renderer(cfg.model.path, vision),
             score=make_scorer(tasks, cfg.reward).start_group,
-            respond=lambda example: tasks[example.data_source].respond if example.data_source in tasks else None,
+            environment=lambda example: environments.get(example.data_source),
             max_model_len=spec.max_model_len,
         )
 
