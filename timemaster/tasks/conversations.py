@@ -192,13 +192,13 @@ def _filled(fields: Mapping[str, Any], *names: str) -> Any:
 
 def _turns(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The turns of an entry in OpenAI's form."""
-    found = _filled(entry, "conversations", "messages")
-    if not isinstance(found, list):
+    listed = _filled(entry, "conversations", "messages")
+    if not isinstance(listed, list):
         raise InputError(f"neither conversations nor messages holds a list of turns (its keys: {', '.join(entry)})")
     turns = []
     if isinstance(entry.get("system"), str) and entry["system"]:
         turns.append({"role": "system", "content": entry["system"]})
-    for i, turn in enumerate(found):
+    for i, turn in enumerate(listed):
         who = _filled(turn, "from", "role") if isinstance(turn, Mapping) else None
         if not isinstance(who, str) or who not in ROLES:
             known = ", ".join(ROLES)

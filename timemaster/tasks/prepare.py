@@ -230,7 +230,7 @@ def _save_parquet(
 
 
 def _swap(workplace: Path, folder: Path) -> None:
-    """Move the new folder to the place of the old one by two renames; between them there is none, never half of one."""
+    """Replace the old folder by the new one with two renames: the folder is never there in part."""
     if folder.exists():
         folder.rename(workplace / "old")
     (workplace / "new").rename(folder)

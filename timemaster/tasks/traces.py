@@ -77,9 +77,9 @@ def read_questions(task: SeriesClassification, file: str, on_bad_row: str) -> li
         raise InputError(
             f"{file}: rows of {', '.join(sorted(others))}; {task.name}'s data_source is {task.data_source}."
         )
-    found, bad = with_task_answers(examples, {task.data_source: task})
+    usable, bad = with_task_answers(examples, {task.data_source: task})
     report_bad_rows(bad, len(examples), on_bad_row)
-    return [replace(e, messages=e.messages[:-1]) if e.messages[-1].role == "assistant" else e for e in found]
+    return [replace(e, messages=e.messages[:-1]) if e.messages[-1].role == "assistant" else e for e in usable]
 
 
 def in_turn(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -117,34 +117,34 @@ async def ask_model(
     chat: Chat, task: SeriesClassification, examples: Sequence[Example], options: argparse.Namespace
 ) -> Traces:
     """Ask about the examples in order, `options.concurrency` at a time, until `options.per_class` of each are kept."""
-    found, parts = Traces(), judged_parts(task)
+    traces, parts = Traces(), judged_parts(task)
     with tqdm(total=len(examples), desc="traces", unit="row", disable=None) as bar:
         waiting = iter(examples)
-        await asyncio.gather(*(_work(chat, parts, waiting, found, options, bar) for _ in range(options.concurrency)))
-    if found.stopped and not isinstance(found.stopped, BudgetSpent):
-        raise found.stopped
-    return found
+        await asyncio.gather(*(_work(chat, parts, waiting, traces, options, bar) for _ in range(options.concurrency)))
+    if traces.stopped and not isinstance(traces.stopped, BudgetSpent):
+        raise traces.stopped
+    return traces
 
 
 async def _work(
-    chat: Chat, parts: Sequence[RewardPart], waiting: Any, found: Traces, options: argparse.Namespace, bar: tqdm[Any]
+    chat: Chat, parts: Sequence[RewardPart], waiting: Any, traces: Traces, options: argparse.Namespace, bar: tqdm[Any]
 ) -> None:
     """One of several workers: take the next example until none is left or a worker must stop."""
     for example in waiting:
-        enough = options.per_class and found.per_class[example.answer] >= options.per_class
+        enough = options.per_class and traces.per_class[example.answer] >= options.per_class
         try:
-            if not enough and not found.stopped:
-                await _try_example(chat, parts, example, found, options)
+            if not enough and not traces.stopped:
+                await _try_example(chat, parts, example, traces, options)
         except InputError as error:
-            found.stopped = found.stopped or error
-        if found.stopped:
+            traces.stopped = traces.stopped or error
+        if traces.stopped:
             return
-        bar.set_postfix(kept=len(found.kept), rejected=len(found.rejected), refresh=False)
+        bar.set_postfix(kept=len(traces.kept), rejected=len(traces.rejected), refresh=False)
         bar.update(1)
 
 
 async def _try_example(
-    chat: Chat, parts: Sequence[RewardPart], example: Example, found: Traces, options: argparse.Namespace
+    chat: Chat, parts: Sequence[RewardPart], example: Example, traces: Traces, options: argparse.Namespace
 ) -> None:
     messages = [chat_turn(message) for message in example.messages]
     for number in range(1, options.tries + 1):
@@ -153,49 +153,49 @@ async def _try_example(
         text = reply.text.strip()
         reason = f"no answer: {reply.error}" if reply.error else await fault(parts, example, text)
         if not reason:
-            found.keep(example, text)
+            traces.keep(example, text)
             return
-        found.reject(example, number, text, reason)
+        traces.reject(example, number, text, reason)
 
 
 async def ask_explainer(task: SeriesClassification, examples: Sequence[Example]) -> Traces:
     """The demonstrations of the recipe's explainer, checked by the same rules."""
     from timemaster.tasks.conversations import turns_of
 
-    found, parts, small = Traces(), judged_parts(task), small_variant(task)
+    traces, parts, small = Traces(), judged_parts(task), small_variant(task)
     for number, example in enumerate(examples):
         try:
             values = series_of(example)
         except InputError as error:
-            found.reject(example, 1, "", str(error))
+            traces.reject(example, 1, "", str(error))
             continue
         series = Series(values, example.answer, int(example.extra.get("index") or number))
         is_small = turns_of(example)[-1]["content"] == small.question  # a row of `prepare --plot small`
         text = demonstration(small if is_small else task, series)
         reason = await fault(parts, example, text)
         if reason:
-            found.reject(example, 1, text, reason)
+            traces.reject(example, 1, text, reason)
         else:
-            found.keep(example, text)
-    return found
+            traces.keep(example, text)
+    return traces
 
 
-def balance(examples: Sequence[Example], found: Traces, per_class: int) -> list[Example]:
+def balance(examples: Sequence[Example], traces: Traces, per_class: int) -> list[Example]:
     """The examples to write, in their order: the same number of every class, or up to `per_class`."""
     labels = sorted({example.answer for example in examples})
-    if not found.kept or (not per_class and any(not found.per_class[label] for label in labels)):
-        counts = ", ".join(f"{label} {found.per_class[label]}" for label in labels)
-        reasons = Counter(str(row["reason"]) for row in found.rejected).most_common(1)
+    if not traces.kept or (not per_class and any(not traces.per_class[label] for label in labels)):
+        counts = ", ".join(f"{label} {traces.per_class[label]}" for label in labels)
+        reasons = Counter(str(row["reason"]) for row in traces.rejected).most_common(1)
         raise InputError(
             f"right answers by class: {counts}; every class needs one. "
             + (f"The commonest fault: {reasons[0][0]}. " if reasons else "")
             + "Raise --tries or the budget, ask another model, or give --per-class to write what there is."
         )
-    limit = per_class or min(found.per_class[label] for label in labels)
+    limit = per_class or min(traces.per_class[label] for label in labels)
     taken: Counter[str] = Counter()
     chosen = []
     for example in examples:
-        if example.id in found.kept and taken[example.answer] < limit:
+        if example.id in traces.kept and taken[example.answer] < limit:
             taken[example.answer] += 1
             chosen.append(example)
     return chosen
@@ -212,29 +212,29 @@ def make_traces(task: SeriesClassification, options: argparse.Namespace) -> None
     out.parent.mkdir(parents=True, exist_ok=True)
     spending = "no model was asked"
     if options.explainer:
-        found = asyncio.run(ask_explainer(task, questions))
+        traces = asyncio.run(ask_explainer(task, questions))
     else:
         chat = make_chat(options)
         before, _ = chat.store.spent(chat.account)
-        found = asyncio.run(ask_model(chat, task, questions, options))
+        traces = asyncio.run(ask_model(chat, task, questions, options))
         calls, cost = chat.store.spent(chat.account)
         spending = f"{calls - before} calls now, {calls} with earlier ones, which cost {cost:.2f}"
     rejected = out.with_suffix(".rejected.jsonl")
-    lines = sorted(found.rejected, key=lambda row: (row["row"], row["try"]))
+    lines = sorted(traces.rejected, key=lambda row: (row["row"], row["try"]))
     rejected.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    chosen = balance(questions, found, options.per_class)
-    write_demonstrations(str(options.data), out, [(example, found.kept[example.id]) for example in chosen])
+    chosen = balance(questions, traces, options.per_class)
+    write_demonstrations(str(options.data), out, [(example, traces.kept[example.id]) for example in chosen])
     written = Counter(example.answer for example in chosen)
     log.info("asked      %s", spending)
-    log.info("rejected   %d answers, listed in %s", len(found.rejected), rejected)
-    for reason, count in Counter(row["reason"][:80] for row in found.rejected).most_common(5):
+    log.info("rejected   %d answers, listed in %s", len(traces.rejected), rejected)
+    for reason, count in Counter(row["reason"][:80] for row in traces.rejected).most_common(5):
         log.info("  %6d   %s", count, reason)
-    log.info("kept       %d rows with a right answer, of %d", len(found.kept), len(questions))
-    for label, count in sorted(found.per_class.items()):
+    log.info("kept       %d rows with a right answer, of %d", len(traces.kept), len(questions))
+    for label, count in sorted(traces.per_class.items()):
         log.info("  %6d   %s, %d written", count, label, written[label])
     log.info("written    %d rows to %s", len(chosen), out)
-    if found.stopped:
-        log.warning("not all rows were asked: %s", found.stopped)
+    if traces.stopped:
+        log.warning("not all rows were asked: %s", traces.stopped)
 
 
 def make_chat(options: argparse.Namespace) -> Chat:
