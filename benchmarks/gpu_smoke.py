@@ -278,7 +278,7 @@ def memory(place: Place) -> list[Row]:
         backend.update([micro, micro], 2000.0 * len(micro))
     model = load_model_config(place.model)
     needs = estimate(config, family_of(model).sizes(model), "grpo")
-    guess = needs.least(0.0)["an update"] + needs.working
+    guess = needs.minimum(0.0)["an update"] + needs.working
     peak = backend.peak_gpu_gib()
     torch.cuda.synchronize()
     started = time.perf_counter()

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from timemaster.media.images import image_media
+from timemaster.metrics.answers import Answer
+from timemaster.metrics.classification import Classification
 from timemaster.types import Example, Media, Message, Part, Rollout, Sample, Score
 
 
@@ -27,6 +29,12 @@ def question(name: str, media: Sequence[Media], text: str = "Which class?", answ
     """One user turn: the pictures, then the text."""
     parts = [Part("image", media=item) for item in media] + [Part("text", text=text)]
     return Example(id=name, messages=[Message("user", parts)], answer=answer, data_source="power_demand")
+
+
+def answer_of(source: str, truth: str, prediction: str | None, labels: Sequence[str], **more: Any) -> Answer:
+    """A measured answer of a task with these labels; without any, of a row that has no recipe."""
+    answer = Answer(id="", data_source=source, truth=truth, prediction=prediction, **more)
+    return Classification(labels=tuple(labels)).measured(answer)
 
 
 def random_samples(renderer: Any, num_prompts: int, group: int, seed: int = 0) -> list[Sample]:

@@ -2,7 +2,7 @@
 
 What a recipe, a reward or an environment needs is here:
 
-    from timemaster import Example, PlotStyle, RewardPart, Rollout, Series, Task
+    from timemaster import Example, PlotStyle, RewardPart, Rollout, Series, SeriesClassification
 
 A name is imported from its module when it is first used. `import timemaster` imports nothing else.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in PUBLIC
     from timemaster.rewards import RewardPart, accuracy, extension, format_strict, format_tags, predict_label
     from timemaster.series.plot import PlotStyle
     from timemaster.series.splits import Series
-    from timemaster.tasks import Task, load_task
+    from timemaster.tasks import Answer, Evaluation, Number, SeriesClassification, Task, load_task
     from timemaster.types import Example, Group, InputError, Media, Message, Part, Reply, Rollout, Score, Turn
 
 __version__ = "0.2.0"
@@ -27,7 +27,7 @@ PUBLIC = {  # module: the names that it offers here
     "timemaster.rewards": ("RewardPart", "accuracy", "extension", "format_strict", "format_tags", "predict_label"),
     "timemaster.series.plot": ("PlotStyle",),
     "timemaster.series.splits": ("Series",),
-    "timemaster.tasks": ("Task", "load_task"),
+    "timemaster.tasks": ("Answer", "Evaluation", "Number", "SeriesClassification", "Task", "load_task"),
     "timemaster.types": (
         "Example", "Group", "InputError", "Media", "Message", "Part", "Reply", "Rollout", "Score", "Turn",
     ),

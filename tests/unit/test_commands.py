@@ -168,4 +168,4 @@ def test_a_letter_that_the_console_cannot_print_is_escaped() -> None:
         cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "latin-1"}, capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     assert out.returncode == 2, out.stderr
-    assert b"model.path='./\\u65e5': no such folder" in out.stdout
+    assert b"model.path='./\\u65e5': there is no such folder" in out.stdout

@@ -266,7 +266,7 @@ def test_each_dataset_has_its_scripts_with_the_published_settings(task: str) -> 
     trainer = run["trainer"]
     assert (trainer["n_gpus_per_node"], trainer["total_training_steps"], trainer["val_only"]) == (4, 300, True)
     assert trainer["project_name"] == warm["trainer"]["project_name"] == f"TimeMaster_{task.upper()}"
-    assert run["judge"]["model"] == ("gpt-4o" if task == "emg_soft" else "")
+    assert run["judge"]["model"] == ("gpt-4o" if task == "emg_soft" else [])
     assert f"timemaster prepare recipes.{task} " in texts("data_preprocess")[f"{task}.sh"]
 
 

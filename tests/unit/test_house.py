@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from tests.rooms import room_of, tree
+from tests.rooms import PAGES, block, room_of
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "timemaster"
@@ -16,7 +16,7 @@ DOORS = {
     "vllm": ["rollout/vllm.py", "rollout/vllm_plugins.py", "rollout/engines.py"],
     "hydra": ["cli.py"],
     "omegaconf": ["cli.py"],
-    "matplotlib": ["series/plot.py", "series/fonts.py", "results/plot_results.py", "results/plot_modalities.py"],
+    "matplotlib": ["series/plot.py", "series/fonts.py", "results/plot_"],
     "sktime": ["series/splits.py", "results/baselines.py"],
     "wfdb": ["series/recordings.py"],
     "soundfile": ["series/recordings.py"],
@@ -98,6 +98,17 @@ def test_recipes_import_tasks_rewards_series_media_and_types_only() -> None:
                 assert module.startswith(allowed), f"{path.name} imports {module}"
 
 
+def test_only_models_knows_a_family_of_models() -> None:
+    """Classes and modules of one family, and names of its tensors; a fake family passes tests/unit/test_family.py."""
+    names = {"visual", "merger", "patch_embed", "language_model", "pixel_values", "image_grid_thw", "mm_token_type_ids"}
+    for path in files():
+        if path.parent.name != "models":
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"qwen2_?5|qwen2_?vl|<\|(image|vision|video)_", text, re.IGNORECASE), path
+            used = {node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
+            assert not used & names, f"{path}: {used & names}"
+
+
 def test_each_heavy_library_has_its_door() -> None:
     for path in files():
         name = str(path.relative_to(LIBRARY))
@@ -149,5 +160,7 @@ def test_every_command_prints_any_letter_in_any_locale() -> None:
             assert re.search(r"^    print_any_letter\(\)\n|^    launch\(", text, re.MULTILINE), path
 
 
-def test_the_readmes_tree_is_made_from_the_list_of_rooms() -> None:
-    assert f"<!-- tree -->\n```\n{tree()}```" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_pages_show_the_list_of_rooms() -> None:
+    """`python -m tests.rooms` writes them anew."""
+    for name, mark, text in PAGES:
+        assert block(mark, text()) in (ROOT / name).read_text(encoding="utf-8"), f"{name}: python -m tests.rooms"

@@ -108,7 +108,9 @@ def test_what_a_rank_keeps_by_hand() -> None:
     assert one.engine_weights == pytest.approx(6.99, abs=0.01)
     assert one.cache_bytes == 36_864
     # together with the engine's 0.6 x 79.2 = 47.52: 47.52 + 48.95 = 96.47
-    assert one.least(GPU_GIB) == pytest.approx({"an update": 62.94, "a rollout (engine and trainer)": 96.47}, abs=0.02)
+    assert one.minimum(GPU_GIB) == pytest.approx(
+        {"an update": 62.94, "a rollout (engine and trainer)": 96.47}, abs=0.02
+    )
     two = estimate(settings(trainer__n_gpus_per_node=2), model, "grpo")
     assert sum(two.states.values()) == pytest.approx(sum(one.states.values()) / 2)
     # frozen tower: 3.0859 B trained; 2 x 0.6687 B x 2 bytes whole with each of the two models = 1.245

@@ -12,9 +12,9 @@ import pytest
 import timemaster
 
 NAMES = {
-    "Environment", "EnvironmentSpec", "Example", "Group", "InputError", "Media", "Message", "Part", "PlotStyle",
-    "Reply", "RewardPart", "Rollout", "Score", "Series", "Task", "Turn", "__version__", "accuracy", "extension",
-    "format_strict", "format_tags", "load_task", "predict_label",
+    "Answer", "Environment", "EnvironmentSpec", "Evaluation", "Example", "Group", "InputError", "Media", "Message",
+    "Number", "Part", "PlotStyle", "Reply", "RewardPart", "Rollout", "Score", "Series", "SeriesClassification", "Task",
+    "Turn", "__version__", "accuracy", "extension", "format_strict", "format_tags", "load_task", "predict_label",
 }  # fmt: skip
 HEAVY = ("torch", "ray", "vllm", "transformers", "matplotlib", "sktime", "openai", "hydra", "pyarrow", "numpy")
 

@@ -21,9 +21,9 @@ BANNED_LOGIT = -1e30  # not -inf: zero probability times -inf would be NaN in th
 
 
 class _Float32Linear(torch.autograd.Function):
-    """hidden @ weight.T, summed and kept in float32 as vLLM's float32 head does; gradients in the inputs' dtype.
+    """hidden @ weight.T with float32 sums and result, as in vLLM's float32 head; gradients have the inputs' dtype.
 
-    On GPU no float32 copy of the weight is made. torch has no derivative for `mm` with `out_dtype`.
+    On GPU it makes no float32 copy of the weight: it uses `mm` with `out_dtype`, for which torch has no derivative.
     """
 
     @staticmethod
@@ -60,7 +60,7 @@ class Policy(nn.Module):
         """Log-probs [N] and entropies [N] (nats) of the trained tokens at the sampling temperature, float32.
 
         `temperature` is that of the run; a token's own in `batch.temperatures` takes its place.
-        Entropies carry a gradient only with `train_entropy`: it costs another [chunk, vocabulary] in the backward pass.
+        Entropies have a gradient only with `train_entropy`: it costs another [chunk, vocabulary] in the backward pass.
         """
         hidden = self.hidden_states(batch).flatten(0, 1)[batch.select]
         weight = self.model.get_output_embeddings().weight
@@ -85,7 +85,7 @@ class Policy(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self._linear(hidden, weight.to(hidden.dtype)).float() / temperature
         logits = logits.index_fill(-1, self.banned, BANNED_LOGIT)
-        logprobs = logits.log_softmax(-1)  # never above 0, so no term of the entropy is below
+        logprobs = logits.log_softmax(-1)  # never above 0, so no term of the entropy is negative
         with torch.set_grad_enabled(train_entropy and torch.is_grad_enabled()):
             entropy = -(logprobs.exp() * logprobs).sum(-1)
         return logprobs.gather(-1, targets[:, None])[:, 0], entropy

@@ -1,17 +1,18 @@
 """What the library knows of a family of models: one record, chosen by the `model_type` in config.json.
 
 Everything in which families of vision-language models differ is read from the record: classes, paths of modules, vision
-arithmetic, special tokens, names of weights, sizes. A further family is one file with a `Family` in it, and one name:
-in FAMILIES, or outside of this package as an entry point, which every process of a run then finds:
+arithmetic, special tokens, names of weights, sizes. A new family is one file with a `Family` in it (what it shares with
+another family it takes from there), and one line: in FAMILIES, or in another package as an entry point, which every
+process of a run finds:
 
     [project.entry-points."timemaster.families"]
     my_vl = "my_package.my_vl:FAMILY"
 
-vLLM needs to know the model too: it has most of them, and takes others by its own entry points
-(https://docs.vllm.ai/en/latest/contributing/model/registration.html). rollout.name=hf does without.
+vLLM must support the model, too; a model that it does not know is registered by vLLM's own entry points
+(https://docs.vllm.ai/en/latest/contributing/model/registration.html). rollout.name=hf needs transformers only.
 
-Neither this file nor a family's own imports torch or transformers at its top: data are filtered, and commands
-answer, without them.
+This file and the file of a family import torch and transformers inside functions only, because commands and the
+filtering of rows must start fast.
 """
 
 from __future__ import annotations
@@ -83,35 +84,37 @@ class Family:
     processor_size: Callable[[int, int], dict[str, int]]
 
     # From config.json.
-    vision: Callable[[Mapping[str, Any], int, int, str], VisionSpec]  # (config, min_pixels, max_pixels, clock_dtype)
+    vision: Callable[..., VisionSpec]  # (config, **given); given: family, min_pixels, max_pixels, clock_dtype
     sizes: Callable[[Mapping[str, Any]], ModelSizes]
 
     # Tokens.
     end_of_turn: str  # the token that ends a turn. Example: "<|im_end|>"
     image_token: str  # Example: "<|image_pad|>"
     num_tokens: Callable[[Media, VisionSpec], int]  # placeholder tokens of one image or video
-    positions: Callable[[Sequence[int], Sequence[Media], VisionSpec], np.ndarray]  # [3, num_tokens], int64
+    # [3, num_tokens] int64: positions along (time, height, width). A family with one axis repeats it.
+    positions: Callable[[Sequence[int], Sequence[Media], VisionSpec], np.ndarray]
 
-    # The forward pass of the trainer.
+    # Forward passes.
+    # (pixels of each image, the images, spec) -> the vision tower's inputs for all images, by name
     image_inputs: Callable[[Sequence[torch.Tensor], Sequence[Media], VisionSpec], dict[str, torch.Tensor]]
-    """(pixels of each image, the images, spec) -> the vision tower's inputs for all of them, by name"""
+    # (the model's config) -> the same inputs for the smallest image
     blank_image: Callable[[Any], dict[str, torch.Tensor]]
-    """(the model's config) -> the inputs of the smallest image"""
+    # (model, inputs) -> features [image tokens, hidden]
     image_features: Callable[[Any, dict[str, torch.Tensor]], torch.Tensor]
-    """(model, inputs) -> features [image tokens, hidden]"""
+    # (model, embeddings [B, T, hidden], positions [4, B, T]: in the text, then the three axes, attention mask [B, T] or
+    # None) -> last hidden states [B, T, hidden]
     decode: Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-    """(model, embeddings [B, T, hidden], positions [4, B, T], attention mask [B, T]) -> last hidden states"""
+    # (token ids [B, T], spec) -> further inputs of transformers' `generate`, which makes positions of its own
     generate_inputs: Callable[[torch.Tensor, VisionSpec], dict[str, torch.Tensor]]
-    """(token ids [B, T], spec) -> what transformers' `generate` needs beside tokens and images"""
 
     # Paths of modules.
     vision_tower: str  # what model.freeze_vision_tower freezes
-    vision_blocks: str  # a list of modules, each sharded by itself
-    layers: str  # likewise, of the language model
-    parts: Mapping[str, str]  # name in the table of parameters -> path; embeddings and head are added
+    vision_blocks: str  # list of modules of the vision tower, each sharded by itself
+    layers: str  # list of modules of the language model, each sharded by itself
+    parts: Mapping[str, str]  # name in the table of parameters -> path; the table adds embeddings and head
     vllm_language_model: str  # in vLLM's model: the module with `lm_head` and `model.embed_tokens`
 
-    # Names of weights.
+    # Names of weights. Updates of engines use the names in memory.
     embeddings: str
     head: str
     vision_pattern: str  # matches the weights of the vision tower, by transformers' names and by vLLM's

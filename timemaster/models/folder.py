@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from timemaster.types import InputError
 FILES = ("*.json", "*.txt", "*.jinja", "*.safetensors")
 
 
-def pin(model: ModelConfig) -> None:
-    """Resolve a hub id to a commit, once for all processes of a run: a branch may change while they start."""
+def pinned(model: ModelConfig) -> ModelConfig:
+    """The settings with a hub id's revision as a commit, for all processes of a run: a branch may change meanwhile."""
     from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash
 
-    if not Path(model.path).is_dir():
-        config = str(cached_file(model.path, "config.json", revision=model.revision))
-        model.revision = extract_commit_hash(config, None) or model.revision
+    if Path(model.path).is_dir():
+        return model
+    config = str(cached_file(model.path, "config.json", revision=model.revision))
+    return replace(model, revision=extract_commit_hash(config, None) or model.revision)
 
 
 def local_folder(path: str, revision: str) -> str:

@@ -31,13 +31,12 @@ def processor_size(min_pixels: int, max_pixels: int) -> dict[str, int]:
     return {"shortest_edge": min_pixels, "longest_edge": max_pixels}
 
 
-def vision(config: Mapping[str, Any], min_pixels: int, max_pixels: int, clock_dtype: str) -> VisionSpec:
-    """The vision facts in a config.json. Keys that it lacks have the published models' values."""
+def vision(config: Mapping[str, Any], **given: Any) -> VisionSpec:
+    """The vision facts in a config.json (missing keys: the published values); `given` are the other fields."""
     tower = config.get("vision_config", {})
     image, video = config.get("image_token_id", 151655), config.get("video_token_id", 151656)
     start, end = config.get("vision_start_token_id", 151652), config.get("vision_end_token_id", 151653)
     return VisionSpec(
-        family=FAMILY,
         image_token_id=image,
         video_token_id=video,
         banned_token_ids=tuple(sorted({image, video, start, end})),
@@ -45,9 +44,7 @@ def vision(config: Mapping[str, Any], min_pixels: int, max_pixels: int, clock_dt
         merge_size=tower.get("spatial_merge_size", 2),
         temporal_patch_size=tower.get("temporal_patch_size", 2),
         tokens_per_second=tower.get("tokens_per_second", 2),
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-        clock_dtype=clock_dtype,
+        **given,
     )
 
 

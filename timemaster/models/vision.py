@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from timemaster.media.images import load_image
-from timemaster.models.family import VisionSpec, default_family, family_of
+from timemaster.models.family import DEFAULT, VisionSpec, family_of
 from timemaster.types import InputError, Media
 
 if TYPE_CHECKING:
@@ -21,12 +21,13 @@ def vision_spec(
     config: Mapping[str, Any], min_pixels: int, max_pixels: int, clock_dtype: str = "float32"
 ) -> VisionSpec:
     """The vision facts of a model by its config.json. `clock_dtype` matters to positions of videos only."""
-    return family_of(config).vision(config, min_pixels, max_pixels, clock_dtype)
+    family = family_of(config)
+    return family.vision(config, family=family, min_pixels=min_pixels, max_pixels=max_pixels, clock_dtype=clock_dtype)
 
 
 def default_vision_spec(min_pixels: int, max_pixels: int) -> VisionSpec:
     """The vision facts of the default family's published models, for counting tokens where no model is given."""
-    return default_family().vision({}, min_pixels, max_pixels, "float32")
+    return vision_spec({"model_type": DEFAULT}, min_pixels, max_pixels)
 
 
 def check_pixels(spec: VisionSpec) -> None:

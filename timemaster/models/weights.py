@@ -23,21 +23,21 @@ def weight_files(model: str) -> list[Path]:
     """The files with the weights of a folder. InputError when a file that its index names is missing."""
     folder = Path(model)
     index = folder / "model.safetensors.index.json"
-    found = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors"))
     if index.exists():
         try:
             names: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{index} cannot be read: {error}. Copy or download it again.") from error
-        found = [folder / name for name in sorted(set(names.values()))]
-        for path in found:
+        files = [folder / name for name in sorted(set(names.values()))]
+        for path in files:
             if not path.exists():
                 _refuse(
-                    model, f"lacks the file {path.name}, with", [n for n, file in names.items() if file == path.name]
+                    model, f"lacks the file {path.name}, with", [n for n, name in names.items() if name == path.name]
                 )
-    if not found:
+    if not files:
         raise InputError(f"{model} has no .safetensors files with weights. Save the model in that format.")
-    return found
+    return files
 
 
 NEEDED = (  # a usable folder has one file of each line

@@ -15,6 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from timemaster.run.step_names import by_step
 from timemaster.system.console import print_any_letter, setup_logging
 from timemaster.types import InputError
 
@@ -39,7 +40,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 def last_step(evaluations: Path) -> int:
     """The last step of which there are greedy answers to rows with their images."""
-    steps = [int(path.name[5:]) for path in evaluations.glob("step_*") if path.name[5:].isdigit()]
+    steps = by_step(evaluations, "step_*")
     if not steps:
         raise InputError(f"{evaluations} holds no step_<N>: evaluate the run first, EVAL=True with its script.")
     return max(steps)

@@ -101,6 +101,10 @@ class RolloutLoop:
         """Prompts that were added and are not done."""
         return len(self._open)
 
+    def num_unfinished(self) -> int:
+        """Sequences that are not done: sampled now, waiting for the engine, or with their environment."""
+        return sum(answer is None for one in self._open.values() for answer in one.answers)
+
     def advance(self) -> list[tuple[int, Group]]:
         """Decode a little. The groups that are complete, every rollout scored, with the keys of their requests.
 

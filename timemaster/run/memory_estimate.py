@@ -6,13 +6,12 @@ the overhead of processes are estimates, printed with the rest. Knows nothing of
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from timemaster.config import Config, compute_dtype, world_size
-from timemaster.config.checks import get
+from timemaster.config.keys import get, with_settings
 from timemaster.models.family import ModelSizes, family_of
 from timemaster.tokens.plan import micro_batch_tokens
 from timemaster.types import InputError
@@ -36,26 +35,26 @@ class Estimate:
     cache_bytes: float  # cache of one token on each of the engine's GPUs
     engine_weights: float
     share: float  # share of each GPU's memory that an engine takes
-    shared: bool  # engine and trainer take turns on a GPU
-    stays: bool  # the trainer's states stay on the GPU while engines run
+    shares_gpus: bool  # engine and trainer take turns on a GPU
+    states_stay: bool  # the trainer's states stay on the GPU while engines run
     host: dict[str, float]  # by cause
 
-    def least(self, gpu_gib: float) -> dict[str, float]:
+    def minimum(self, gpu_gib: float) -> dict[str, float]:
         """GiB that are certainly needed, by phase of a step."""
         needs = {"an update": sum(self.states.values()) + self.gradients}
-        if self.shared and self.stays:
+        if self.shares_gpus and self.states_stay:
             needs["a rollout (engine and trainer)"] = self.share * gpu_gib + sum(self.states.values())
         return needs
 
     def fits(self, gpu_gib: float) -> bool:
         """Whether everything fits, by the estimate."""
-        least = self.least(gpu_gib)
-        update = least["an update"] + self.working + self.overhead
-        return max(update, *least.values()) <= gpu_gib and self.engine_needs <= self.share * gpu_gib
+        minimum = self.minimum(gpu_gib)
+        update = minimum["an update"] + self.working + self.overhead
+        return max(update, *minimum.values()) <= gpu_gib and self.engine_needs <= self.share * gpu_gib
 
-    def cannot(self, gpu_gib: float) -> str:
+    def why_refused(self, gpu_gib: float) -> str:
         """The reason why this certainly cannot run, or ""."""
-        for when, gib in self.least(gpu_gib).items():
+        for when, gib in self.minimum(gpu_gib).items():
             if gib > gpu_gib:
                 return f"{when} needs more than {gib:.1f} GiB on a GPU of {gpu_gib:.1f} GiB"
         if self.engine_needs > self.share * gpu_gib:
@@ -80,9 +79,9 @@ def estimate(cfg: Config, model: ModelSizes, job: str) -> Estimate:
     tp = cfg.rollout.tensor_model_parallel_size
     cache = 2 * model.layers * model.kv_width * width / tp
     longest = cfg.data.max_prompt_length + cfg.data.max_response_length
-    shared = job == "grpo" and cfg.rollout.placement == "colocated"
-    moved = shared and cfg.actor.offload
-    engines = per_node // tp if shared else 0
+    shares_gpus = job == "grpo" and cfg.rollout.placement == "colocated"
+    moved = shares_gpus and cfg.actor.offload
+    engines = per_node // tp if shares_gpus else 0
     host = {
         "processes": PROCESS_GIB * GIB * (per_node + engines),
         "sleeping engines' weights": float(width * whole * engines),
@@ -93,13 +92,13 @@ def estimate(cfg: Config, model: ModelSizes, job: str) -> Estimate:
         states={name: size / GIB for name, size in states.items()},
         gradients=4 * trained / ranks / GIB,
         working=_working(cfg, model) / GIB,
-        overhead=RANK_GIB + ASLEEP_GIB * shared,
+        overhead=RANK_GIB + ASLEEP_GIB * shares_gpus,
         engine_needs=(width * whole / tp + cache * longest) / GIB if job == "grpo" else 0.0,
         cache_bytes=cache,
         engine_weights=width * whole / tp / GIB,
         share=cfg.rollout.gpu_memory_utilization,
-        shared=shared,
-        stays=not moved,
+        shares_gpus=shares_gpus,
+        states_stay=not moved,
         host={name: size / GIB for name, size in host.items()},
     )
 
@@ -151,7 +150,7 @@ def remedies(cfg: Config, model: ModelSizes, job: str, gpu_gib: float) -> list[s
     """Changes of settings with which the run fits by the estimate: of each kind the smallest."""
     found: dict[tuple[str, ...], str] = {}
     for change in REMEDIES:
-        changed = _with(cfg, change)
+        changed = with_settings(cfg, change)
         ours = changed.trainer.n_gpus_per_node
         more = all(get(cfg, key) != value for key, value in change.items()) and ours >= cfg.trainer.n_gpus_per_node
         divides = ours % changed.rollout.tensor_model_parallel_size == 0
@@ -162,20 +161,12 @@ def remedies(cfg: Config, model: ModelSizes, job: str, gpu_gib: float) -> list[s
     return single or list(found.values())
 
 
-def _with(cfg: Config, change: Mapping[str, Any]) -> Config:
-    changed = copy.deepcopy(cfg)
-    for key, value in change.items():
-        section, name = key.rsplit(".", 1)
-        setattr(get(changed, section), name, value)
-    return changed
-
-
 def report(cfg: Config, config: Mapping[str, Any], job: str, gpu_gib: float) -> list[str]:
     """Lines for the console. Raises InputError when the run cannot fit GPUs of this size."""
     model = family_of(config).sizes(config)
     needs = estimate(cfg, model, job)
     states = ", ".join(f"{name} {gib:.1f}" for name, gib in needs.states.items())
-    update = needs.least(gpu_gib)["an update"] + needs.working + needs.overhead
+    update = needs.minimum(gpu_gib)["an update"] + needs.working + needs.overhead
     lines = [
         f"memory of a trainer rank, in GiB of {gpu_gib:.1f}: about {update:.1f} in an update ({states}, gradients "
         f"{needs.gradients:.1f}, activations and gathered weights about {needs.working:.1f}, assumed overhead "
@@ -183,7 +174,7 @@ def report(cfg: Config, config: Mapping[str, Any], job: str, gpu_gib: float) -> 
     ]
     if job == "grpo":
         room = needs.share * gpu_gib - needs.engine_weights - ENGINE_GIB
-        stay = sum(needs.states.values()) if needs.shared and needs.stays else 0.0
+        stay = sum(needs.states.values()) if needs.shares_gpus and needs.states_stay else 0.0
         lines.append(
             f"memory of an engine: {needs.share * gpu_gib:.1f} (weights {needs.engine_weights:.1f}, cache of about "
             f"{max(room, 0) * GIB / needs.cache_bytes:,.0f} tokens), and {stay:.1f} of the trainer on the same GPU"
@@ -192,7 +183,7 @@ def report(cfg: Config, config: Mapping[str, Any], job: str, gpu_gib: float) -> 
     lines.append(f"host memory of a node: about {sum(needs.host.values()):.0f} ({causes})")
     helps = remedies(cfg, model, job, gpu_gib) if not needs.fits(gpu_gib) else []
     advice = f"What would fit: {'; or '.join(helps)}." if helps else "No single setting helps: more or larger GPUs."
-    why = needs.cannot(gpu_gib)
+    why = needs.why_refused(gpu_gib)
     if why:
         raise InputError(f"{why}: this cannot fit. {advice}\n" + "\n".join(lines))
     if not needs.fits(gpu_gib):

@@ -27,10 +27,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from timemaster.config.registries import ON_BAD_ROW
 from timemaster.data.rows import is_empty, read_messages
 from timemaster.data.store import (
     EXTRA_INFO,
-    ON_BAD_ROW,
     PICTURES,
     REWARD_MODEL,
     ROWS_AT_ONCE,

@@ -1,8 +1,8 @@
 """Samples to tensors, packed or padded.
 
-Axes: B = rows, T = tokens of a row, N = trained tokens. Packed: one row, sequences end to end, kept apart by text
-positions that restart. Padded: a row per sequence. Each image of a micro-batch is given to the vision tower once,
-however many sequences show it.
+Axes: B = rows, T = tokens of a row, N = trained tokens. Packed: one row holds all sequences, which restarting text
+positions keep apart. Padded: one row per sequence. The vision tower gets each image of a micro-batch once, even if
+several sequences show it.
 """
 
 from __future__ import annotations
@@ -108,15 +108,15 @@ class Collator:
             return None
         sizes = [num_tokens(item, self.spec) for item in distinct.values()]
         first = dict(zip(distinct, [0, *accumulate(sizes[:-1])], strict=True))
-        index, at = [], []
+        feature_index, feature_at = [], []
         for sample, start in zip(samples, starts, strict=True):
             spans = find_spans(sample.token_ids, sample.media, self.spec)
             for item, (offset, length) in zip(sample.media, spans, strict=True):
-                index.append(torch.arange(first[item.uid], first[item.uid] + length))
-                at.append(torch.arange(start + offset, start + offset + length))
+                feature_index.append(torch.arange(first[item.uid], first[item.uid] + length))
+                feature_at.append(torch.arange(start + offset, start + offset + length))
         media = list(distinct.values())
         inputs = self.spec.family.image_inputs([self.pixels.get(item) for item in media], media, self.spec)
-        return Images(inputs=inputs, feature_index=torch.cat(index), feature_at=torch.cat(at))
+        return Images(inputs=inputs, feature_index=torch.cat(feature_index), feature_at=torch.cat(feature_at))
 
 
 def _temperatures(samples: Sequence[Sample], trained: Sequence[np.ndarray]) -> torch.Tensor | None:
@@ -126,6 +126,7 @@ def _temperatures(samples: Sequence[Sample], trained: Sequence[np.ndarray]) -> t
 
 
 def _gather(values: Sequence[list[float] | None], trained: Sequence[np.ndarray]) -> torch.Tensor | None:
+    """[N] the values of the trained tokens of all samples; None when the samples have no values."""
     rows = [np.asarray(v)[at] for v, at in zip(values, trained, strict=True) if v is not None]
     if not rows:
         return None
