@@ -17,12 +17,13 @@ import pytest
 import yaml
 
 from benchmarks import report_speed
+from tests.e2e.report_heights import make_heights_run
 from tests.e2e.report_run import BROWSERS, chromium, make_run
 from timemaster.config import Config
 from timemaster.results.report import images
 from timemaster.results.report.__main__ import main
 from timemaster.results.report.page import write_report
-from timemaster.results.report.read import thinned
+from timemaster.results.report.rollouts import thinned
 from timemaster.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -450,3 +451,36 @@ def test_steps_are_left_out_evenly() -> None:
     assert thinned([4] * 5, 20) == [True] * 5
     assert thinned([4] * 5, 3) == [False] * 4 + [True]
     assert thinned([], 3) == []
+
+
+def test_numbers_in_several_turns_are_shown_with_their_error_and_pictures(
+    tmp_path: Path, show: Callable[..., Any]
+) -> None:
+    run = make_heights_run(tmp_path / "run", num_steps=4)
+    write_report(run)
+    rows = [json.loads(line) for line in (run / "rollouts" / "step_1.jsonl").read_text(encoding="utf-8").splitlines()]
+    page = show(run / "report.html")
+    assert "test mean error, step 4, greedy" in page.inner_text("#head")
+    assert "lower is better" in page.inner_text("#head")
+    assert page.inner_text(".evaluations thead tr").split("\t")[2:5] == ["mean error", "95 % interval", "within 0.1"]
+    assert page.evaluate("document.querySelector('.matrix img').naturalWidth") > 300  # the distribution
+    page.click(".evaluations tbody tr >> nth=0")
+    assert "Distribution: before training" in page.inner_text(".matrix")
+    for absent in ("accuracy", "macro F1", "right", "wrong", "class"):
+        assert absent not in page.inner_text("body")
+    k = next(k for k, row in enumerate(rows) if row["outcome"] == "measured" and len(row["turns"]) == 5)
+    page.click(f"#list .row >> nth={k}")
+    row, detail = rows[k], page.locator("#detail")
+    assert f"truth {row['truth']} answered {row['prediction']}" in detail.inner_text()
+    assert detail.locator(".badge").inner_text() == f"• error {row['numbers']['error']:#.3g}"
+    turns = detail.locator(".turns li")
+    kinds = turns.evaluate_all("all => all.map((one) => one.className)")
+    assert kinds == [turn["kind"] for turn in row["turns"]]
+    for i, turn in enumerate(row["turns"]):
+        assert turn["text"] in turns.nth(i).inner_text()
+        assert turns.nth(i).locator("img").count() == len(turn["media"])
+    assert detail.locator(".columns .plots img").count() == 1  # the prompt's own picture
+    page.select_option("#order", "highest error")
+    assert page.inner_text("#list .row >> nth=0").startswith("?")  # what could not be read has the largest error
+    page.click("#only-measured")
+    assert shown(page) == sum(row["outcome"] == "measured" for row in logged(run))

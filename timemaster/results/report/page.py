@@ -21,6 +21,8 @@ from timemaster.types import InputError
 
 SCRIPTS = ("dom.js", "head.js", "charts.js", "curves.js", "evaluation.js", "rollout.js", "browser.js", "start.js")
 
+DISTRIBUTION = "numbers.png"  # of an evaluation whose answers are no choices; see results/plot_evaluation.py
+
 
 def write_report(run: Path, out: Path | None = None, max_rollouts: int = 5000) -> tuple[Path, dict[str, Any]]:
     """Write the page of a run to `out`, else to report.html in its folder. Returns the path and what the page shows.
@@ -29,13 +31,25 @@ def write_report(run: Path, out: Path | None = None, max_rollouts: int = 5000) -
     """
     data = read_run(run, max_rollouts)
     path = out if out is not None else run / "report.html"
-    names = (name for row in data["rollouts"] for name in row["media"])
+    names = (name for row in data["rollouts"] for name in [*row["media"], *brought_by_turns(row)])
     data["images"] = embed(names, run / "rollouts" / "media", path, data["notes"])
+    for one in data["evaluations"]:
+        one["picture"] = data_url(run / "eval" / one["name"] / DISTRIBUTION)
     try:
         path.write_text(fill(data), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); name another file: --out FILE") from error
     return path, data
+
+
+def brought_by_turns(row: dict[str, Any]) -> list[str]:
+    """The pictures that the turns of a rollout brought."""
+    return [name for turn in row["turns"] for name in turn["media"]]
+
+
+def data_url(path: Path) -> str | None:
+    """A PNG for inside the page; None when there is no such file."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() if path.is_file() else None
 
 
 def fill(data: dict[str, Any]) -> str:
