@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,21 +24,29 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from timemaster.backends.checkpoint import STEP, check_whole
 from timemaster.config import Config
 from timemaster.data.store import count_rows
 from timemaster.metrics.evaluation import answers_of
 from timemaster.metrics.summary import in_words, pooled, samples_in_words, summarise, validation_metrics
 from timemaster.models.folder import local_folder
-from timemaster.models.weights import HEAD, compare_weights, live_name, opened_weights, stored_shapes, weight_files
+from timemaster.models.weights import compare_weights, read_layers, stored_shapes
 from timemaster.results.predictions import write_predictions
 from timemaster.rollout.engines import resolve_engine
+from timemaster.run.checkpoints import check_whole
 from timemaster.run.folder import Run, full_disk, write_config
-from timemaster.run.inputs import Job, check_inputs, engine_spec, forget_lists, load_jobs, make_renderer, most_images
+from timemaster.run.inputs import (
+    check_inputs,
+    engine_spec,
+    forget_lists,
+    load_prompts,
+    make_renderer,
+    most_images,
+)
+from timemaster.run.step_names import by_step
 from timemaster.system.locks import folder_lock
 from timemaster.tasks import evaluations_of, load_tasks
 from timemaster.tasks.scorer import check_rewards
-from timemaster.types import Group, InputError, Sampling
+from timemaster.types import Group, InputError, PromptRow, Sampling
 
 if TYPE_CHECKING:
     from timemaster.workers.handle import Workers
@@ -66,7 +74,7 @@ class Target:
         return f"step_{self.step}{sampled}{rows}" + ("_blank" if self.blank else "")
 
 
-def validate(run: Run, workers: Workers, jobs: Sequence[Job], step: int) -> dict[str, float]:
+def validate(run: Run, workers: Workers, jobs: Sequence[PromptRow], step: int) -> dict[str, float]:
     """Answer the validation rows with the current weights. Returns the metrics by name, such as val/reward_mean."""
     groups = answer(run.cfg, workers, jobs, version=step, title="validating", n=1)
     evaluations = evaluations_of(load_tasks(run.cfg.data.recipes))
@@ -81,7 +89,7 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
     from timemaster.media.images import blank
     from timemaster.workers.handle import Workers
 
-    check_inputs(cfg, cfg.data.test_files)
+    cfg = check_inputs(cfg, cfg.data.test_files)
     engine = resolve_engine(cfg.rollout.name)
     with ExitStack() as opened:
         run = opened.enter_context(Run(cfg, "eval"))
@@ -94,12 +102,12 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
         workers = opened.enter_context(Workers(cfg, engine, trainers=False))
         renderer = make_renderer(cfg)
         forget_lists(folders[0])
-        jobs = load_jobs(cfg, cfg.data.test_files, renderer, folders[0])
+        jobs = load_prompts(cfg, cfg.data.test_files, renderer, folders[0])
         run.say(f"starting the engine with {targets[0].model}")
         spec = engine_spec(cfg, workers.device, targets[0].model, most_images(cfg, jobs), renderer.end_of_turn)
         workers.start(spec, training=None)
-        blanks = [blank(example) for example, _ in jobs] if any(target.blank for target in targets) else []
-        blank_jobs = [(example, renderer.prompt(example)) for example in blanks]
+        blanks = [blank(row.example) for row in jobs] if any(target.blank for target in targets) else []
+        blank_jobs = [PromptRow(example, renderer.prompt(example)) for example in blanks]
         results, loaded = [], targets[0].model
         for target, folder in zip(targets, folders, strict=True):
             if target.model != loaded:
@@ -113,7 +121,7 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
 
 def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
     """What eval.checkpoint and eval.blank_images ask for. InputError when a checkpoint is not there, or not whole."""
-    have = {int(m[1]): path for path in folder.glob("global_step_*") if (m := STEP.match(path.name))}
+    have = by_step(folder, "global_step_*")
     found: list[tuple[int, str]] = []
     for name in cfg.eval.checkpoint:
         if name == "base" or (name == "latest" and not have):
@@ -124,7 +132,7 @@ def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
             raise InputError(f"eval.checkpoint={name}: {folder} has {sorted(have) or 'none'}; or latest, base.")
         check_whole(have[step])
         found.append((step, str(have[step] / "huggingface")))
-    blanks = {True: [True], False: [False], "both": [False, True]}[cfg.eval.blank_images]
+    blanks = {"true": [True], "false": [False], "both": [False, True]}[cfg.eval.blank_images]
     how = (cfg.eval.temperature, cfg.eval.n, "+".join(dict.fromkeys(Path(file).stem for file in cfg.data.test_files)))
     return [Target(step, model, b, *how) for step, model in dict.fromkeys(found) for b in blanks]
 
@@ -137,33 +145,18 @@ def check_targets(folders: Sequence[str]) -> None:
         compare_weights(model, stored_shapes(model), wanted)
 
 
-def read_layers(model: str) -> Iterator[list[tuple[str, Any]]]:
-    """The weights of a Hugging Face folder in portions of (name, tensor), for engines that run already."""
-    tied: list[tuple[str, Any]] = []
-    names: set[str] = set()
-    for path in weight_files(model):
-        with opened_weights(path, "pt") as file:
-            portion = [(live_name(name), file.get_tensor(name)) for name in sorted(file.keys())]
-        names |= {name for name, _ in portion}
-        tied += [(HEAD, tensor) for name, tensor in portion if name.endswith("embed_tokens.weight")]
-        yield portion
-    if HEAD not in names:
-        yield tied  # tied heads are kept under one name on disk, and as a copy in some engines
-
-
-def answer(cfg: Config, workers: Workers, jobs: Sequence[Job], version: int, title: str, n: int) -> list[Group]:
+def answer(cfg: Config, workers: Workers, rows: Sequence[PromptRow], version: int, title: str, n: int) -> list[Group]:
     """`n` answers per row, greedy unless eval.temperature says otherwise, with a progress bar."""
     e = cfg.eval
     sampling = Sampling(
         n=n, temperature=e.temperature, top_p=e.top_p, top_k=e.top_k, max_tokens=cfg.data.max_response_length
     )
-    size = max(cfg.rollout.max_num_seqs * len(workers.engines) // n, 1)
-    groups: list[Group] = []
-    with tqdm(total=len(jobs), desc=title, unit="row", leave=False, disable=None) as bar:
-        for i in range(0, len(jobs), size):
-            groups += workers.rollout(jobs[i : i + size], sampling, version, seed=f"{cfg.data.seed}/eval")
-            bar.update(len(jobs[i : i + size]))
-    return groups
+    groups: dict[int, Group] = {}
+    with tqdm(total=len(rows), desc=title, unit="row", leave=False, disable=None) as bar:
+        for i, group in workers.rollout(rows, sampling, version, seed=f"{cfg.data.seed}/eval"):
+            groups[i] = group
+            bar.update()
+    return [groups[i] for i in range(len(rows))]
 
 
 def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Group]) -> dict[str, Any]:

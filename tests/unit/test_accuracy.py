@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import answer_of, question
-from timemaster.grpo import answers
+from timemaster.grpo import rollout_metrics
 from timemaster.metrics.answers import Answer
 from timemaster.metrics.classification import is_correct
 from timemaster.metrics.intervals import wilson
@@ -100,8 +100,12 @@ def test_a_steps_accuracy_is_what_the_reward_says() -> None:
         return Group(question("r", []), [replace(one, score=Score(total=0.5, parts=own)) for own in parts])
 
     assert (
-        answers([group({"score": 0.5, "score/acc": 1.0}, {"score": 0.5, "score/acc": 0.0})], {})["reward/accuracy"]
+        rollout_metrics([group({"score": 0.5, "score/acc": 1.0}, {"score": 0.5, "score/acc": 0.0})], {})[
+            "reward/accuracy"
+        ]
         == 0.5
     )
-    assert answers([group({"accuracy": 1.0, "own/acc": 0.0})], {})["reward/accuracy"] == 1.0  # a part has that name
-    assert "reward/accuracy" not in answers([group({"score": 0.5})], {})
+    assert (
+        rollout_metrics([group({"accuracy": 1.0, "own/acc": 0.0})], {})["reward/accuracy"] == 1.0
+    )  # a part has that name
+    assert "reward/accuracy" not in rollout_metrics([group({"score": 0.5})], {})

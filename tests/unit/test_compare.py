@@ -18,7 +18,7 @@ from aiohttp import web
 from tests.helpers import answer_of
 from tests.servers import ChatServer, completion, says
 from timemaster.config import Config
-from timemaster.config.checks import check
+from timemaster.config.resolve import resolve
 from timemaster.data.store import plot_row, read_examples, write_rows
 from timemaster.evaluate import Target, write_results
 from timemaster.metrics.answers import Answer
@@ -98,11 +98,11 @@ def test_figures_without_spread_keep_an_honest_interval() -> None:
 
 
 def test_sampling_several_needs_a_temperature(cfg: Config) -> None:
-    cfg.data.test_files, cfg.data.recipes, cfg.eval.n = "test.parquet", "recipes.ctu", 8
+    cfg.data.test_files, cfg.data.recipes, cfg.eval.n = ["test.parquet"], ["recipes.ctu"], 8
     with pytest.raises(InputError, match=r"eval\.n=8: must be 1 with eval\.temperature=0\. .*eval\.temperature too"):
-        check(cfg, "eval")
+        resolve(cfg, "eval")
     cfg.eval.temperature = 0.7
-    check(cfg, "eval")
+    assert resolve(cfg, "eval").eval.n == 8
 
 
 def rollout(name: str, label: str | None) -> Rollout:

@@ -12,15 +12,17 @@ import pytest
 from tests.helpers import picture, question
 from timemaster.data.stream import Stream
 from timemaster.media.images import blank
+from timemaster.models.family import VisionSpec, default_family
 from timemaster.models.folder import load_model_config
+from timemaster.models.grid import fitted_size, grid_thw
 from timemaster.models.positions import find_spans, mrope_positions
-from timemaster.models.vision import VisionSpec, fitted_size, grid_thw, num_tokens, vision_spec
+from timemaster.models.vision import check_pixels, num_tokens, vision_spec
 from timemaster.tokens.render import Renderer
-from timemaster.types import Example, InputError, Media, Message, Part
+from timemaster.types import Example, InputError, Media, Message, Part, Reply
 
 SPEC = VisionSpec(
-    image_token_id=1000, video_token_id=1001, vision_start_token_id=1002, vision_end_token_id=1003, patch_size=14,
-    merge_size=2, temporal_patch_size=2, tokens_per_second=2, min_pixels=3136, max_pixels=1003520,
+    family=default_family(), image_token_id=1000, video_token_id=1001, banned_token_ids=(1000, 1001, 1002, 1003),
+    patch_size=14, merge_size=2, temporal_patch_size=2, tokens_per_second=2, min_pixels=3136, max_pixels=1003520,
 )  # fmt: skip
 
 
@@ -47,6 +49,12 @@ def test_resizing_arithmetic_equals_transformers() -> None:
         assert fitted_size(height, width, SPEC) == expected
 
 
+def test_no_image_is_smaller_than_a_token() -> None:
+    check_pixels(replace(SPEC, min_pixels=100, max_pixels=784))
+    with pytest.raises(InputError, match=r"max_pixels=783: allowed is at least 784 with a Qwen2\.5-VL model"):
+        check_pixels(replace(SPEC, min_pixels=100, max_pixels=783))
+
+
 def test_a_ctu_plot_costs_160_tokens() -> None:
     # 571 x 230 pixels -> 560 x 224 -> 20 x 8 tokens of 28 x 28 pixels
     assert num_tokens(Media(kind="image", uid="a", height=230, width=571), SPEC) == 20 * 8
@@ -69,7 +77,9 @@ def vllm_clock(item: Media, dtype: str) -> Any:
     return context._postprocess_output(SimpleNamespace(model_config=model_config), processed.data)["second_per_grid_ts"]
 
 
-def vllm_positions(token_ids: list[int], media: list[Media], dtype: str = "float32") -> np.ndarray:
+def vllm_positions(
+    token_ids: list[int], media: list[Media], dtype: str = "float32", spec: VisionSpec = SPEC
+) -> np.ndarray:
     """vLLM's own function for Qwen2.5-VL, called without a model."""
     import torch
 
@@ -83,14 +93,14 @@ def vllm_positions(token_ids: list[int], media: list[Media], dtype: str = "float
         def __init__(self, item: Media, offset: int) -> None:
             self.modality = item.kind
             self.mm_position = type("Position", (), {"offset": offset})
-            self.data = {f"{item.kind}_grid_thw": Field(torch.tensor(grid_thw(item, SPEC)))}
+            self.data = {f"{item.kind}_grid_thw": Field(torch.tensor(grid_thw(item, spec)))}
             if item.kind == "video":
                 self.data["second_per_grid_ts"] = Field(vllm_clock(item, dtype)[0])
 
-    vision = type("Vision", (), {"spatial_merge_size": SPEC.merge_size, "tokens_per_second": SPEC.tokens_per_second})
+    vision = type("Vision", (), {"spatial_merge_size": spec.merge_size, "tokens_per_second": spec.tokens_per_second})
     fake = type("Fake", (), {"config": type("Config", (), {"vision_config": vision})})()
     fake.iter_mm_grid_thw = lambda features: Model.iter_mm_grid_thw(fake, features)
-    spans = find_spans(token_ids, media, SPEC)
+    spans = find_spans(token_ids, media, spec)
     features = [Feature(item, start) for item, (start, _) in zip(media, spans, strict=True)]
     return Model.get_mrope_input_positions(fake, token_ids, features)[0].numpy()
 
@@ -134,6 +144,20 @@ def test_positions_equal_vllms(name: str) -> None:
     assert ours.shape == (3, len(ids))
     expected = vllm_positions(ids, media) if media else np.broadcast_to(np.arange(len(ids)), (3, len(ids)))
     assert (ours == expected).all()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_positions_of_images_that_arrive_in_later_turns_equal_vllms(renderer: Renderer, inside: bool) -> None:
+    """In new chat turns, and inside the assistant's turn; at every turn, whose tokens so far are the next prompt."""
+    prompt = renderer.prompt(question("row", [picture(1)]))
+    token_ids, media = list(prompt.token_ids), list(prompt.media)
+    for later in (picture(2, 140, 112), picture(3, 112, 196), picture(1)):
+        parts = [Part("text", text="Look: "), Part("image", media=later), Part("text", text="And?")]
+        reply = Reply(parts=parts) if inside else Reply(messages=[Message("user", parts)])
+        token_ids += renderer.encode("<code>zoom</code>") + renderer.reply(reply, "row")[0]
+        media.append(later)
+        ours = mrope_positions(token_ids, media, renderer.spec)
+        assert (ours == vllm_positions(token_ids, media, spec=renderer.spec)).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -227,13 +251,13 @@ def test_blanked_examples_keep_their_size_and_lose_their_picture() -> None:
     assert set(load_image(media).getdata()) == {(255, 255, 255)}
 
 
-def test_a_folder_that_is_not_qwen_is_an_error(tmp_path) -> None:
+def test_a_folder_that_is_no_model_of_a_known_family_is_an_error(tmp_path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         load_model_config("checkpoints/misspelt/tiny")
     with pytest.raises(InputError, match="cannot be read as a model"):
         load_model_config(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
-    with pytest.raises(InputError, match="is a llama model"):
+    with pytest.raises(InputError, match=r"type llama is not supported: supported are Qwen2\.5-VL \(qwen2_5_vl\)"):
         load_model_config(str(tmp_path))
 
 

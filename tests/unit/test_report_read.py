@@ -123,7 +123,7 @@ def test_numbers_are_those_of_the_evaluations_else_of_the_rollouts(tmp_path: Pat
     ]
     metrics = {"numbers": [error], "error": 0.3, "error_ci95": [0.1, 0.5]}
     evaluated = read_run(write_run(tmp_path / "a", *rows, evaluations={"step_1": metrics}), 100)
-    assert [(one["name"], one["label"], one["is_share"]) for one in evaluated["numbers"]] == [
+    assert [(one["name"], one["heading"], one["is_share"]) for one in evaluated["numbers"]] == [
         ("error", "mean error", False), ("accuracy", "accuracy", True),
     ]  # fmt: skip
     (shown,) = evaluated["evaluations"][0]["numbers"]

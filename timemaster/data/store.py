@@ -20,13 +20,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from timemaster.config.registries import ON_BAD_ROW
 from timemaster.data.rows import ANSWERS, IMAGES, PROMPTS, VIDEOS, example_from_row
 from timemaster.series.splits import Series
+from timemaster.system.files import replacing
 from timemaster.types import Example, InputError
 
 logger = logging.getLogger(__name__)
 
-ON_BAD_ROW = ("raise", "skip")
 BATCH = 256  # rows of a row group
 # Of files with pictures of any size, in row groups of any size: few rows, since Arrow has no list of pictures beyond
 # 2 GiB, and a column in portions, since all of a row group would else be held.
@@ -74,7 +75,7 @@ def plot_row(
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write `rows` (of `plot_row`) to a parquet file: under another name first, so `path` is never half a file."""
+    """Write `rows` (of `plot_row`) to a parquet file, which is complete or does not change."""
     if not rows:
         raise InputError(f"{path}: no rows to write.")
     values = pa.list_(pa.float64())
@@ -92,14 +93,9 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             "data": pa.list_(values) if isinstance(rows[0]["data"][0], list) else values,
         }
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for start in range(0, len(rows), BATCH):
-                writer.write_table(pa.Table.from_pylist(list(rows[start : start + BATCH]), schema=schema))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for start in range(0, len(rows), BATCH):
+            writer.write_table(pa.Table.from_pylist(list(rows[start : start + BATCH]), schema=schema))
 
 
 def read_examples(

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from timemaster.config import JudgeConfig
+from timemaster.config.checks import one_each
 from timemaster.judge.chat import Chat, Endpoint
 from timemaster.judge.store import Budget, Store
 
@@ -41,25 +42,30 @@ def add_chat_options(parser: Any, temperature: float) -> None:
 def settings_of(options: argparse.Namespace) -> JudgeConfig:
     """The judge settings that these options give."""
     names = {field.name for field in fields(JudgeConfig)}
-    return JudgeConfig(**{name: value for name, value in vars(options).items() if name in names})
+    given = {name: value for name, value in vars(options).items() if name in names}
+    for name in {"model", "base_url", "api_key_env"} & given.keys():
+        given[name] = given[name] if isinstance(given[name], list) else [given[name]]
+    return JudgeConfig(**given)
 
 
-def chat_from(j: JudgeConfig, store: Store, account: str, concurrency: int = 0, **instead: str) -> Chat:
-    """A Chat with one model of the settings.
-
-    `instead` replaces model, base_url or api_key_env of the settings, which may be lists.
-    """
-    named = {"model": j.model, "base_url": j.base_url, "api_key_env": j.api_key_env} | instead
-    endpoint = Endpoint(
-        **named,
-        temperature=j.temperature,
-        max_tokens=j.max_tokens,
-        timeout=j.timeout,
-        max_retries=j.max_retries,
-        extra_body=j.extra_body,
-    )
+def chats_from(j: JudgeConfig, store: Store, account: str, concurrency: int = 0) -> list[Chat]:
+    """A Chat for each model in `j.model`. `concurrency` replaces `j.concurrency` when it is not 0."""
     budget = Budget(max_calls=j.max_calls, max_cost=j.max_cost, price_in=j.price_in, price_out=j.price_out)
-    return Chat(endpoint, budget, store, account, concurrency or j.concurrency)
+    urls, keys = one_each(j.base_url, len(j.model)), one_each(j.api_key_env, len(j.model))
+    chats = []
+    for model, url, key in zip(j.model, urls, keys, strict=True):
+        endpoint = Endpoint(
+            model=model,
+            base_url=url,
+            api_key_env=key,
+            temperature=j.temperature,
+            max_tokens=j.max_tokens,
+            timeout=j.timeout,
+            max_retries=j.max_retries,
+            extra_body=j.extra_body,
+        )
+        chats.append(Chat(endpoint, budget, store, account, concurrency or j.concurrency))
+    return chats
 
 
 def _json_object(text: str) -> dict[str, Any]:

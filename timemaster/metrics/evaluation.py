@@ -42,7 +42,7 @@ class Number:
     higher_is_better: bool = True
 
     @property
-    def label(self) -> str:
+    def heading(self) -> str:
         """What its mean is called."""
         return self.title or self.name
 
@@ -111,7 +111,7 @@ class Evaluation(ABC):
     @property
     def columns(self) -> dict[str, str]:
         """The further columns of a comparison: the key in the figures, and the heading."""
-        return {number.name: number.label for number in self.numbers[1:]}
+        return {number.name: number.heading for number in self.numbers[1:]}
 
     @property
     def interval_note(self) -> str:

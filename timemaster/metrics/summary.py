@@ -24,7 +24,7 @@ class Headline:
 
     def __str__(self) -> str:
         low, high = self.ci95
-        return f"{self.number.label} {self.value:.3f} [{low:.3f}, {high:.3f}]"
+        return f"{self.number.heading} {self.value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def pooled(sources: Sequence[str], evaluations: Evaluations) -> Evaluation | None:
@@ -79,7 +79,7 @@ def headline_of(figures: Mapping[str, Any]) -> Headline | None:
 def in_words(figures: Mapping[str, Any]) -> str:
     """The figures that exist, for the console."""
     headline = headline_of(figures)
-    words = {number.name: number.label + " {:.3f}" for number in numbers_of(figures)[1:]}
+    words = {number.name: number.heading + " {:.3f}" for number in numbers_of(figures)[1:]}
     words |= {"macro_f1": "macro F1 {:.3f}", "format_rate": "format {:.3f}", "unparsed": "unparsed {}"}
     words |= {"reward_mean": "reward {:.3f}", "response_tokens_mean": "{:.1f} tokens each"}
     told = [word.format(figures[name]) for name, word in words.items() if figures.get(name) is not None]

@@ -1,6 +1,6 @@
 """One table of everything that was tried on a dataset: checkpoints, classical baselines, API models, published numbers.
 
-    python -m timemaster.results.compare recipes.ctu --data data/ctu_image --runs checkpoints/TimeMaster_CTU/RUN
+    timemaster compare recipes.ctu --data data/ctu_image --runs checkpoints/TimeMaster_CTU/RUN
         --baselines 1nn_euclid,1nn_dtw,rocket --zero-shot --few-shot 2 --base-url URL --model NAME
 
 writes outputs/compare/<task>/ with compare.md, compare.csv, compare.png and, of each baseline and API model, the
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from timemaster.judge import Chat, Store, add_chat_options, chat_from, settings_of
+from timemaster.judge import Chat, Store, add_chat_options, chats_from, settings_of
 from timemaster.metrics.answers import Answer, answer_of_text
 from timemaster.metrics.evaluation import Number
 from timemaster.metrics.paired import check_pairs
@@ -167,8 +167,7 @@ def _chats(options: argparse.Namespace, out: Path) -> dict[str, Chat]:
     if not options.model:
         return {}
     store = Store(options.cache or out / "replies.sqlite")
-    settings = settings_of(options)
-    return {model: chat_from(settings, store, "compare", model=model) for model in options.model}
+    return dict(zip(options.model, chats_from(settings_of(options), store, "compare"), strict=True))
 
 
 def read_answers(task: Task, entry: Entry, test: Sequence[Example]) -> dict[str, Answer]:
@@ -240,9 +239,7 @@ def write_table(out: Path, task: Task, results: Sequence[Result], test: Sequence
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    out = argparse.ArgumentParser(
-        prog="python -m timemaster.results.compare", description="One table of all that was tried."
-    )
+    out = argparse.ArgumentParser(prog="timemaster compare", description="One table of all that was tried.")
     out.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     out.add_argument("--data", required=True, help="its folder with train, validation and test.parquet")
     out.add_argument(

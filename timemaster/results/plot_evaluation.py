@@ -51,13 +51,14 @@ def picture_title(about: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     low, high = headline.ci95
     return (
         f"{about['rows']} rows {when}, {how_sampled(**about['sampling'])}{blank}\n"
-        f"{headline.number.label} {headline.value:.3f} of {headline.n} rows{answers}, 95 %: {low:.3f} to {high:.3f}"
+        f"{headline.number.heading} {headline.value:.3f} of {headline.n} rows{answers}, 95 %: {low:.3f} to {high:.3f}"
     )
 
 
 def histogram_png(values: Sequence[float], title: str, name: str) -> bytes:
     """How often which value of a number occurs, and its mean."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -66,6 +67,7 @@ def histogram_png(values: Sequence[float], title: str, name: str) -> bytes:
     axes.axvline(mean, color="#d55e00", linestyle="--", linewidth=1.2, label=f"mean {mean:.3f}")
     axes.set_xlabel(f"{name} of an answer", fontsize=9, **LITERAL)
     axes.set_ylabel("answers", fontsize=9)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(title, fontsize=10, **LITERAL)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)

@@ -31,7 +31,7 @@ def modalities_png(number: Number, found: dict[str, dict[str, Any]]) -> bytes:
     files = {name: ", ".join("/".join(Path(file).parts[-2:]) for file in one["files"]) for name, one in found.items()}
     tests = {f"{one['n']} rows of {files[name]}" for name, one in found.items()}
     figure.suptitle(" and ".join(sorted(tests)), fontsize=9, parse_math=False)
-    left.set_ylabel(f"test {number.label}{', %' if number.is_share else ''} (95 % interval)")
+    left.set_ylabel(f"test {number.heading}{', %' if number.is_share else ''} (95 % interval)")
     if number.is_share:
         left.set_ylim(0, 112)
     else:

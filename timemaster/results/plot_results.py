@@ -133,7 +133,7 @@ def comparison_png(results: Sequence[Result], title: str, number: Number, trivia
         axes.text(1.015, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.set_yticks(range(len(results)), [one.name for one in results], fontsize=9, **LITERAL)
     unit = " in %" if number.is_share else ""
-    axes.set(ylim=(len(results) - 0.4, -0.6), xlabel=f"{number.label}{unit}, with its 95 % interval")
+    axes.set(ylim=(len(results) - 0.4, -0.6), xlabel=f"{number.heading}{unit}, with its 95 % interval")
     if number.is_share:
         axes.set_xlim(-1, 101)
     axes.grid(axis="x", color="#eeeeee")

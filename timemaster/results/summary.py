@@ -1,10 +1,11 @@
 """The closing table of the quickstart, its summary.json and its picture.
 
-python -m timemaster.results.summary FOLDER
+timemaster summary FOLDER
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import sys
@@ -18,6 +19,7 @@ from timemaster.metrics.answers import Answer, from_row
 from timemaster.metrics.classification import WITHOUT_TASK
 from timemaster.metrics.evaluation import Number
 from timemaster.metrics.summary import Headline, headline_of, numbers_of
+from timemaster.run.step_names import by_step
 from timemaster.system.console import print_any_letter, setup_logging
 from timemaster.types import InputError
 
@@ -59,7 +61,7 @@ def read_headlines(folder: Path) -> dict[str, Headline]:
 
 def last_step(evaluations: Path) -> int:
     """The last step that was evaluated with greedy answers and images."""
-    steps = [int(path.name[5:]) for path in evaluations.glob("step_*") if path.name[5:].isdigit()]
+    steps = by_step(evaluations, "step_*")
     if not steps:
         raise InputError(f"{evaluations} holds no step_<N>: evaluate the run first, EVAL=True with its script.")
     return max(steps)
@@ -143,11 +145,13 @@ def some_of_each(answers: Sequence[Answer]) -> list[Answer]:
     return chosen
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table and write the files."""
     print_any_letter()
+    parser = argparse.ArgumentParser(prog="timemaster summary", description="The closing table of the quickstart.")
+    parser.add_argument("folder", type=Path, help="folder that quickstart.sh or small.sh made")
+    folder: Path = parser.parse_args(arguments).folder
     setup_logging()
-    folder = Path(*sys.argv[1:2])
     try:
         summary = collect(folder)
     except (InputError, OSError) as error:
@@ -156,7 +160,7 @@ def main() -> None:
     picture = write_picture(folder)
     headlines = read_headlines(folder)
     number = next(iter(headlines.values())).number
-    log.info("\n  %s on %d test rows, greedy     95 %% interval", number.label, summary["n"])
+    log.info("\n  %s on %d test rows, greedy     95 %% interval", number.heading, summary["n"])
     for key, name in (("before", "before RL"), ("after", "after RL"), ("blank", "blanked images")):
         if key in headlines:
             low, high = headlines[key].ci95

@@ -28,7 +28,7 @@ class Result:
 def markdown(results: Sequence[Result], number: Number, columns: Mapping[str, str], reference: str) -> list[str]:
     """The lines of the table, its columns aligned. Shares in percent."""
     rows: list[Sequence[str]] = [
-        ("answers by", "n", number.label, "95 % interval", *columns.values(), "unparsed", "p"),
+        ("answers by", "n", number.heading, "95 % interval", *columns.values(), "unparsed", "p"),
     ]
     for result in results:
         p = "reference" if result.name == reference else "" if result.p is None else _p(result.p)

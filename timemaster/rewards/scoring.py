@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
+from timemaster.config.registries import ON_ERROR
 from timemaster.judge import ChatRefused
 from timemaster.rewards.group import GroupScoring
 from timemaster.rewards.outcome import Outcome
 from timemaster.rewards.reward_part import RewardPart
 from timemaster.system.calls import Caller, CallsStuck, described
 from timemaster.types import Example, InputError, Rollout, Score
-
-ON_ERROR = ("raise", "zero")
 
 
 def score(rollout: Rollout, example: Example, parts: Sequence[RewardPart], on_error: str = "raise") -> Score:

@@ -21,8 +21,6 @@ from timemaster.system.calls import CallsStuck, described
 from timemaster.tokens.render import Renderer
 from timemaster.types import Completion, Example, Group, InputError, Prompt, Rollout, Sampling, Score
 
-SECONDS_TO_CLOSE = 10.0  # that `abandon` waits for environments
-
 
 class Scoring(Protocol):
     """What scores the rollouts of one prompt."""
@@ -32,6 +30,7 @@ class Scoring(Protocol):
 
 
 StartGroup = Callable[[Example, int], Scoring]  # given the example and the number of its rollouts
+SECONDS_TO_CLOSE = 10.0  # that `abandon` waits for environments
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +38,14 @@ class _Ended:
     """A rollout that has ended, while it is scored and its environment is closed."""
 
     rollout: Rollout
-    score: Future[Score | None]  # None: the rollout failed, and says so in the score that it has
+    score: Future[Score | None]
     closed: Future[None] | None  # None: it has no environment
 
     def is_settled(self) -> bool:
         return self.score.done() and (self.closed is None or self.closed.done())
 
     def scored(self) -> Rollout:
-        """Raises what a reward raised."""
+        """Raises what a reward raised. A rollout that failed keeps the score that says so."""
         score = self.score.result()
         return self.rollout if score is None else replace(self.rollout, score=score)
 
@@ -101,6 +100,10 @@ class RolloutLoop:
     def num_open(self) -> int:
         """Prompts that were added and are not done."""
         return len(self._open)
+
+    def num_unfinished(self) -> int:
+        """Sequences that are not done: sampled now, waiting for the engine, or with their environment."""
+        return sum(answer is None for one in self._open.values() for answer in one.answers)
 
     def advance(self) -> list[tuple[int, Group]]:
         """Decode a little. The groups that are complete, every rollout scored, with the keys of their requests.
@@ -191,7 +194,7 @@ class RolloutLoop:
         score = group.scoring.add(progress.answer, rollout)
         group.ended[progress.answer] = _Ended(rollout, score, closed)
         self._announce(score, None)
-        if closed is not None:
+        if closed:
             self._announce(closed, None)
 
     def _announce(self, future: Future[Any], what: Progress | None) -> None:

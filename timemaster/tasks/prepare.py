@@ -1,6 +1,6 @@
 """From a recipe to a folder of plots and parquet files.
 
-    python -m timemaster.tasks.prepare recipes.ctu [--source DIR] [--out data] [--plot small] [--workers N] [--seed 1]
+    timemaster prepare recipes.ctu [--source DIR] [--out data] [--plot small] [--workers N] [--seed 1]
 
 makes <out>/<name>_image/ (or, with --plot small, <out>/<name>_small/: bare lines and a short question, for the embedded
 tiny model) with
@@ -268,7 +268,7 @@ def _summarise(folder: Path, rows: dict[str, Counter[str]], plots: dict[str, lis
 
 def main(arguments: Sequence[str] | None = None) -> None:
     print_any_letter()
-    parser = argparse.ArgumentParser(prog="python -m timemaster.tasks.prepare", description="Make a recipe's data.")
+    parser = argparse.ArgumentParser(prog="timemaster prepare", description="Make a recipe's data.")
     parser.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     parser.add_argument("--source", type=Path, help="folder or zip with the series files (default: fetch them)")
     parser.add_argument("--out", type=Path, default=Path("data"), help="where the folder is made (default: data)")

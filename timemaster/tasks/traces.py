@@ -1,8 +1,8 @@
 """Demonstrations for SFT: reasoning about training plots by a vision model, or by the recipe's own explainer.
 
-    python -m timemaster.tasks.traces recipes.ctu --data data/ctu_image/train.parquet --base-url http://host:8000/v1 \\
+    timemaster traces recipes.ctu --data data/ctu_image/train.parquet --base-url http://host:8000/v1 \\
         --model NAME [--tries 4] [--per-class N] [--max-calls N] --out data/ctu_image/traces.parquet
-    python -m timemaster.tasks.traces recipes.ctu --data data/ctu_image/train.parquet --explainer --out …
+    timemaster traces recipes.ctu --data data/ctu_image/train.parquet --explainer --out …
 
 The model is asked the rows' own question about the plot, up to --tries times a row (rejection sampling): an answer is
 kept when the task's reward parts `accuracy` and `format` both give it 1. Of every class as many are written as the
@@ -28,7 +28,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from timemaster.judge import BudgetSpent, Chat, Store, add_chat_options, chat_from, chat_turn, settings_of
+from timemaster.judge import BudgetSpent, Chat, Store, add_chat_options, chat_turn, chats_from, settings_of
 from timemaster.rewards import RewardPart, score
 from timemaster.series.numeric import series_of
 from timemaster.series.splits import Series
@@ -243,12 +243,12 @@ def make_chat(options: argparse.Namespace) -> Chat:
         raise InputError("--temperature 0 gives the same answer at every try: raise it, or set --tries 1.")
     store = Store(options.cache or options.out.with_suffix(".sqlite"))
     account = str(options.out.absolute()) if options.cache else "traces"  # a file of its own may be moved
-    return chat_from(settings_of(options), store, account)
+    return chats_from(settings_of(options), store, account)[0]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m timemaster.tasks.traces", description="Demonstrations for SFT.")
+    parser = argparse.ArgumentParser(prog="timemaster traces", description="Demonstrations for SFT.")
     parser.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     parser.add_argument("--data", type=Path, required=True, help="parquet file with the training plots")
     parser.add_argument("--out", type=Path, required=True, help="parquet file to write")

@@ -15,7 +15,7 @@ function mainCharts() {
     { title: "Reward", note: training, y: "mean", lines: lines(["reward/mean", ...parts], (key) => (key === "reward/mean" ? "reward" : key.split("/").pop())), unit: true },
     { title: "Loss", y: "nats a token", lines: lines(["sft/loss", "val/loss"], (key) => (key === "val/loss" ? "validation" : "training")) },
     { title: "Validation", note: validation, y: "mean", lines: lines([`val/${HEADLINE.name}`, ...named(/^val\/[^@]+$/).filter((key) => !key.endsWith(HEADLINE.name) && !/loss$|tokens/.test(key))].filter((key) => !isReal(key.slice(4)))), unit: true },
-    ...DATA.numbers.filter((one) => !one.is_share).map((one) => ({ title: `${one.label[0].toUpperCase()}${one.label.slice(1)}`, note: one.higher_is_better ? null : "lower is better", y: "mean",
+    ...DATA.numbers.filter((one) => !one.is_share).map((one) => ({ title: `${one.heading[0].toUpperCase()}${one.heading.slice(1)}`, note: one.higher_is_better ? null : "lower is better", y: "mean",
       lines: lines([`answer/${one.name}`, `val/${one.name}`], (key) => (key.startsWith("val/") ? "validation" : "training")) })),
     ...sourceCharts(training, validation),
     { title: "Response length", note: training, y: "tokens", lines: lines(["response/tokens_mean", "response/tokens_max"], (key) => key.split("_").pop()), zero: true },
@@ -56,7 +56,7 @@ function otherCharts(drawn) {
 function missing() {
   const expected = DATA.kind === "SFT"
     ? [["loss", "sft/loss"], ["validation loss", "val/loss"]]
-    : [["reward", "reward/mean"], [`validation ${HEADLINE.label} (trainer.test_freq)`, `val/${HEADLINE.name}`], ["KL (actor.use_kl_loss)", "actor/kl"],
+    : [["reward", "reward/mean"], [`validation ${HEADLINE.heading} (trainer.test_freq)`, `val/${HEADLINE.name}`], ["KL (actor.use_kl_loss)", "actor/kl"],
       ["entropy", "actor/entropy"], ["log-prob difference", "rollout/logprob_diff_mean"], ["gradient norm", "actor/grad_norm"],
       ["response length", "response/tokens_mean"], ["throughput", "throughput/tokens_per_second"]];
   const names = expected.filter(([, key]) => !has(key)).map(([name]) => name);

@@ -16,7 +16,7 @@ function drawEvaluation() {
   }
   const matrix = el("div", { class: "matrix", "aria-live": "polite" });
   const rows = DATA.evaluations.flatMap((one, i) => evaluationRows(one, i));
-  const head = ["", "n", HEADLINE.label, "95 % interval", ...FURTHER.map((one) => one.label), ...(HAS_F1 ? ["macro F1"] : []), "unparsed", "format", "reward", "tokens"];
+  const head = ["", "n", HEADLINE.heading, "95 % interval", ...FURTHER.map((one) => one.heading), ...(HAS_F1 ? ["macro F1"] : []), "unparsed", "format", "reward", "tokens"];
   const pick = (index) => {
     rows.forEach((row) => row.classList.toggle("chosen", row.dataset.index === String(index)));
     matrix.replaceChildren(picture(DATA.evaluations[index]));
@@ -52,7 +52,7 @@ function figures(name, one, index) {
   const isOther = headline(one) && headline(one).name !== HEADLINE.name; // a data source of another kind
   return el("tr", { "data-index": index },
     el("th", { scope: "row" }, name), el("td", {}, count(one.n)),
-    el("td", {}, el("b", {}, worthOf(one)), isOther ? el("small", {}, headline(one).label) : null),
+    el("td", {}, el("b", {}, worthOf(one)), isOther ? el("small", {}, headline(one).heading) : null),
     el("td", {}, whisker(one)), FURTHER.map((number) => el("td", {}, mean(number))), HAS_F1 ? el("td", {}, fixed(one.macro_f1)) : null,
     el("td", {}, isNumber(one.unparsed) && !classless ? `${count(one.unparsed)}${one.unparsed ? share : ""}` : "–"),
     el("td", {}, fixed(one.format_rate)), el("td", {}, fixed(one.reward_mean)), el("td", {}, fixed(one.response_tokens_mean, 1)));
@@ -97,10 +97,10 @@ function picture(one) {
   if ("confusion" in one) return confusion(one);
   if (!one.picture) return absent("This folder has no picture of this evaluation.");
   return el("div", {}, el("h3", {}, `Distribution: ${describe(one)}`),
-    el("img", { src: one.picture, alt: `distribution of ${headline(one)?.label}` }), filesOf(one));
+    el("img", { src: one.picture, alt: `distribution of ${headline(one)?.heading}` }), filesOf(one));
 }
 
-const describe = (one) => [one.blank_images ? "blanked images" : null, moment(one), one.how, headline(one) && `${headline(one).label} ${worthOf(one)}`].filter(Boolean).join(", ");
+const describe = (one) => [one.blank_images ? "blanked images" : null, moment(one), one.how, headline(one) && `${headline(one).heading} ${worthOf(one)}`].filter(Boolean).join(", ");
 const filesOf = (one) => el("p", { class: "quiet" }, (one.files || []).map((name) => tail(name)).join(", "), one.rows_left_out ? `; ${one.rows_left_out} rows left out` : "");
 
 function confusion(one) {

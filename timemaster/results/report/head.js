@@ -38,7 +38,7 @@ function tiles() {
   const difference = known("rollout/logprob_diff_mean");
   const loss = known("sft/loss");
   const found = [
-    test && headline(test) && [[`${rows(test)} ${headline(test).label}`, moment(test), test.how].filter(Boolean).join(", "), worthOf(test), interval(test)],
+    test && headline(test) && [[`${rows(test)} ${headline(test).heading}`, moment(test), test.how].filter(Boolean).join(", "), worthOf(test), interval(test)],
     test && trained.length > 1 && headline(trained[0]) && [moment(trained[0]), worthOf(trained[0]), interval(trained[0])],
     blank && headline(blank) && ["blanked images", worthOf(blank), interval(blank)],
     reward.length && [["reward", DATA.sampling.training].filter(Boolean).join(", "), fixed(reward[reward.length - 1]), `from ${fixed(reward[0])}`],
@@ -57,7 +57,7 @@ function interval(figures) {
 
 function settings() {
   if (!DATA.config_text) return absent("No config.yaml in this folder: the settings of the run are not known.");
-  const command = () => [`python -m timemaster.${DATA.kind.toLowerCase()}`, ...DATA.given].join(" \\\n    ");
+  const command = () => [`timemaster ${DATA.kind.toLowerCase()}`, ...DATA.given].join(" \\\n    ");
   return el("div", { class: "settings" },
     DATA.given ? el("details", {}, el("summary", {}, `Command: the ${DATA.given.length} settings that were given`), el("pre", {}, command()))
       : absent("No overrides.yaml in this folder: which settings were given is not known."),

@@ -182,7 +182,7 @@ def with_value(one: Number, value: Any, interval: Any) -> dict[str, Any]:
     return description(one) | {"value": number(value), "ci95": clean(interval)}
 
 
-DESCRIPTION = ("name", "label", "is_share", "higher_is_better")
+DESCRIPTION = ("name", "heading", "is_share", "higher_is_better")
 
 
 def description(one: Number) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from typing import Any
 
 from timemaster.metrics.answers import from_row
 from timemaster.results.report.json_files import number, read_lines
+from timemaster.run.step_names import by_step
 
 
 def read_rollouts(folder: Path, limit: int, notes: list[str]) -> list[dict[str, Any]]:
     """The logged answers in the order of training. Beyond `limit` answers, whole steps are left out, evenly."""
-    files = {int(p.stem[5:]): p for p in folder.glob("step_*.jsonl") if p.stem[5:].isdigit()}
-    steps = sorted(files)
+    files = by_step(folder, "step_*.jsonl")
+    steps = list(files)
     counts = [files[step].read_bytes().count(b"\n") for step in steps]  # the text of a long run may not fit in memory
     kept = [step for step, keep in zip(steps, thinned(counts, limit), strict=True) if keep]
     if len(kept) < len(steps):
