@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from pathlib import Path
 from statistics import fmean, pstdev
 
+from tests.e2e.height import HIGHEST, MeanError
 from tests.e2e.report_run import plot
 from timemaster.media.images import image_media
 from timemaster.metrics.answers import Answer, to_row
-from timemaster.metrics.evaluation import Evaluation, Number, answers_of
+from timemaster.metrics.evaluation import answers_of
 from timemaster.metrics.summary import summarise, training_numbers, validation_metrics
 from timemaster.results.plot_evaluation import draw_evaluation
 from timemaster.types import Example, Group, Media, Message, Part, Rollout, Score, Turn
-
-
-class MeanError(Evaluation):
-    """Answers are real numbers between 0 and 1."""
-
-    numbers = (
-        Number(name="error", title="mean error", higher_is_better=False),
-        Number(name="close", title="within 0.1", is_share=True),
-    )
-
-    def read(self, text: str) -> str | None:
-        found = re.search(r"<value>([\d.]+)</value>", text)
-        return found[1] if found else None
-
-    def measure(self, answer: Answer) -> dict[str, float]:
-        error = 1.0 if answer.prediction is None else abs(float(answer.prediction) - float(answer.truth))
-        return {"error": error, "close": float(error < 0.1)}
-
 
 EVALUATIONS = {"heights": MeanError()}
 
@@ -67,22 +49,24 @@ def answered(rng: random.Random, pictures: list[Media], name: str, spread: float
     """A prompt and its rollouts: each zooms in once or twice, then answers."""
     first, *zooms = rng.sample(pictures, 3)
     parts = [Part("image", media=first), Part("text", text="How high is the last peak? Zoom in with <zoom>.")]
-    example = Example(id=name, messages=[Message("user", parts)], answer=f"{rng.random():.2f}", data_source="heights")
+    example = Example(
+        id=name, messages=[Message("user", parts)], answer=f"{HIGHEST * rng.random():.1f}", data_source="heights"
+    )
     return Group(example, [rollout(rng, example, [first, *zooms[: rng.randint(1, 2)]], spread) for _ in range(n)])
 
 
 def rollout(rng: random.Random, example: Example, media: list[Media], spread: float) -> Rollout:
     turns = []
-    for k, picture in enumerate(media[1:]):
-        turns.append(Turn(kind="sampled", text=f"<think>It may lie at {k}.</think><zoom>{k}</zoom>", stop="</zoom>",
+    for picture in media[1:]:
+        turns.append(Turn(kind="sampled", text="<think>It may be higher.</think><zoom>end</zoom>", stop="</zoom>",
                           finish_reason="stop_string"))  # fmt: skip
         turns.append(Turn(kind="environment", text="[image]Here it is.", media=[picture]))
-    value = min(max(float(example.answer) + rng.gauss(0, spread), 0.0), 1.0)
+    value = min(max(float(example.answer) + HIGHEST * rng.gauss(0, spread), 0.0), HIGHEST)
     is_readable = rng.random() > 0.15
-    last = f"<think>Near the top.</think><value>{value:.2f}</value>" if is_readable else "<think>Near the top, or"
+    last = f"<think>Near the top.</think><value>{value:.1f}</value>" if is_readable else "<think>Near the top, or"
     turns.append(Turn(kind="sampled", text=last, finish_reason="stop" if is_readable else "length"))
     text = "\n".join(turn.text for turn in turns if turn.kind == "sampled")
-    closeness = 1 - abs(value - float(example.answer)) if is_readable else 0.0
+    closeness = 1 - abs(value - float(example.answer)) / HIGHEST if is_readable else 0.0
     return Rollout(
         id=example.id, token_ids=[5] * 40, mask=[0] * 10 + [1] * 30, logprobs=[0.0] * 40, versions=[0] * 40,
         media=media, text=text, finish_reason="stop" if is_readable else "length", turns=turns,

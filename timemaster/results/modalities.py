@@ -1,10 +1,10 @@
-"""Plots against numbers: what two runs of one dataset, image and numeric, reached and what their prompts cost.
+"""Plots against numbers: results and prompt lengths of two runs of one dataset, one with images, one with numbers.
 
     timemaster modalities IMAGE_RUN NUMERIC_RUN [--out DIR] [--tokens-of data/ctu_image/test.parquet]
 
-Prints a table and writes modalities.json and modalities.png. `--tokens-of` also counts what the rows of a file cost at
-full length by the rules of Qwen2.5's tokenizer and image processor, whatever model the runs used, as numbers written
-like the numeric run's, and quotes the published ratio where there is one.
+Prints a table and writes modalities.json and modalities.png. With `--tokens-of` it also counts the tokens of a file's
+rows at full length, as plots and as numbers in the style of the numeric run, by the rules of Qwen2.5's tokenizer and
+image processor, whatever model the runs used. It quotes the published ratio if there is one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger("timemaster.results.modalities")
 # all in its vocabulary), a word takes one sign or space before it along.
 PIECES = re.compile(r"\d|(?:[^\r\n\w]|_)?[^\W\d_]+| ?(?:[^\s\w]|_)+|\s+")
 SHOWN_BEFORE = ("folder", "files", "n")  # of an evaluation, then the headline with its interval
-SHOWN_BEHIND = ("unparsed", "prompt_tokens_mean", "response_tokens_mean")
+SHOWN_AFTER = ("unparsed", "prompt_tokens_mean", "response_tokens_mean")
 PUBLISHED_MIN_PIXELS = 512 * 28 * 28  # of the fine-tuning tool that the published system names; the library's is 3136
 
 
@@ -84,10 +84,10 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
 
 
 def compare(image_run: Path, numeric_run: Path) -> tuple[Number, dict[str, Any]]:
-    """The number that is compared; and of both runs its value with interval, and mean tokens of prompt and answer.
+    """The number that is compared, and for both runs: its value with interval, and mean tokens of prompt and answer.
 
-    Raises InputError where a run has no evaluation, or one of the other modality, or where the runs have no headline in
-    common; warns of different tests.
+    Raises InputError when a run has no evaluation, or one of the other modality, or when the runs have different
+    headlines. Warns when their test rows differ.
     """
     out, numbers = {}, []
     for name, run in (("image", image_run), ("numeric", numeric_run)):
@@ -100,7 +100,7 @@ def compare(image_run: Path, numeric_run: Path) -> tuple[Number, dict[str, Any]]
             raise InputError(f"{run}: no answer of its evaluation was measured, so there is nothing to compare.")
         number = headline.number
         numbers.append(number)
-        keys = (*SHOWN_BEFORE, number.name, f"{number.name}_ci95", *SHOWN_BEHIND)
+        keys = (*SHOWN_BEFORE, number.name, f"{number.name}_ci95", *SHOWN_AFTER)
         out[name] = {"run": str(run), **{key: found[key] for key in keys}}
     if numbers[0] != numbers[1]:
         raise InputError(
@@ -115,13 +115,13 @@ def compare(image_run: Path, numeric_run: Path) -> tuple[Number, dict[str, Any]]
 
 
 def style_of(evaluation: Path, decimals: int | None) -> NumericConfig:
-    """How the numbers of an evaluation were written; with other `decimals` if given."""
+    """The style of the numbers in an evaluation; `decimals` replaces its own if given."""
     settings = yaml.safe_load((evaluation / "config.yaml").read_text(encoding="utf-8"))["data"]["numeric"]
     return NumericConfig(**settings | ({} if decimals is None else {"decimals": decimals}))
 
 
 def report(number: Number, found: dict[str, Any], costs: dict[str, dict[str, float]]) -> None:
-    """Print what was found."""
+    """Print the comparison."""
     heads = (number.heading, "95 % interval", "prompt tokens", "answer tokens")
     log.info("\n  %-9s %9s %18s %14s %14s", "modality", *heads)
     for name, one in found.items():

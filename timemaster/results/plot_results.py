@@ -1,4 +1,4 @@
-"""Pictures of results: an evaluation's confusion matrix, a run's curves and answers, a comparison's intervals."""
+"""Pictures of results: a confusion matrix, the curves and answers of a run, the intervals of a comparison."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-KINDS = {  # of a comparison's rows: what the legend says, colour, marker
+KINDS = {  # kinds of rows in a comparison: legend, colour, marker
     "baseline": ("classical baseline", "#4c72b0", "o"),
     "model": ("API model", "#dd8452", "s"),
     "predictions": ("predictions file", "#8172b3", "o"),
@@ -42,9 +42,9 @@ OUTCOMES = {  # mark and colour of the outcomes in metrics/answers.py
     "measured": ("\u2022", "#0072b2"),
     "unscored": ("\u2013", "#666666"),
 }
-CURVES = (("#0072b2", "-", "o"), ("#d55e00", "--", "s"), ("#009e73", ":", "^"))  # told apart without colour too
-LITERAL: dict[str, Any] = {"parse_math": False}  # of texts that are not ours: a dollar sign begins no formula
-COLUMNS = 6  # of plots side by side
+CURVES = (("#0072b2", "-", "o"), ("#d55e00", "--", "s"), ("#009e73", ":", "^"))  # also distinct without colour
+LITERAL: dict[str, Any] = {"parse_math": False}  # for texts of users: a dollar sign does not begin a formula
+COLUMNS = 6  # plots in a row
 PLOT_WIDTH = 2.3  # inches
 
 
@@ -61,7 +61,7 @@ class DrawnAnswer:
 
 
 def png(figure: Figure, dpi: int) -> bytes:
-    """The figure as a PNG, every text in fonts that hold its letters."""
+    """The figure as a PNG, with fonts that have all letters of its texts."""
     from matplotlib.text import Text
 
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
@@ -70,13 +70,13 @@ def png(figure: Figure, dpi: int) -> bytes:
         text.set_fontfamily([*text.get_fontfamily(), *fonts])
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # said by fonts_for, in one line
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # fonts_for reports these in one line
         figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
 def confusion_png(confusion: dict[str, dict[str, int]], title: str) -> bytes:
-    """Rows: truth; columns: answer, unparsed ones last. Counts, shaded by the share of their row; right ones framed."""
+    """Rows: truth; columns: answer, unparsed last. Counts are shaded by their share of the row, right ones framed."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -94,9 +94,9 @@ def confusion_png(confusion: dict[str, dict[str, int]], title: str) -> bytes:
             colour = "white" if shares[i][j] > 0.6 else "black"
             if count or not small:
                 text = axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=6 if small else 10)
-                text.set_in_layout(False)  # it stands inside: the layout need not measure it
+                text.set_in_layout(False)  # inside the axes: the layout need not measure it
         axes.add_patch(Rectangle((i - 0.47, i - 0.45), 0.94, 0.9, fill=False, edgecolor="#e69f00", linewidth=2))
-    axes.axvline(len(truths) - 0.5, color="black", linewidth=0.8, linestyle=":")  # what follows is no class
+    axes.axvline(len(truths) - 0.5, color="black", linewidth=0.8, linestyle=":")  # to its right: no class
     turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(said)), names, fontsize=9, **turned, **LITERAL)
     axes.set_yticks(range(len(truths)), names[: len(truths)], fontsize=9, **LITERAL)

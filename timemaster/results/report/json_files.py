@@ -9,7 +9,7 @@ from typing import Any
 
 
 def read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; [] when it is not there. A line cut short is left out and noted."""
+    """The objects of a JSON-lines file; [] when it is missing. Unreadable lines are left out and noted."""
     if not path.is_file():
         return []
     rows, bad = [], 0
@@ -28,14 +28,14 @@ def read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def number(value: Any) -> float | None:
-    """Six digits of a finite number, else None: JSON in a browser knows no NaN."""
+    """A finite number with six digits, else None: JSON in a browser has no NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(f"{value:.6g}")
 
 
 def clean(value: Any) -> Any:
-    """A value as JSON can hold it."""
+    """The value with types that JSON has."""
     if isinstance(value, dict):
         return {str(name): clean(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -14,7 +14,7 @@ from timemaster.metrics.classification import is_correct
 from timemaster.rewards import predict_label
 from timemaster.series.labels import label_key
 
-MAX_CLASSES = 100  # with more different truths the answers are not classes
+MAX_CLASSES = 100  # more different truths are not classes
 
 
 def add_outcomes(rollouts: Iterable[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:
@@ -45,9 +45,9 @@ def add_outcomes(rollouts: Iterable[dict[str, Any]], evaluations: list[dict[str,
 
 
 def labels_of(rollouts: Iterable[dict[str, Any]], evaluations: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """The classes of each data source: its truths, where at least one answer chooses one of them, and evaluations'.
+    """The classes of each data source: those of its evaluations, else its truths if an answer chooses one of them.
 
-    A source whose truths are no classes (free text, numbers) has none.
+    A source whose truths are not classes (free text, numbers) has none.
     """
     truths, texts = defaultdict(set), defaultdict(list)
     for row in rollouts:
@@ -64,7 +64,7 @@ def labels_of(rollouts: Iterable[dict[str, Any]], evaluations: list[dict[str, An
 
 
 def evaluated_labels(source: str, truths: set[str], evaluations: list[dict[str, Any]]) -> set[str]:
-    """The classes of the evaluations of `source`, of those that know all of its `truths`."""
+    """The classes in the evaluations of `source` that know all of its `truths`."""
     found: set[str] = set()
     for one in evaluations:
         by_source = one["by_data_source"]  # None: of a single source, which it does not name

@@ -1,4 +1,4 @@
-"""A run's folder as plain data for the page. What is missing stays empty; what cannot be read is left out and noted."""
+"""A run's folder as plain data for the page. Missing data stay empty; what cannot be read is left out and noted."""
 
 from __future__ import annotations
 
@@ -19,23 +19,30 @@ from timemaster.results.report.older_rollouts import add_outcomes
 from timemaster.results.report.rollouts import read_rollouts
 from timemaster.types import InputError
 
-WRITTEN = ("metrics.jsonl", "config.yaml", "eval/step_*/metrics.json")  # one of them makes a folder a run's
-SAMPLED = {"training": "rollout", "validation": "eval"}  # the part of the settings that says how
-ABOUT = ("model", "step", "blank_images", "rows", "files", "rows_left_out")  # of eval/*/metrics.json: what it was
-FIGURES = (  # and what came out, beside the numbers that the evaluation measures
+WRITTEN = ("metrics.jsonl", "config.yaml", "eval/step_*/metrics.json")  # a folder with one of them is a run's
+SAMPLED = {"training": "rollout", "validation": "eval"}  # the group of settings for sampling these answers
+ABOUT = (
+    "model",
+    "step",
+    "blank_images",
+    "rows",
+    "files",
+    "rows_left_out",
+)  # of metrics.json: what was evaluated
+FIGURES = (  # its results, beside the numbers that it measures
     "n", "macro_f1", "format_rate", "unparsed", "per_class", "reward_mean", "response_tokens_mean", "confusion",
     "num_samples",
 )  # fmt: skip
 
 
 def read_run(folder: Path, max_rollouts: int) -> dict[str, Any]:
-    """Everything the page shows, but the images. Raises InputError when `folder` is not a run's."""
+    """All data of the page except the images. Raises InputError when `folder` is not a run's."""
     check_folder(folder)
     notes: list[str] = []
     rows = [row for row in read_lines(folder / "metrics.jsonl", notes) if isinstance(row.get("step"), int | float)]
     evaluations = read_evaluations(folder / "eval", notes)
     rollouts = read_rollouts(folder / "rollouts", max_rollouts, notes)
-    prompts: dict[str, int] = {}  # every text once
+    prompts: dict[str, int] = {}  # each text once, with its number
     for row in rollouts:
         row["prompt"] = prompts.setdefault(row["prompt"], len(prompts))
     add_outcomes(rollouts, evaluations)
@@ -63,7 +70,7 @@ def read_run(folder: Path, max_rollouts: int) -> dict[str, Any]:
 
 
 def check_folder(folder: Path) -> None:
-    """InputError that names what was looked for, and the runs that lie below."""
+    """InputError unless this is a run's folder; it names the expected files, and runs in subfolders."""
     if any(path.is_file() for name in WRITTEN for path in folder.glob(name)):
         return
     what = "has neither config.yaml nor metrics.jsonl nor evaluations" if folder.is_dir() else "is not a folder"
@@ -73,7 +80,7 @@ def check_folder(folder: Path) -> None:
 
 
 def read_config(path: Path, notes: list[str]) -> tuple[dict[str, Any], str]:
-    """config.yaml as settings and as text; empty when it is not there or is no YAML."""
+    """config.yaml as settings and as text; empty when it is missing or not YAML."""
     if not path.is_file():
         return {}, ""
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -88,14 +95,14 @@ def read_config(path: Path, notes: list[str]) -> tuple[dict[str, Any], str]:
 
 
 def kind_of(rows: list[dict[str, Any]], config_text: str) -> str:
-    """What made the folder, from the rows of its metrics: "SFT", "GRPO", or "evaluation" where nothing was trained."""
+    """The job that wrote the folder, by its metrics: "SFT", "GRPO", or "evaluation" where nothing was trained."""
     if any(name.startswith("sft/") for row in rows for name in row):
         return "SFT"
     return "GRPO" if rows or config_text else "evaluation"
 
 
 def given_settings(path: Path, notes: list[str]) -> list[str] | None:
-    """The settings of the command line, as a shell takes them, each the last time it was given; None: not recorded."""
+    """The settings of the command line, quoted for a shell, each with its last value; None: not recorded."""
     if not path.is_file():
         return None
     try:
@@ -110,7 +117,7 @@ def given_settings(path: Path, notes: list[str]) -> list[str] | None:
 
 
 def answers_sampled(settings: Any) -> str | None:
-    """What to call answers from `temperature`, `top_p` and `top_k` of an evaluation or a run; None: not recorded."""
+    """How answers were sampled, in words, from `temperature`, `top_p` and `top_k`; None: not recorded."""
     known = settings if isinstance(settings, dict) else {}
     if number(known.get("temperature")) is None:
         return None
@@ -118,7 +125,7 @@ def answers_sampled(settings: Any) -> str | None:
 
 
 def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names; an empty dictionary is a value."""
+    """Nested settings by their dotted names. An empty dictionary is a value."""
     out: dict[str, Any] = {}
     for name, value in node.items():
         if isinstance(value, dict) and value:
@@ -135,13 +142,13 @@ def modified(folder: Path) -> str:
 
 
 def columns(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:
-    """The metrics by name, a value a step, None where a step has none."""
+    """The metrics by name, with one value per step, None where a step has none."""
     names = list(dict.fromkeys(name for row in rows for name in row if name != "step"))
     return {name: [number(row.get(name)) for row in rows] for name in names}
 
 
 def read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The metrics of every eval/step_<N>*/, by step; a control with blanked images follows its evaluation."""
+    """The evaluations in eval/step_<N>*/, by step. One with blanked images follows the one with images."""
     found = []
     for path in folder.glob("step_*/metrics.json"):
         try:
@@ -149,7 +156,7 @@ def read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
         except ValueError:
             metrics = {}
         if not isinstance(metrics, dict) or "n" not in metrics or not ("numbers" in metrics or numbers_of(metrics)):
-            notes.append(f"eval/{path.parent.name}/metrics.json holds no evaluation and was left out")
+            notes.append(f"eval/{path.parent.name}/metrics.json is not an evaluation and was left out")
             continue
         about = {"name": path.parent.name, "how": answers_sampled(metrics.get("sampling"))}
         found.append(about | {key: clean(metrics.get(key)) for key in ABOUT} | shown_figures(metrics))
@@ -204,7 +211,7 @@ def numbers_of_run(evaluations: list[dict[str, Any]], rollouts: list[dict[str, A
 
 
 def leave_out_repeated_numbers(rollouts: list[dict[str, Any]]) -> None:
-    """Where the outcome is right or wrong, it tells the headline already."""
+    """Drop the headline of answers that are right or wrong: the outcome says the same."""
     measured = {row["source"] for row in rollouts if row["outcome"] == "measured"}
     for row in rollouts:
         if row["source"] not in measured:

@@ -23,7 +23,7 @@ def read_rollouts(folder: Path, limit: int, notes: list[str]) -> list[dict[str, 
 
 
 def thinned(counts: list[int], limit: int) -> list[bool]:
-    """Which steps to keep so that at most `limit` rollouts remain: evenly spread, the first and the last among them."""
+    """Which steps to keep, so that at most `limit` rollouts remain: evenly spread, with the first and the last step."""
     total, last = sum(counts), len(counts) - 1
     if total <= limit:
         return [True] * len(counts)
