@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.helpers import picture, question
-from timemaster.algo.advantages import group_advantages, to_samples
+from timemaster.algo.advantages import AlgorithmConfig, group_advantages, to_samples
 from timemaster.environments import EnvironmentSpec, environment_metrics, turn_rows
 from timemaster.rewards import RewardPart, Scorer
 from timemaster.rollout.loop import RolloutLoop
@@ -378,12 +378,14 @@ def test_a_failure_leaves_out_its_rollout_alone() -> None:
             failure=failure, score=Score(total=total, parts={}, unknown=("environment",) if failure else unknown),
         )  # fmt: skip
 
+    centred = AlgorithmConfig(norm_adv_by_std_in_grpo=False)
     group = Group(question("r", []), [rollout(1.0), rollout(0.0, failure="gone"), rollout(3.0)])
+    centred = AlgorithmConfig(norm_adv_by_std_in_grpo=False)
     for on_unknown in ("rollout", "group"):
-        assert group_advantages(group, "grpo", False, on_unknown) == [-1.0, None, 1.0]
+        assert group_advantages(group, centred, on_unknown) == [-1.0, None, 1.0]
     judged = Group(group.example, [*group.rollouts, rollout(0.0, unknown=("judged",))])
-    assert group_advantages(judged, "grpo", False, "rollout") == [-1.0, None, 1.0, None]
-    assert group_advantages(judged, "grpo", False, "group") == [None] * 4
+    assert group_advantages(judged, centred, "rollout") == [-1.0, None, 1.0, None]
+    assert group_advantages(judged, centred, "group") == [None] * 4
 
 
 def test_too_many_steps_that_never_end_end_the_run(renderer) -> None:
@@ -450,7 +452,7 @@ def test_others_are_decoded_while_a_step_runs_and_nothing_spins_when_none_is_lef
         if engine.num_steps == 2:
             decoded.set()
     assert sorted(done) == [0, 1]
-    assert num_calls <= 8  # two steps of the engine, a reply, two scores, a close
+    assert num_calls <= 20  # two steps of the engine, a reply, two scores, a close; and waits that end after a while
     assert loop.advance() == []
 
 

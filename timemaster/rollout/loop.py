@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -32,6 +33,7 @@ class Scoring(Protocol):
 
 
 StartGroup = Callable[[Example, int], Scoring]  # given the example and the number of its rollouts
+SECONDS_TO_WAIT = 0.2  # time that `advance` waits, so that its caller can add further prompts meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +105,14 @@ class RolloutLoop:
         return len(self._open)
 
     def num_unfinished(self) -> int:
-        """Sequences that are not done: sampled now, waiting for the engine, or with their environment."""
-        return sum(answer is None for one in self._open.values() for answer in one.answers)
+        """Rollouts that have not ended: sampled now, waiting for the engine, or waiting for their environment."""
+        return sum(len(one.answers) - len(one.ended) for one in self._open.values())
 
     def advance(self) -> list[tuple[int, Group]]:
         """Decode a little. The groups that are complete, every rollout scored, with the keys of their requests.
 
-        Waits only when nothing is left to decode: for a reply of an environment, or a score. Raises what a reward
-        raises, and CallsStuck when too many steps of environments never end.
+        Waits only when nothing is left to decode: for a reply of an environment or a score, SECONDS_TO_WAIT at most.
+        Raises what a reward raises, and CallsStuck when too many steps of environments never end.
         """
         if not self._open:
             return []
@@ -119,7 +121,8 @@ class RolloutLoop:
                 for progress, completion in zip(self._decoding.pop(key), completions, strict=True):
                     self._take_turn(progress, completion)
         else:
-            self._take_arrived(self._arrived.get())
+            with suppress(Empty):
+                self._take_arrived(self._arrived.get(timeout=SECONDS_TO_WAIT))
         while True:
             try:
                 self._take_arrived(self._arrived.get_nowait())
