@@ -49,7 +49,7 @@ def settings_of(options: argparse.Namespace) -> JudgeConfig:
 
 
 def chats_from(j: JudgeConfig, store: Store, account: str, concurrency: int = 0) -> list[Chat]:
-    """A Chat for each of `j.model`. `concurrency` takes the place of `j.concurrency` when set."""
+    """A Chat for each model in `j.model`. `concurrency` replaces `j.concurrency` when it is not 0."""
     budget = Budget(max_calls=j.max_calls, max_cost=j.max_cost, price_in=j.price_in, price_out=j.price_out)
     urls, keys = one_each(j.base_url, len(j.model)), one_each(j.api_key_env, len(j.model))
     chats = []
