@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.gpu_smoke import CHECKS, FAILED, OK, ROOT, Row, run_check, table
+from benchmarks.gpu_checks import CHECKS, FAILED, OK, ROOT, Row
+from benchmarks.gpu_smoke import run_check, table
 
 ROWS = '[{"check": "a", "figure": "f", "value": "1", "bar": "", "outcome": "ok"}]'
 
