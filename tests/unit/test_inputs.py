@@ -126,6 +126,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_positions_equal_vllms(name: str) -> None:
     media = CASES[name]
@@ -136,6 +137,7 @@ def test_positions_equal_vllms(name: str) -> None:
     assert (ours == expected).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_positions_follow_vllms_clock_at_every_rate_and_stride(dtype: str) -> None:
     spec = replace(SPEC, clock_dtype=dtype)
