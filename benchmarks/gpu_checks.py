@@ -178,7 +178,7 @@ def attention(place: Place) -> list[Row]:
 
 def push(place: Place) -> list[Row]:
     """Weights wiped in the engine and sent again."""
-    from timemaster.evaluate import read_layers
+    from timemaster.models.weights import read_layers
     from timemaster.rollout.wire import pack
 
     engine, _, jobs = start_engine(place, settings(place))
@@ -236,8 +236,9 @@ def memory(place: Place) -> list[Row]:
     import torch
 
     from timemaster.backends.fsdp import FsdpBackend
+    from timemaster.models.family import family_of
     from timemaster.models.folder import load_model_config
-    from timemaster.run.memory_estimate import estimate, shapes
+    from timemaster.run.memory_estimate import estimate
     from timemaster.tokens.plan import micro_batch_tokens
     from timemaster.types import Sample
 
@@ -261,8 +262,9 @@ def memory(place: Place) -> list[Row]:
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
         backend.update([micro, micro], 2000.0 * len(micro))
-    needs = estimate(config, shapes(load_model_config(place.model)), "grpo")
-    guess = needs.least(0.0)["an update"] + needs.working
+    model = load_model_config(place.model)
+    needs = estimate(config, family_of(model).sizes(model), "grpo")
+    guess = needs.minimum(0.0)["an update"] + needs.working
     peak = backend.peak_gpu_gib()
     torch.cuda.synchronize()
     started = time.perf_counter()

@@ -78,7 +78,7 @@ class Step:
     def judge(self, groups: list[Group]) -> float:
         """Seconds to score all answers, none decoded meanwhile."""
         begin = time.perf_counter()
-        waiting: list[Future[Score]] = [
+        waiting: list[Future[Score | None]] = [
             self.scorer.submit(r, group.example) for group in groups for r in group.rollouts
         ]
         for one in waiting:
@@ -103,7 +103,7 @@ def measure(step: Step, url: str, folder: Path, repeats: int) -> dict[str, float
         ask_afresh(url, folder)
         seconds["judge"].append(step.judge(groups))
         ask_afresh(url, folder)
-        seconds["together"].append(step.decode(step.scorer.submit)[0])
+        seconds["together"].append(step.decode(step.scorer.start_group)[0])
         logger.info("  ".join(f"{name} {values[-1]:.1f} s" for name, values in seconds.items()))
     return {name: median(values) for name, values in seconds.items()}
 

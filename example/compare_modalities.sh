@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Plots against numbers on one dataset: the same rows, scripts and settings, once as images and once as text, trained and
-# evaluated; then a table and a picture of accuracy and token cost, in checkpoints/modalities/<dataset>/.
+# Compares plots with numbers on one dataset: trains and evaluates with the same rows, scripts and settings, once on
+# images and once on text. Then writes a table and a picture of accuracy and token cost to
+# checkpoints/modalities/<dataset>/.
 #
-# Needs the data of example/data_preprocess/<dataset>.sh. Variables and trailing settings are those of
-# example/grpo_trainer/run_<dataset>.sh. SFT=True puts a warm start before each, by example/sft_trainer/run_<dataset>.sh;
-# settings of data and model are its own, too. SMALL=True runs example/small.sh both ways instead: tiny model, no GPU,
-# arguments as there.
+# Needs the data of example/data_preprocess/<dataset>.sh. Takes the variables and settings of
+# example/grpo_trainer/run_<dataset>.sh. SFT=True adds a warm start before each run, with
+# example/sft_trainer/run_<dataset>.sh; the settings data.* and model.* go to it, too. SMALL=True runs example/small.sh
+# both ways instead: tiny model, no GPU, the arguments of small.sh.
 #
 #   SFT=True NUM_GPUS=4 bash example/compare_modalities.sh ctu data.max_prompt_length=4096
 #   SMALL=True bash example/compare_modalities.sh italy_power
@@ -28,7 +29,7 @@ else
     RUNS=("$OUT/image" "$OUT/numeric")
     SHARED=()
     for setting; do case "$setting" in data.* | model.*) SHARED+=("$setting") ;; esac; done
-    for modality in numeric image; do # whose prompts may be too long: better now than after the other run
+    for modality in numeric image; do # numbers first: their prompts may be too long, which the run reports at its start
         folder="$OUT/$modality" warm=
         if [ "${SFT:-False}" = True ]; then
             printf '\n=== %s: warm start\n' "$modality"
@@ -45,4 +46,4 @@ else
     done
 fi
 printf '\n=== comparison\n'
-python -m timemaster.results.modalities "${RUNS[@]}" --out "$OUT" --tokens-of "$DATA/test.parquet"
+timemaster modalities "${RUNS[@]}" --out "$OUT" --tokens-of "$DATA/test.parquet"

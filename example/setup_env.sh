@@ -1,23 +1,23 @@
-# Sourced by every script: makes .venv in the project, or brings it up to date, puts it on PATH, and goes to the project
-# folder. Needs a python3 that pyproject.toml allows (another one: PYTHON=python3.12) and a package index.
+# Sourced by every script: makes or updates .venv in the project folder, puts it on PATH and changes to the project
+# folder. Needs a package index and a python3 that pyproject.toml allows (to name another one: PYTHON=python3.12).
 #
 # .venv holds the packages of requirements-gpu.txt, where nvidia-smi finds a GPU, or of requirements-cpu.txt (or of the
-# file that REQUIREMENTS names), and no others: what you add yourself goes when that file or pyproject.toml changes.
-# Until then nothing is done.
+# file that REQUIREMENTS names), and no others. It is reused until that file or pyproject.toml changes: then packages
+# that you added yourself are removed. In a project folder that was copied or moved it is made again.
 #
 # A relative path given to a script, in DATA, MODEL_PATH, --source or --out, is relative to the current directory.
-# Settings (KEY=VALUE) are the programs' own: their paths are relative to the project folder.
+# Paths in settings (KEY=VALUE) are relative to the project folder.
 #
-# Signals: SIGTERM, as SLURM and Kubernetes send it, reaches the program, by `exec` or by run_until_signal below.
+# Signals such as SIGTERM from SLURM or Kubernetes reach the program, by `exec` or by run_until_signal below.
 
 stop() {
     echo "error: $*" >&2
     exit 1
 }
 
-seen_from_here() { case "$1" in /*) printf '%s\n' "$1" ;; *) printf '%s\n' "$PWD/$1" ;; esac; }
+absolute() { case "$1" in /*) printf '%s\n' "$1" ;; *) printf '%s\n' "$PWD/$1" ;; esac; }
 
-allowed() { # python: is it there, and within requires-python?
+allowed() { # python: does it exist, and is its version within requires-python?
     "$1" -c 'import re, sys
 low, high = re.search(r"requires-python = .>=3\.(\d+),<3\.(\d+)", open("pyproject.toml").read()).groups()
 sys.exit(not (3, int(low)) <= sys.version_info[:2] < (3, int(high)))'
@@ -25,10 +25,13 @@ sys.exit(not (3, int(low)) <= sys.version_info[:2] < (3, int(high)))'
 
 is_current() { [ "$(cat .venv/.installed 2>/dev/null)" = "$WANTED" ]; }
 
-install_packages() { # lock file. `set -e` does not reach into here, so every step says what to do when it fails.
-    local python="${PYTHON:-python3}"
+install_packages() { # lock file. `set -e` has no effect in here, so every step handles its own failure.
+    local python="${PYTHON:-python3}" installed
+    installed="$(cat .venv/.installed 2>/dev/null)"
     echo "setting up $ROOT/.venv from $1 (minutes, the first time)"
     rm -f .venv/.installed
+    # The commands in .venv/bin name the folder where they were installed.
+    case "$installed" in *" $FOLDER" | '') ;; *) rm -rf .venv ;; esac
     if ! { allowed .venv/bin/python && .venv/bin/python -m pip --version; } >/dev/null 2>&1; then
         allowed "$python" 2>/dev/null ||
             stop "$python is $("$python" -V 2>/dev/null || echo missing); pyproject.toml says" \
@@ -43,7 +46,7 @@ install_packages() { # lock file. `set -e` does not reach into here, so every st
     echo "$WANTED" >.venv/.installed
 }
 
-check_driver() { # CUDA 13, which requirements-gpu.txt has, needs R580, or an older driver under NVIDIA's cuda-compat-13
+check_driver() { # requirements-gpu.txt has CUDA 13: it needs driver R580, or an older one with NVIDIA's cuda-compat-13
     local driver
     driver="$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null)" || return 0
     driver="${driver%%$'\n'*}"
@@ -54,14 +57,14 @@ check_driver() { # CUDA 13, which requirements-gpu.txt has, needs R580, or an ol
         "/usr/local/cuda-13.0/compat first in LD_LIBRARY_PATH. To work without the GPU: REQUIREMENTS=requirements-cpu.txt bash $0"
 }
 
-run_until_signal() { # command...: runs it and passes signals on; after one, the script ends with the command
+run_until_signal() { # command...: runs it and forwards signals to it; after a signal the script ends, too
     local code=0 signal= name child
-    set -m # a process group of its own: in this one's, bash would have it ignore Ctrl-C
+    set -m # a process group of its own: in the script's group, bash would make the command ignore Ctrl-C
     "$@" &
     set +m
     child=$!
     for name in INT TERM HUP; do trap "signal=$name; kill -$name $child" $name; done
-    while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done # a signal ends the wait, not the command
+    while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done # a signal ends `wait`, but not the command
     wait "$child" || code=$?
     trap - INT TERM HUP
     [ -z "$signal" ] || exit $((code > 0 ? code : 128 + $(kill -l "$signal")))
@@ -73,9 +76,10 @@ setup_env() {
     if [ -z "${REQUIREMENTS:-}" ]; then
         case "$(nvidia-smi -L 2>/dev/null)" in *"GPU "[0-9]*) check_driver && lock=requirements-gpu.txt ;; esac
     fi
-    WANTED="$(cat "$lock" pyproject.toml | cksum) $lock"
+    FOLDER="$(pwd -P)"
+    WANTED="$(cat "$lock" pyproject.toml | cksum) $lock $FOLDER"
     if ! is_current; then (
-        # One script at a time: flock holds pyproject.toml, opened for appending but never written, until the ) below.
+        # One script at a time: flock locks pyproject.toml, opened for appending but never written, until the ) below.
         if command -v flock >/dev/null; then
             flock -n 9 || { echo "waiting for another script that sets up $ROOT/.venv" && flock 9; }
         fi
@@ -87,13 +91,13 @@ setup_env() {
 }
 
 ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
-[ -z "${DATA:-}" ] || DATA="$(seen_from_here "$DATA")"
-[ ! -d "${MODEL_PATH:-}" ] || MODEL_PATH="$(seen_from_here "$MODEL_PATH")" # no folder: a hub id
+[ -z "${DATA:-}" ] || DATA="$(absolute "$DATA")"
+[ ! -d "${MODEL_PATH:-}" ] || MODEL_PATH="$(absolute "$MODEL_PATH")" # not a folder: a hub id
 previous=
 for argument; do # "$@" of the script that sources this, rewritten
     rewritten="$argument"
-    case "$argument" in --source=* | --out=*) rewritten="${argument%%=*}=$(seen_from_here "${argument#*=}")" ;; esac
-    case "$previous" in --source | --out) rewritten="$(seen_from_here "$argument")" ;; esac
+    case "$argument" in --source=* | --out=*) rewritten="${argument%%=*}=$(absolute "${argument#*=}")" ;; esac
+    case "$previous" in --source | --out) rewritten="$(absolute "$argument")" ;; esac
     previous="$argument"
     shift
     set -- "$@" "$rewritten"

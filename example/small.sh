@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# The whole of one dataset on a small machine, without a GPU: data (bare 112 x 112 plots), a tiny Qwen2.5-VL, supervised
-# warm start, GRPO, evaluation before and after, and with blanked images. Of what follows the name, options go to its data
-# script and settings (KEY=VALUE) to GRPO and evaluation; those of data, model, actor and trainer to the warm start, too.
-# Writes checkpoints/small_<dataset>/ (made afresh) with summary.json. Minutes on two cores. Batches have 32 rows, or all
-# where there are fewer; SFT_STEPS is 20 epochs, but 200 to 600 steps, and GRPO_STEPS 40, unless you say otherwise:
+# The whole job for one dataset on a small machine without a GPU: data (bare 112 x 112 plots), a tiny Qwen2.5-VL,
+# supervised warm start, GRPO, evaluation before RL, after RL and with blanked images. Takes minutes on two cores.
+# Empties checkpoints/small_<dataset>/ and writes there, with summary.json.
+#
+# Arguments after the name: options (--source DIR) go to the data script; settings (KEY=VALUE) go to GRPO and
+# evaluation; data.*, model.*, actor.* and trainer.* go to the warm start, too. Defaults: a batch has 32 rows, or all
+# rows if there are fewer. SFT_STEPS is 20 epochs, at least 200 and at most 600 steps. GRPO_STEPS is 40.
 #
 #   bash example/small.sh ctu
 #   SFT_STEPS=300 GRPO_STEPS=80 bash example/small.sh har --source DIR
@@ -36,7 +38,7 @@ for argument; do
 done
 case "$BATCH" in 0* | *[!0-9]*) stop "data.train_batch_size=$BATCH; give a whole number of rows" ;; esac
 
-# What a tiny model on a small machine needs other than the 3B model of the scripts.
+# Settings that differ from those of the 3B model.
 TINY=(
     data.modality="$MODALITY"
     data.min_pixels=784
@@ -73,7 +75,7 @@ ROWS=$(python -c "import pyarrow.parquet as p, sys; print(p.read_metadata(sys.ar
 BATCH="${BATCH:-$((ROWS < 32 ? ROWS : 32))}" # sft.parquet has the rows of train.parquet
 STEPS=$((ROWS * 20 / BATCH)) # 20 epochs of the warm start's batches
 SFT_STEPS="${SFT_STEPS:-$((STEPS < 200 ? 200 : STEPS > 600 ? 600 : STEPS))}"
-stage model python -m timemaster.models.tiny "$OUT/tiny" --text-from "$DATA/sft.parquet"
+stage model timemaster tiny "$OUT/tiny" --text-from "$DATA/sft.parquet"
 export MODEL_PATH="$OUT/tiny"
 stage sft bash "example/sft_trainer/run_$DATASET.sh" "${TINY[@]}" data.train_batch_size="$BATCH" actor.optim.lr=7e-4 \
     trainer.default_local_dir="$OUT/sft" trainer.total_training_steps="$SFT_STEPS" ${SHARED[@]+"${SHARED[@]}"}
@@ -83,4 +85,4 @@ GRPO=("${TINY[@]}" "${GRPO[@]}" data.train_batch_size="$BATCH" actor.ppo_mini_ba
 stage grpo bash "example/grpo_trainer/run_$DATASET.sh" "${GRPO[@]}"
 stage evaluation env EVAL=True bash "example/grpo_trainer/run_$DATASET.sh" "${GRPO[@]}" \
     'eval.checkpoint=[base,latest]' eval.blank_images="$BLANK"
-stage summary python -m timemaster.results.summary "$OUT"
+stage summary timemaster summary "$OUT"

@@ -1,1 +1,1 @@
-"""Recipes: one file per dataset. Each holds TASK = timemaster.tasks.Task(...)."""
+"""Recipes: one file per dataset. Each holds TASK, a `timemaster.tasks.Task`."""

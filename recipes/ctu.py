@@ -17,7 +17,7 @@ from pathlib import Path
 from timemaster.rewards import RewardPart, accuracy, format_strict
 from timemaster.series.plot import PlotStyle
 from timemaster.series.splits import Series, check_digest, check_splits, download, read_splits
-from timemaster.tasks import Task
+from timemaster.tasks import SeriesClassification
 
 URL = "https://www.timeseriesclassification.com/aeon-toolkit/Computers.zip"
 DIGEST = "cb99bb1c010707778aef9f466858f63490fbc183b06f672a640214f32a7d2cac"  # of labels and values: see check_digest
@@ -46,7 +46,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
     return splits
 
 
-def explain(series: Series, task: Task) -> str:
+def explain(series: Series, task: SeriesClassification) -> str:
     """Facts of the day: how often and how long it is high and, with axes, resting level, highest reading and when."""
     values = series.values[0]
     rest, top = statistics.median(values), max(values)
@@ -61,7 +61,7 @@ def explain(series: Series, task: Task) -> str:
     )
 
 
-TASK = Task(
+TASK = SeriesClassification(
     name="ctu",
     data_source="computer_dataset",
     labels=LABELS,

@@ -42,7 +42,7 @@ from timemaster.series.recordings import (
     read_tfc,
 )
 from timemaster.series.splits import DOWNLOADS, Series, check_splits, stratified_split
-from timemaster.tasks import Task
+from timemaster.tasks import SeriesClassification
 from timemaster.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def _read_records(reference: Path) -> dict[str, list[Series]]:
     return splits
 
 
-def explain(series: Series, task: Task) -> str:
+def explain(series: Series, task: SeriesClassification) -> str:
     """Facts of the window: number of peaks that stand out, the distances between them and, with axes, the range."""
     values = series.values[0]
     rest = median(values)
@@ -133,7 +133,7 @@ def explain(series: Series, task: Task) -> str:
     return f"{extent}Peaks that stand out: {len(peaks)}{distances}."
 
 
-TASK = Task(
+TASK = SeriesClassification(
     name="ecg",
     data_source="ecg_dataset",
     labels=LABELS,

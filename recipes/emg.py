@@ -33,7 +33,7 @@ from timemaster.rewards import RewardPart, accuracy, format_strict
 from timemaster.series.plot import PlotStyle
 from timemaster.series.recordings import fetch_physionet, find, numbered, opened, read_record, read_tfc, windows
 from timemaster.series.splits import DOWNLOADS, Series, check_splits, read_splits
-from timemaster.tasks import Task
+from timemaster.tasks import SeriesClassification
 from timemaster.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def _cut_by_time(folder: Path) -> dict[str, list[Series]]:
     return {split: numbered(series) for split, series in splits.items()}
 
 
-def explain(series: Series, task: Task) -> str:
+def explain(series: Series, task: SeriesClassification) -> str:
     """Facts of the window: standard deviation, largest peak and, with axes, where it is, zero crossings."""
     values = series.values[0]
     mean, peak = fmean(values), max(values, key=abs)
@@ -116,7 +116,7 @@ def explain(series: Series, task: Task) -> str:
     )
 
 
-TASK = Task(
+TASK = SeriesClassification(
     name="emg",
     data_source="emg_dataset",
     labels=LABELS,

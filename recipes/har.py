@@ -26,7 +26,7 @@ from timemaster.rewards import RewardPart, accuracy, format_strict
 from timemaster.series.plot import PlotStyle
 from timemaster.series.recordings import find, opened, read_uci_har
 from timemaster.series.splits import Series, check_splits, download
-from timemaster.tasks import SMALL_PLOT, Task
+from timemaster.tasks import SMALL_PLOT, SeriesClassification
 from timemaster.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
     return splits
 
 
-def explain(series: Series, task: Task) -> str:
+def explain(series: Series, task: SeriesClassification) -> str:
     """Facts that the plot shows: how often each axis swings, their order by spread and, with a y axis, the spreads."""
     axes = [name[-1] for name in CHANNELS]
     spread = {axis: pstdev(values) for axis, values in zip(axes, series.values, strict=True)}
@@ -90,7 +90,7 @@ def _swings(values: list[float]) -> int:
     return sum((before < mean) != (now < mean) for before, now in pairwise(values)) // 2
 
 
-TASK = Task(
+TASK = SeriesClassification(
     name="har",
     data_source="har_dataset",
     labels=LABELS,

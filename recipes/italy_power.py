@@ -20,7 +20,7 @@ from pathlib import Path
 from timemaster.rewards import RewardPart, accuracy, format_strict
 from timemaster.series.plot import PlotStyle
 from timemaster.series.splits import Series, bundled_splits, check_splits, read_splits, stratified_split
-from timemaster.tasks import Task
+from timemaster.tasks import SeriesClassification
 
 NAME = "ItalyPowerDemand"
 CLASSES = {"1": "Winter", "2": "Summer"}
@@ -48,7 +48,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
     }
 
 
-def explain(series: Series, task: Task) -> str:
+def explain(series: Series, task: SeriesClassification) -> str:
     """Facts of the day: the hour of the lowest demand, and of the highest before and from 18 hours on."""
     values = series.values[0]
     low = min(range(LENGTH), key=values.__getitem__)
@@ -56,7 +56,7 @@ def explain(series: Series, task: Task) -> str:
     return f"Low at {low}, peaks at {first} and {second}."
 
 
-TASK = Task(
+TASK = SeriesClassification(
     name="italy_power",
     data_source="italy_power",
     labels=LABELS,

@@ -23,7 +23,7 @@ from timemaster.rewards import RewardPart, accuracy, format_strict
 from timemaster.series.plot import PlotStyle
 from timemaster.series.recordings import at_most, fill_clips, find, find_clips, numbered, opened, plan_clips
 from timemaster.series.splits import Series, check_splits, read_splits, stratified_split
-from timemaster.tasks import Task
+from timemaster.tasks import SeriesClassification
 from timemaster.types import InputError
 
 ARCHIVE = "RightWhaleCalls"  # of https://www.timeseriesclassification.com/aeon-toolkit/RightWhaleCalls.zip
@@ -86,7 +86,7 @@ def _read_clips(folder: Path, table: Path) -> dict[str, list[Series]]:
     return {split: fill_clips(numbered(part), paths, RATE, LENGTH) for split, part in parts.items()}
 
 
-def explain(series: Series, task: Task) -> str:
+def explain(series: Series, task: SeriesClassification) -> str:
     """Facts of the clip, for each quarter: the strongest frequency between 60 and 250 Hz, and that band's power.
 
     A bare plot shows no frequencies: there it is the height of each quarter, as a share of the whole line's.
@@ -112,7 +112,7 @@ def explain(series: Series, task: Task) -> str:
     )
 
 
-TASK = Task(
+TASK = SeriesClassification(
     name="rcw",
     data_source="rcw_dataset",
     labels=LABELS,

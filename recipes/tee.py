@@ -20,7 +20,7 @@ from statistics import fmean, median
 from timemaster.rewards import RewardPart, accuracy, format_strict
 from timemaster.series.plot import PlotStyle
 from timemaster.series.splits import Series, check_splits, download, read_splits
-from timemaster.tasks import Task
+from timemaster.tasks import SeriesClassification
 
 URL = "https://www.timeseriesclassification.com/aeon-toolkit/Lightning7.zip"
 LABELS = (
@@ -56,7 +56,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
     return splits
 
 
-def explain(series: Series, task: Task) -> str:
+def explain(series: Series, task: SeriesClassification) -> str:
     """Facts of the event: where the highest peak is, how often and how long it is high and, with axes, levels."""
     values = series.values[0]
     rest, top = median(values), max(values)
@@ -73,7 +73,7 @@ def explain(series: Series, task: Task) -> str:
     return f"{shape} It reaches {top:.1f}; the means of its three thirds are {levels}."
 
 
-TASK = Task(
+TASK = SeriesClassification(
     name="tee",
     data_source="lightning_dataset",
     labels=LABELS,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
 from timemaster.media.images import image_media
-from timemaster.types import Example, Media, Message, Part, Sample, Score
+from timemaster.metrics.answers import Answer
+from timemaster.metrics.classification import Classification
+from timemaster.types import Example, Media, Message, Part, Rollout, Sample, Score
 
 
 def picture(seed: int, width: int = 112, height: int = 112) -> Media:
@@ -27,6 +29,12 @@ def question(name: str, media: Sequence[Media], text: str = "Which class?", answ
     """One user turn: the pictures, then the text."""
     parts = [Part("image", media=item) for item in media] + [Part("text", text=text)]
     return Example(id=name, messages=[Message("user", parts)], answer=answer, data_source="power_demand")
+
+
+def answer_of(source: str, truth: str, prediction: str | None, labels: Sequence[str], **more: Any) -> Answer:
+    """A measured answer of a task with these labels; without any, of a row that has no recipe."""
+    answer = Answer(id="", data_source=source, truth=truth, prediction=prediction, **more)
+    return Classification(labels=tuple(labels)).measured(answer)
 
 
 def random_samples(renderer: Any, num_prompts: int, group: int, seed: int = 0) -> list[Sample]:
@@ -58,15 +66,19 @@ def trained_tokens(samples: Sequence[Sample]) -> float:
     return float(sum(sum(sample.mask) for sample in samples))
 
 
-def settled(score: Score) -> Callable[..., Future[Score]]:
-    """A way to score that gives every rollout `score` at once."""
+class settled:
+    """A way to score, for `RolloutLoop`, that gives every rollout `score` at once."""
 
-    def submit(*_: Any) -> Future[Score]:
-        future: Future[Score] = Future()
-        future.set_result(score)
+    def __init__(self, score: Score) -> None:
+        self.score = score
+
+    def __call__(self, example: Example, num_rollouts: int) -> settled:
+        return self
+
+    def add(self, index: int, rollout: Rollout) -> Future[Score | None]:
+        future: Future[Score | None] = Future()
+        future.set_result(self.score)
         return future
-
-    return submit
 
 
 def full(tensor: Any) -> Any:

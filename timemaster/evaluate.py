@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,20 +24,29 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from timemaster.backends.checkpoint import STEP, check_whole
 from timemaster.config import Config
 from timemaster.data.store import count_rows
-from timemaster.metrics.answers import Prediction, how_sampled, summarise, summarise_samples
+from timemaster.metrics.evaluation import answers_of
+from timemaster.metrics.summary import in_words, pooled, samples_in_words, summarise, validation_metrics
 from timemaster.models.folder import local_folder
-from timemaster.models.weights import HEAD, compare_weights, live_name, opened_weights, stored_shapes, weight_files
+from timemaster.models.weights import compare_weights, read_layers, stored_shapes
 from timemaster.results.predictions import write_predictions
 from timemaster.rollout.engines import resolve_engine
-from timemaster.run.folder import Run, full_disk, rollout_rows, write_config
-from timemaster.run.inputs import Job, check_inputs, engine_spec, forget_lists, load_jobs, make_renderer, most_images
+from timemaster.run.checkpoints import check_whole
+from timemaster.run.folder import Run, full_disk, write_config
+from timemaster.run.inputs import (
+    check_inputs,
+    engine_spec,
+    forget_lists,
+    load_prompts,
+    make_renderer,
+    most_images,
+)
+from timemaster.run.step_names import by_step
 from timemaster.system.locks import folder_lock
-from timemaster.tasks import Task, load_tasks, predict
+from timemaster.tasks import evaluations_of, load_tasks
 from timemaster.tasks.scorer import check_rewards
-from timemaster.types import Group, InputError, Sampling
+from timemaster.types import Group, InputError, PromptRow, Sampling
 
 if TYPE_CHECKING:
     from timemaster.workers.handle import Workers
@@ -65,25 +74,14 @@ class Target:
         return f"step_{self.step}{sampled}{rows}" + ("_blank" if self.blank else "")
 
 
-def validate(run: Run, workers: Workers, jobs: Sequence[Job], step: int) -> dict[str, float]:
-    """Answer the validation rows with the current weights. Returns val/accuracy, val/reward_mean and kin."""
-    groups = answer(run.cfg, workers, jobs, version=step, label="validating", n=1)
-    summary = summarise(predictions(groups, load_tasks(run.cfg.data.recipes)))
-    metrics = validation_metrics(summary, "")
-    for source, own in summary.get("by_data_source", {}).items():
-        metrics |= validation_metrics(own, f"@{source}")
+def validate(run: Run, workers: Workers, jobs: Sequence[PromptRow], step: int) -> dict[str, float]:
+    """Answer the validation rows with the current weights. Returns the metrics by name, such as val/reward_mean."""
+    groups = answer(run.cfg, workers, jobs, version=step, title="validating", n=1)
+    evaluations = evaluations_of(load_tasks(run.cfg.data.recipes))
+    items = [answers_of(group, evaluations.get(group.example.data_source)) for group in groups]
+    metrics = validation_metrics(summarise(items, evaluations, run.cfg.data.seed))
     run.say(f"validation after step {step}: " + ", ".join(f"{k[4:]} {v:.3f}" for k, v in metrics.items()))
     return metrics
-
-
-def validation_metrics(summary: dict[str, Any], suffix: str) -> dict[str, float]:
-    """val/accuracy and kin of a summary; those that it does not have are left out."""
-    names = ("accuracy", "macro_f1", "format_rate", "reward_mean", "response_tokens_mean")
-    figures = {name: summary[name] for name in names if summary[name] is not None}
-    figures |= {name: mean for name, mean in summary["parts"].items() if name not in ("accuracy", "format")}
-    figures |= {"unparsed": summary["unparsed"] / summary["n"]} if summary["unparsed"] is not None else {}
-    figures |= {"unknown": summary["unknown"]} if summary["unknown"] else {}
-    return {f"val/{name}{suffix}": float(value) for name, value in figures.items()}
 
 
 def evaluate(cfg: Config) -> list[dict[str, Any]]:
@@ -91,7 +89,7 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
     from timemaster.media.images import blank
     from timemaster.workers.handle import Workers
 
-    check_inputs(cfg, cfg.data.test_files)
+    cfg = check_inputs(cfg, cfg.data.test_files)
     engine = resolve_engine(cfg.rollout.name)
     with ExitStack() as opened:
         run = opened.enter_context(Run(cfg, "eval"))
@@ -104,26 +102,26 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
         workers = opened.enter_context(Workers(cfg, engine, trainers=False))
         renderer = make_renderer(cfg)
         forget_lists(folders[0])
-        jobs = load_jobs(cfg, cfg.data.test_files, renderer, folders[0])
+        jobs = load_prompts(cfg, cfg.data.test_files, renderer, folders[0])
         run.say(f"starting the engine with {targets[0].model}")
         spec = engine_spec(cfg, workers.device, targets[0].model, most_images(cfg, jobs), renderer.end_of_turn)
         workers.start(spec, training=None)
-        blanks = [blank(example) for example, _ in jobs] if any(target.blank for target in targets) else []
-        blank_jobs = [(example, renderer.prompt(example)) for example in blanks]
+        blanks = [blank(row.example) for row in jobs] if any(target.blank for target in targets) else []
+        blank_jobs = [PromptRow(example, renderer.prompt(example)) for example in blanks]
         results, loaded = [], targets[0].model
         for target, folder in zip(targets, folders, strict=True):
             if target.model != loaded:
                 workers.load_engines(read_layers(local_folder(target.model, cfg.model.revision)))
                 loaded = target.model
             shown = blank_jobs if target.blank else jobs
-            groups = answer(cfg, workers, shown, version=target.step, label=target.name, n=cfg.eval.n)
+            groups = answer(cfg, workers, shown, version=target.step, title=target.name, n=cfg.eval.n)
             results.append(write_results(folder, cfg, target, groups))
     return results
 
 
 def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
     """What eval.checkpoint and eval.blank_images ask for. InputError when a checkpoint is not there, or not whole."""
-    have = {int(m[1]): path for path in folder.glob("global_step_*") if (m := STEP.match(path.name))}
+    have = by_step(folder, "global_step_*")
     found: list[tuple[int, str]] = []
     for name in cfg.eval.checkpoint:
         if name == "base" or (name == "latest" and not have):
@@ -134,7 +132,7 @@ def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
             raise InputError(f"eval.checkpoint={name}: {folder} has {sorted(have) or 'none'}; or latest, base.")
         check_whole(have[step])
         found.append((step, str(have[step] / "huggingface")))
-    blanks = {True: [True], False: [False], "both": [False, True]}[cfg.eval.blank_images]
+    blanks = {"true": [True], "false": [False], "both": [False, True]}[cfg.eval.blank_images]
     how = (cfg.eval.temperature, cfg.eval.n, "+".join(dict.fromkeys(Path(file).stem for file in cfg.data.test_files)))
     return [Target(step, model, b, *how) for step, model in dict.fromkeys(found) for b in blanks]
 
@@ -147,106 +145,41 @@ def check_targets(folders: Sequence[str]) -> None:
         compare_weights(model, stored_shapes(model), wanted)
 
 
-def read_layers(model: str) -> Iterator[list[tuple[str, Any]]]:
-    """The weights of a Hugging Face folder in portions of (name, tensor), for engines that run already."""
-    tied: list[tuple[str, Any]] = []
-    names: set[str] = set()
-    for path in weight_files(model):
-        with opened_weights(path, "pt") as file:
-            portion = [(live_name(name), file.get_tensor(name)) for name in sorted(file.keys())]
-        names |= {name for name, _ in portion}
-        tied += [(HEAD, tensor) for name, tensor in portion if name.endswith("embed_tokens.weight")]
-        yield portion
-    if HEAD not in names:
-        yield tied  # tied heads are kept under one name on disk, and as a copy in some engines
-
-
-def answer(cfg: Config, workers: Workers, jobs: Sequence[Job], version: int, label: str, n: int) -> list[Group]:
+def answer(cfg: Config, workers: Workers, rows: Sequence[PromptRow], version: int, title: str, n: int) -> list[Group]:
     """`n` answers per row, greedy unless eval.temperature says otherwise, with a progress bar."""
     e = cfg.eval
     sampling = Sampling(
         n=n, temperature=e.temperature, top_p=e.top_p, top_k=e.top_k, max_tokens=cfg.data.max_response_length
     )
-    size = max(cfg.rollout.max_num_seqs * len(workers.engines) // n, 1)
-    groups: list[Group] = []
-    with tqdm(total=len(jobs), desc=label, unit="row", leave=False, disable=None) as bar:
-        for i in range(0, len(jobs), size):
-            groups += workers.rollout(jobs[i : i + size], sampling, version, seed=f"{cfg.data.seed}/eval")
-            bar.update(len(jobs[i : i + size]))
-    return groups
-
-
-def predictions(groups: Sequence[Group], tasks: dict[str, Task]) -> list[Prediction]:
-    """What was answered, read by each row's task."""
-    out = []
-    for group in groups:
-        task = tasks.get(group.example.data_source)
-        for rollout in group.rollouts:
-            assert rollout.score is not None
-            out.append(
-                Prediction(
-                    data_source=group.example.data_source,
-                    truth=group.example.answer,
-                    predicted=predict(task, rollout.text) if task else None,
-                    labels=list(task.labels) if task else [],
-                    reward=None if rollout.score.unknown else rollout.score.total,
-                    parts=rollout.score.parts,
-                    num_tokens=sum(rollout.mask),
-                    num_prompt_tokens=rollout.mask.index(1) if 1 in rollout.mask else len(rollout.mask),
-                )
-            )
-    return out
-
-
-def in_words(summary: Mapping[str, Any]) -> str:
-    """The figures that there are, for the console."""
-    accuracy = ""
-    if summary["accuracy"] is not None:
-        accuracy = "accuracy {:.3f} [{:.3f}, {:.3f}] of ".format(summary["accuracy"], *summary["accuracy_ci95"])
-    words = {"macro_f1": "macro F1 {:.3f}", "format_rate": "format {:.3f}", "unparsed": "unparsed {}"}
-    words |= {"reward_mean": "reward {:.3f}", "response_tokens_mean": "{:.1f} tokens each"}
-    told = [word.format(summary[name]) for name, word in words.items() if summary[name] is not None]
-    return ", ".join([f"{accuracy}{summary['n']} rows", *told])
+    groups: dict[int, Group] = {}
+    with tqdm(total=len(rows), desc=title, unit="row", leave=False, disable=None) as bar:
+        for i, group in workers.rollout(rows, sampling, version, seed=f"{cfg.data.seed}/eval"):
+            groups[i] = group
+            bar.update()
+    return [groups[i] for i in range(len(rows))]
 
 
 def write_results(folder: Path, cfg: Config, target: Target, groups: Sequence[Group]) -> dict[str, Any]:
-    """Write metrics.json, predictions.jsonl and confusion.png. Returns the metrics."""
-    from timemaster.results.plot_results import confusion_png
+    """Write metrics.json, predictions.jsonl and the picture of the evaluation. Returns the metrics."""
+    from timemaster.results.plot_evaluation import draw_evaluation
 
-    tasks, n = load_tasks(cfg.data.recipes), target.num_samples
-    answers = predictions(groups, tasks)
-    items = [answers[i : i + n] for i in range(0, len(answers), n)]
-    summary = summarise(answers) if n == 1 else summarise_samples(items, cfg.data.seed)
+    evaluations = evaluations_of(load_tasks(cfg.data.recipes))
+    items = [answers_of(group, evaluations.get(group.example.data_source)) for group in groups]
+    summary = summarise(items, evaluations, cfg.data.seed)
     about = {"model": target.model, "step": target.step, "blank_images": target.blank, "rows": target.rows}
     about |= {"files": cfg.data.test_files, "modality": cfg.data.modality}
     about |= {"sampling": {name: getattr(cfg.eval, name) for name in ("temperature", "top_p", "top_k")}}
     about |= {"rows_left_out": count_rows(cfg.data.test_files) - len(groups)}  # bad rows, or too long
-    rows = (rollout_rows(group, tasks.get(group.example.data_source)) for group in groups)
-    more = [{"prediction": None} | ({"sample": k} if n > 1 else {}) for k in range(n)]
+    picture = draw_evaluation(pooled([item[0].data_source for item in items], evaluations), summary, items, about)
     with full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_config(folder, cfg)
         (folder / "metrics.json").write_text(json.dumps(about | summary, indent=2) + "\n", encoding="utf-8")
-        write_predictions(folder, [more[k] | row for some in rows for k, row in enumerate(some)])
-        if summary["confusion"]:
-            (folder / "confusion.png").write_bytes(confusion_png(summary["confusion"], picture_title(about, summary)))
+        write_predictions(folder, items)
+        if picture is not None:
+            (folder / picture.file).write_bytes(picture.png)
     log.info("%s (%s): %s", target.name, target.model, in_words(summary))
-    if n > 1:
-        vote = f"majority vote {summary['majority']['accuracy']:.3f}, " if summary["majority"] else ""
-        log.info("  %d samples a row: %s%s", n, vote, ", ".join(
-            f"pass@{k} {one['value']:.3f}" for k, one in summary["pass_at_k"].items()
-        ))  # fmt: skip
+    if target.num_samples > 1:
+        log.info("  %s", samples_in_words(summary))
     log.info("  written to %s", folder)
     return about | summary
-
-
-def picture_title(about: dict[str, Any], summary: dict[str, Any]) -> str:
-    """What an evaluation's picture shows: rows, step, sampling, accuracy."""
-    when = f"after step {about['step']}" if about["step"] else "before training"
-    blank = ", blanked images" if about["blank_images"] else ""
-    answers = f" x {summary['num_samples']} answers" if "num_samples" in summary else ""
-    low, high = summary["accuracy_ci95"]
-    return (
-        f"{about['rows']} rows {when}, {how_sampled(**about['sampling'])}{blank}\n"
-        f"accuracy {summary['accuracy']:.3f} of {summary['n']} rows{answers}, 95 %: {low:.3f} to {high:.3f}"
-    )

@@ -59,7 +59,7 @@ class Example:
 
     id: str  # unique within a run
     messages: list[Message]  # ends with a user turn (to be answered) or an assistant turn (a demonstration)
-    answer: str  # the ground truth as text: for people, labels and metrics
+    answer: str  # the ground truth as text: for people and metrics
     truth: Any = None  # the ground truth with the type it has in the file, for rewards in verl's form; None: `answer`
     data_source: str  # which task the row belongs to
     extra: dict[str, Any] = field(default_factory=dict)  # anything else of the row a reward may want
@@ -72,6 +72,14 @@ class Prompt:
     id: str  # the example's id
     token_ids: list[int]  # every placeholder token of every image already in place
     media: list[Media]  # in the order of their placeholders
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """A dataset row that is to be answered. Example: PromptRow(example, prompt)"""
+
+    example: Example
+    prompt: Prompt  # of the example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,3 +197,11 @@ class Sample:
     ref_logprobs: list[float] | None = None  # of the reference model, one per token; None without a KL term
     advantage: float = 1.0
     data_source: str = ""  # of the example
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """A dataset row that is trained on as it stands. Example: SampleRow(example, sample)"""
+
+    example: Example
+    sample: Sample  # of the example

@@ -1,11 +1,8 @@
 #!/usr/bin/env bash
 # HAR: 2.56 seconds of a phone's acceleration -> one of six activities. Makes data/har_image/.
-#
-#   bash example/data_preprocess/har.sh                 # fetches the archive from UCI
-#   bash example/data_preprocess/har.sh --source DIR    # or its folder or zip
-#   bash example/data_preprocess/har.sh --plot small    # for the tiny model, into data/har_small/
-#   bash example/data_preprocess/har.sh --help          # all options
+# Fetches the archive from UCI, or reads --source.
+# Options: --help. Sources: recipes/har.py. Examples: docs/data.md.
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
 
-exec python -m timemaster.tasks.prepare recipes.har "$@"
+exec timemaster prepare recipes.har "$@"

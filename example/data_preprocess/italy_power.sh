@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# ItalyPowerDemand: one day of electricity demand, plotted -> winter or summer. Makes data/italy_power_image/.
-#
-#   bash example/data_preprocess/italy_power.sh           # sktime brings the series: no download
-#   bash example/data_preprocess/italy_power.sh --help    # all options
+# ItalyPowerDemand: one day of electricity demand -> winter or summer. Makes data/italy_power_image/.
+# The series are part of sktime: no download.
+# Options: --help. Sources: recipes/italy_power.py. Examples: docs/data.md.
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
 
-exec python -m timemaster.tasks.prepare recipes.italy_power "$@"
+exec timemaster prepare recipes.italy_power "$@"

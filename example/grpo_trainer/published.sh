@@ -1,11 +1,19 @@
-# Sourced by run_<dataset>.sh: GRPO with the settings published for CTU at 3B on 4 GPUs (batch 64, 5 answers, 300 steps).
+# Sourced by run_<dataset>.sh: GRPO with the settings published for CTU at 3B on 4 GPUs (batch 64, 5 answers, 300
+# steps).
 #
-#   EVAL=True       evaluates test.parquet with the run's latest checkpoint, or MODEL_PATH itself: eval.checkpoint=base
-#   MODEL_PATH      the model that is trained: a folder or a hub id
-#   NAME, VARIANT   of the run: checkpoints/TimeMaster_<DATASET>/<NAME>_<VARIANT>/. paper (the default) takes the paper's
-#                   KL coefficient, script that of the released script
-#   DATA            the folder of example/data_preprocess/<dataset>.sh
-#   NUM_GPUS, NUM_NODES   GPUs of a machine, machines
+#   NUM_GPUS=4 bash example/grpo_trainer/run_ecg.sh                  # RL from the base model
+#   MODEL_PATH=checkpoints/TimeMaster_ECG/qwen2.5_vl_3b_sft/global_step_<N>/huggingface NAME=qwen2.5_vl_3b_grpo_sft_rl \
+#       NUM_GPUS=4 bash example/grpo_trainer/run_ecg.sh              # RL after SFT
+#   EVAL=True bash example/grpo_trainer/run_ecg.sh                   # evaluation of the run's latest checkpoint
+#   bash example/grpo_trainer/run_ecg.sh rollout.n=8                 # further settings at the end
+#
+# Variables:
+#   MODEL_PATH            model to train: a folder or a hub id
+#   NAME, VARIANT         the run's folder is checkpoints/TimeMaster_<DATASET>/<NAME>_<VARIANT>/. VARIANT=paper (default)
+#                         takes the KL coefficient of the paper, VARIANT=script that of the released script
+#   DATA                  folder made by example/data_preprocess/<dataset>.sh
+#   NUM_GPUS, NUM_NODES   GPUs of each machine, number of machines
+#   EVAL                  True: evaluate on test.parquet instead of training
 
 EVAL="${EVAL:-False}"
 MODEL_PATH="${MODEL_PATH:-Qwen/Qwen2.5-VL-3B-Instruct}"
@@ -15,10 +23,10 @@ NUM_GPUS="${NUM_GPUS:-1}"
 NUM_NODES="${NUM_NODES:-1}"
 case "$VARIANT" in paper) KL=0.001 ;; script) KL=0.01 ;; *) stop "VARIANT=$VARIANT; paper and script are known" ;; esac
 
-grpo() { # dataset, settings: those given last count. Does not return: python takes the place, and signals, of bash
+grpo() { # dataset, settings (the last one of a key counts). Does not return: exec, so that signals reach the program
     local dataset="$1" data="${DATA:-data/$1_image}"
     shift
-    exec python -m timemaster.grpo \
+    exec timemaster grpo \
         data.recipes="recipes.$dataset" \
         data.train_files="$data/train.parquet" \
         data.val_files="$data/validation.parquet" \

@@ -1,11 +1,5 @@
 #!/usr/bin/env bash
-# GRPO on HAR; settings, and the variables that change them, stand in published.sh beside this file.
-#
-#   NUM_GPUS=4 bash example/grpo_trainer/run_har.sh                      # RL from the base model
-#   MODEL_PATH=checkpoints/TimeMaster_HAR/qwen2.5_vl_3b_sft/global_step_<N>/huggingface NAME=qwen2.5_vl_3b_grpo_sft_rl \
-#       NUM_GPUS=4 bash example/grpo_trainer/run_har.sh                  # SFT, then RL
-#   EVAL=True bash example/grpo_trainer/run_har.sh
-#   bash example/grpo_trainer/run_har.sh rollout.n=8                     # further settings at the end
+# GRPO on HAR with the published settings. Variables and examples: published.sh in this folder.
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
 source example/grpo_trainer/published.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# GRPO of the tiny model on ItalyPowerDemand, from the supervised warm start. EVAL=True evaluates the test split.
-# In float32 everywhere: rollout.limit_logprob_diff below is far under what bfloat16, a GPU's default, would show.
+# GRPO of the tiny model on ItalyPowerDemand, from the supervised warm start. EVAL=True evaluates on the test split.
+# All in float32: with bfloat16, the default on a GPU, log-probs differ by more than rollout.limit_logprob_diff allows.
 #
 #   bash example/grpo_trainer/run_italy_power.sh
 #   EVAL=True bash example/grpo_trainer/run_italy_power.sh 'eval.checkpoint=[base,latest]' eval.blank_images=both
@@ -12,7 +12,7 @@ MODEL_PATH="${MODEL_PATH:-checkpoints/quickstart/sft/global_step_100/huggingface
 DATA="${DATA:-data/italy_power_image}"
 NUM_GPUS="${NUM_GPUS:-1}"
 
-exec python -m timemaster.grpo \
+exec timemaster grpo \
     data.recipes=recipes.italy_power \
     data.train_files="$DATA/train.parquet" \
     data.val_files="$DATA/validation.parquet" \

@@ -1,17 +1,22 @@
-# Sourced by run_<dataset>.sh: a supervised warm start of the 3B model with the explainer's demonstrations.
+# Sourced by run_<dataset>.sh: supervised warm start of the 3B model with demonstrations
+# (data/<dataset>_image/sft.parquet).
 #
-#   MODEL_PATH      the model that is trained: a folder or a hub id
-#   DATA            the folder of example/data_preprocess/<dataset>.sh
-#   NUM_GPUS, NUM_NODES   GPUs of a machine, machines
+#   bash example/sft_trainer/run_ctu.sh
+#   MODEL_PATH=... NUM_GPUS=4 bash example/sft_trainer/run_ctu.sh data.train_batch_size=64   # further settings at the end
+#
+# Variables:
+#   MODEL_PATH            model to train: a folder or a hub id
+#   DATA                  folder made by example/data_preprocess/<dataset>.sh
+#   NUM_GPUS, NUM_NODES   GPUs of each machine, number of machines
 
 MODEL_PATH="${MODEL_PATH:-Qwen/Qwen2.5-VL-3B-Instruct}"
 NUM_GPUS="${NUM_GPUS:-1}"
 NUM_NODES="${NUM_NODES:-1}"
 
-sft() { # dataset, settings: those given last count. Does not return: python takes the place, and signals, of bash
+sft() { # dataset, settings (the last one of a key counts). Does not return: exec, so that signals reach the program
     local dataset="$1" data="${DATA:-data/$1_image}"
     shift
-    exec python -m timemaster.sft \
+    exec timemaster sft \
         data.recipes="recipes.$dataset" \
         data.train_files="$data/sft.parquet" \
         data.train_batch_size=32 \

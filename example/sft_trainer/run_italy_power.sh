@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Supervised warm start of the tiny model on ItalyPowerDemand: short, so that GRPO has something to do. In float32, as
-# the GRPO run that follows.
+# Supervised warm start of the tiny model on ItalyPowerDemand. It is short, so that GRPO has something left to improve.
+# In float32, like the GRPO run that follows.
 #
 #   bash example/sft_trainer/run_italy_power.sh
 set -euo pipefail
@@ -10,7 +10,7 @@ MODEL_PATH="${MODEL_PATH:-checkpoints/quickstart/tiny}"
 DATA="${DATA:-data/italy_power_image}"
 NUM_GPUS="${NUM_GPUS:-1}"
 
-exec python -m timemaster.sft \
+exec timemaster sft \
     data.recipes=recipes.italy_power \
     data.train_files="$DATA/sft.parquet" \
     data.train_batch_size=32 \

@@ -1,9 +1,5 @@
 #!/usr/bin/env bash
-# Supervised warm start on TEE: demonstrations of the deterministic explainer (data/tee_image/sft.parquet). Settings, and
-# the variables that change them, stand in published.sh beside this file.
-#
-#   bash example/sft_trainer/run_tee.sh
-#   MODEL_PATH=... NUM_GPUS=4 bash example/sft_trainer/run_tee.sh data.train_batch_size=64   # further settings at the end
+# Supervised warm start on TEE. Variables and examples: published.sh in this folder.
 set -euo pipefail
 source "$(dirname "$0")/../setup_env.sh"
 source example/sft_trainer/published.sh

@@ -17,7 +17,7 @@ from PIL import Image
 
 from timemaster.series.sheet import contact_sheet
 from timemaster.series.splits import Series
-from timemaster.tasks import Task, load_task
+from timemaster.tasks import as_series_classification, load_task
 from timemaster.tasks.audit import audit, main
 from timemaster.tasks.prepare import prepare
 
@@ -32,7 +32,9 @@ def load(source: Path | None) -> dict[str, list[Series]]:
     }
 
 
-TASK: Task = replace(load_task("recipes.italy_power"), load=load, explain=lambda series, task: "So.")
+TASK = replace(
+    as_series_classification(load_task("recipes.italy_power"), "test"), load=load, explain=lambda series, task: "So."
+)
 
 
 @pytest.fixture

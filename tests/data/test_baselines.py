@@ -83,11 +83,17 @@ def test_answers_are_kept_while_the_data_are_the_same(tmp_path: Path, caplog: py
     file = tmp_path / "train.parquet"
     file.write_bytes(b"one")
     train, test = ([with_file(one, file) for one in waves(6, seed, 1)] for seed in (1, 2))
-    path = baseline("1nn_euclid", train, test, tmp_path / "out")
+    path = baseline("1nn_euclid", load_task("recipes.ctu"), (train, test), tmp_path / "out")
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [line["prediction"] for line in lines] == [one.answer for one in test]
     assert lines[3]["id"] == "test.parquet:3"
     path.write_text("kept", encoding="utf-8")
-    assert baseline("1nn_euclid", train, test, tmp_path / "out").read_text(encoding="utf-8") == "kept"
+    assert (
+        baseline("1nn_euclid", load_task("recipes.ctu"), (train, test), tmp_path / "out").read_text(encoding="utf-8")
+        == "kept"
+    )
     file.write_bytes(b"two")
-    assert baseline("1nn_euclid", train, test, tmp_path / "out").read_text(encoding="utf-8") != "kept"
+    assert (
+        baseline("1nn_euclid", load_task("recipes.ctu"), (train, test), tmp_path / "out").read_text(encoding="utf-8")
+        != "kept"
+    )

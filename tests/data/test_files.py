@@ -99,7 +99,7 @@ REFUSED = {
     "a number too large": (".ts", TS.replace("0.25", "1e999"), "series 1 has missing values"),
     "uneven timestamps": (".ts", f"{TIMED}(0,1),(1,2),(5,3):Desktop\n", r"not evenly spaced in time \(1 to 4\)"),
     "two sampling rates": (".ts", f"{TIMED}(0,1),(1,2):Desktop\n(0,1),(2,2):Laptop\n", "not evenly spaced in time"),
-    "times that go back": (".ts", f"{TIMED}(2,1),(1,2),(0,3):Desktop\n", "timestamps do not rise"),
+    "times that go back": (".ts", f"{TIMED}(2,1),(1,2),(0,3):Desktop\n", "timestamps do not increase"),
     "channels at other times": (".ts", f"{TIMED}(0,1),(1,2):(5,1),(6,2):Desktop\n", "readings at different times"),
     "a class in another encoding": (".ts", TS.encode().replace(b":Laptop", b":L\xe4ptop"), "line 8: neither UTF-8"),
     "a class that the recipe does not know": (".arff", ARFF.replace("2.0,Laptop", "2.0,'Lap top'"), "class 'Lap top'"),
@@ -188,15 +188,15 @@ def cut(path: Path, change: slice) -> Path:
 
 ODD_ZIPS = {
     "encrypted": (encrypted, "is encrypted. Unpack it with its password"),
-    "truncated": (lambda p: cut(p, slice(None, -30)), "damaged one .* fetch it again"),
-    "damaged inside": (lambda p: cut(p, slice(60, 80)), "damaged one .* fetch it again"),
+    "truncated": (lambda p: cut(p, slice(None, -30)), "damaged one .* download it again"),
+    "damaged inside": (lambda p: cut(p, slice(60, 80)), "damaged one .* download it again"),
     "packed in an unknown way": (lambda p: with_method(p, 9), "which Python cannot unpack. Unpack it and give the"),
     "empty": (lambda p: write_zip(p, {}), "is an empty zip file"),
     "only what macOS adds": (lambda p: write_zip(p, {"__MACOSX/._x": "x", ".DS_Store": "x"}), "is an empty zip file"),
-    "paths upwards": (lambda p: write_zip(p, {"../../x.ts": TS, **GOOD}), r"holds the path '../../x.ts', out of its"),
-    "paths upwards, Windows": (lambda p: write_zip(p, {"a\\..\\..\\x.ts": TS}), r"holds the path 'a/../../x.ts'"),
-    "absolute paths": (lambda p: write_zip(p, {"/etc/x.ts": TS}), r"holds the path '/etc/x.ts'"),
-    "another archive": (lambda p: p.write_bytes(b"\x1f\x8b\x08\x00") and p, "unpack other kinds of archives"),
+    "paths upwards": (lambda p: write_zip(p, {"../../x.ts": TS, **GOOD}), r"contains the path '../../x.ts', outside its"),
+    "paths upwards, Windows": (lambda p: write_zip(p, {"a\\..\\..\\x.ts": TS}), r"contains the path 'a/../../x.ts'"),
+    "absolute paths": (lambda p: write_zip(p, {"/etc/x.ts": TS}), r"contains the path '/etc/x.ts'"),
+    "another archive": (lambda p: p.write_bytes(b"\x1f\x8b\x08\x00") and p, "unpack other types of archives"),
 }  # fmt: skip
 
 
@@ -215,7 +215,10 @@ def test_zips_within_zips_have_an_end_and_do_not_overwrite_each_other(tmp_path: 
     files: dict[str, str | bytes] = dict(GOOD)
     for _ in range(4):
         files = {"Tiny.zip": write_zip(tmp_path / "inner.zip", files).read_bytes()}
-    with pytest.raises(InputError, match="zips within zips"), unpacked([write_zip(tmp_path / "outer.zip", files)]):
+    with (
+        pytest.raises(InputError, match="zip files in zip files"),
+        unpacked([write_zip(tmp_path / "outer.zip", files)]),
+    ):
         pass
     inner = {f"{name}.zip": write_zip(tmp_path / "x.zip", {"same.txt": name}).read_bytes() for name in "ab"}
     with unpacked([write_zip(tmp_path / "outer.zip", inner)]) as folder:
@@ -228,7 +231,7 @@ def test_a_name_that_a_zip_holds_twice_is_said(tmp_path: Path, caplog: pytest.Lo
         for name, text in GOOD.items():
             file.writestr(name, text)
     assert read_splits(tmp_path, "Tiny", CLASSES)["train"] == TINY
-    assert "holds 1 files more than once, the last is taken: Tiny_TRAIN.ts" in caplog.text
+    assert "contains 1 files twice or more; the last one is used: Tiny_TRAIN.ts" in caplog.text
 
 
 def test_of_several_files_of_a_name_the_nearest_is_read_and_the_others_are_named(
@@ -250,7 +253,7 @@ def test_a_full_disk_ends_a_download_at_once_with_advice(tmp_path: Path, monkeyp
     source.write_text(TS * 100, encoding="utf-8")
     real, pauses = Path.open, list[float]()
     monkeypatch.setattr(
-        Path, "open", lambda path, *a, **k: real(Path("/dev/full") if ".part" in path.name else path, *a, **k)
+        Path, "open", lambda path, *a, **k: real(Path("/dev/full") if path.name.endswith(".tmp") else path, *a, **k)
     )
     monkeypatch.setattr("timemaster.series.splits.time.sleep", pauses.append)
     with pytest.raises(InputError, match=r"downloads cannot be written: No space left.* give its folder: --source DIR"):

@@ -39,7 +39,7 @@ def test_without_a_length_in_the_header_the_data_file_tells_it(tmp_path: Path):
         header.write_text("\n".join([" ".join(first.split()[:3]), *rest]) + "\n", encoding="utf-8")
     assert load("ecg", tmp_path / "without") == load("ecg", tmp_path / "whole")
     edit(tmp_path / "without" / "A00001.hea", lambda text: text.replace("A00001 1 300", "A00001 1 300 0", 1))
-    with pytest.raises(InputError, match=r"A00001.hea says 0 readings: give their number, or leave it out"):
+    with pytest.raises(InputError, match=r"A00001.hea says 0 readings: write their number, or leave the field out"):
         plan_windows(tmp_path / "without" / "A00001", "x", 1500)
 
 
@@ -50,12 +50,12 @@ def test_records_that_are_too_short_or_not_in_the_index_are_named(tmp_path: Path
     assert sum(map(len, splits.values())) == 40 - 8 - 2
     assert "8 records left out, shorter than a window of 1500 readings: A00005, A00010, A00015, A00020" in caplog.text
     assert ", and 3 more" in caplog.text
-    assert "2 records left out, the index does not name them: A00002, A00003" in caplog.text
+    assert "2 records left out, the index does not list them: A00002, A00003" in caplog.text
 
 
 def test_a_class_whose_records_are_all_too_short_is_an_error(tmp_path: Path):
     write_cinc(tmp_path, 40, seconds=(9, 9, 9, 4))
-    with pytest.raises(InputError, match="No record is left of noise: all are shorter than a window of 1500 readings"):
+    with pytest.raises(InputError, match="No record of noise is left: all are shorter than a window of 1500 readings"):
         load("ecg", tmp_path)
     (tmp_path / "emg").mkdir()
     with pytest.raises(InputError, match=r"emg_healthy: all of Healthy, and shorter than a window of 1500"):
@@ -74,7 +74,7 @@ def test_records_that_are_there_twice_or_have_more_signals_are_named(tmp_path: P
     names = ["ECG", "RESP"]
     wfdb.wrsamp("A00007", 300, ["mV", "mV"], names, p_signal=two, fmt=["16", "16"], write_dir=str(tmp_path))
     splits = load("ecg", tmp_path)
-    assert "1 records left out, others of their names are nearer" in caplog.text
+    assert "1 records left out, files of the same names are less nested" in caplog.text
     assert f"{tmp_path}/copy/A00007.hea" in caplog.text
     assert f"1 signals of {tmp_path}/A00007 left out, only the first is read: RESP" in caplog.text
     (window,) = [s for part in splits.values() for s in part if s.meta["group"] == "A00007"]
@@ -93,7 +93,7 @@ def test_an_index_may_have_a_byte_order_mark_blank_and_repeated_lines(
     with pytest.raises(InputError, match="R1 is 'normal' in line 1 and 'afib' in line 3"):
         read_reference(path, NAMES)
     path.write_bytes("\n".encode(encoding))
-    with pytest.raises(InputError, match="names nothing"):
+    with pytest.raises(InputError, match="has no rows"):
         read_reference(path, NAMES)
 
 
@@ -115,8 +115,8 @@ def test_clips_are_counted_against_their_table(tmp_path: Path, caplog: pytest.Lo
     assert paths["train3.aiff"].parent.name == "test"  # of as near ones, the first by name
     assert "1 repeated lines" in caplog.text
     assert "3 clips left out, the table has no label for them: test1.aiff, test2.AIF, train12.aiff" in caplog.text
-    assert f"others of their names are nearer to {tmp_path}: {clips}/train3.aiff" in caplog.text
-    assert "1 lines of the table left out, their clips are not there: train4.aiff" in caplog.text
+    assert f"files of the same names are less nested: {clips}/train3.aiff" in caplog.text
+    assert "1 lines of the table left out, their clips are missing: train4.aiff" in caplog.text
 
 
 def test_a_table_that_contradicts_itself_or_has_other_columns_is_refused(tmp_path: Path):

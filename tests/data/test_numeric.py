@@ -22,7 +22,7 @@ from timemaster.data.store import plot_row, read_examples, write_rows
 from timemaster.data.stream import Mixture, make_stream
 from timemaster.results.baselines import classify
 from timemaster.results.modalities import token_costs
-from timemaster.run.inputs import in_numbers, load_jobs, read_rows
+from timemaster.run.inputs import in_numbers, load_prompts, read_rows
 from timemaster.series.numeric import as_numbers, write_series
 from timemaster.series.splits import Series
 from timemaster.tasks import load_task, load_tasks
@@ -41,7 +41,7 @@ def test_a_single_channel_is_bare_and_several_are_named() -> None:
     assert write_series([[1.0], [2.0]], (), PLAIN) == "dim_0: 1.0\ndim_1: 2.0"
     wide = NumericConfig(decimals=0, separator=" ", channel="<{name}>{values}", channel_separator=";")
     assert write_series([[1.4, 2.0], [-0.4, 3.0]], ("x", "y"), wide) == "<x>1 2;<y>0 3"
-    with pytest.raises(InputError, match="2 channels, its task names 1: x"):
+    with pytest.raises(InputError, match="2 channels, but its task has names for 1: x"):
         write_series([[1.0], [2.0]], ("x",), PLAIN)
 
 
@@ -71,7 +71,7 @@ ODD_SERIES = {
     "a missing channel": (CHANNELS, [[1.0, 2.0], None], "channel 1 of the raw series is None"),
     "the first channel missing": (CHANNELS, [None, [1.0, 2.0]], "channel 0 of the raw series is None"),
     "an empty channel": (CHANNELS, [[1.0, 2.0], []], r"channel 1 of the raw series is \[\]"),
-    "ragged channels": (CHANNELS, [[1.0, 2.0], [1.0]], r"have \[2, 1\] readings; they must be as many"),
+    "ragged channels": (CHANNELS, [[1.0, 2.0], [1.0]], r"have \[2, 1\] readings; all must have the same number"),
     "a gap in a channel": (CHANNELS, [[1.0, 2.0], [1.0, None]], "channel 1 of the raw series, reading 1, is missing"),
     "nested too deep": (pa.list_(CHANNELS), [[[1.0, 2.0]]], r"channel 0 .* reading 0, is \[1.0, 2.0\]"),
     "a bare number": (pa.float64(), 1.5, "the raw series is 1.5; expected a list of numbers"),
@@ -148,7 +148,7 @@ def test_rows_that_are_too_long_must_leave_some_of_every_class(tmp_path: Path) -
     cfg.data.recipes, cfg.data.max_prompt_length = ["recipes.ctu"], 5
     file = write_data(tmp_path, DOUBLES, [[1.0]] * 4)
     with pytest.raises(InputError, match=r"All 1 rows of class 'Laptop' .* too long: raise data.max_prompt_length"):
-        load_jobs(cfg, [file], LongLaptops(), tmp_path)  # type: ignore[arg-type]
+        load_prompts(cfg, [file], LongLaptops(), tmp_path)  # type: ignore[arg-type]
 
 
 def test_the_other_readers_of_series_say_which_row_is_odd(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def test_a_pngs_orientation_is_found_behind_its_pixels(tmp_path: Path) -> None:
 def test_samples_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
     samples = FLOATS.copy()
     samples[3, 4] = value
-    with pytest.raises(InputError, match=f"an image has 1 of {WIDTH * HEIGHT} samples NaN or infinite"):
+    with pytest.raises(InputError, match=f"an image has 1 of {WIDTH * HEIGHT} samples are NaN or infinite"):
         row_image(tiff(samples, 3), tmp_path)
 
 
@@ -271,7 +271,7 @@ def test_samples_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -
 def test_several_frames_are_refused(kind: str, tmp_path: Path) -> None:
     frames = [Image.fromarray(COLOUR), Image.fromarray(COLOUR[::-1].copy())]
     data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
-    with pytest.raises(InputError, match="an image has 2 frames: only still pictures"):
+    with pytest.raises(InputError, match="an image has 2 frames: only still images"):
         row_image(data, tmp_path)
     with pytest.raises(InputError, match="2 frames"):
         image_part(data)

@@ -17,8 +17,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from timemaster.metrics.answers import Result
+from timemaster.metrics.classification import ACCURACY
+from timemaster.metrics.evaluation import Trivial
 from timemaster.results.plot_results import comparison_png
+from timemaster.results.table import Result
 from timemaster.series import plot
 from timemaster.series.plot import PlotStyle, draw_many, draw_png
 from timemaster.series.splits import Series
@@ -240,9 +242,9 @@ def test_no_text_of_a_comparison_crosses_the_axis(chance: float, monkeypatch: py
     figures, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
     rows = [
-        Result(name=f"row {i} with a long name", kind="baseline", accuracy=0.1 * i, ci95=(0, 0.2 * i)) for i in range(6)
+        Result(name=f"row {i} with a long name", kind="baseline", value=0.1 * i, ci95=(0, 0.2 * i)) for i in range(6)
     ]
-    comparison_png(rows, "har", chance)
+    comparison_png(rows, "har", ACCURACY, Trivial(value=chance, text="", legend="always the most frequent class"))
     (figure,) = figures
     (axes,) = figure.axes
     frame = axes.get_window_extent()

@@ -22,7 +22,7 @@ from timemaster.rewards import RewardPart, format_strict
 from timemaster.series import plot
 from timemaster.series.plot import PlotStyle, draw_many, draw_png
 from timemaster.series.splits import Series
-from timemaster.tasks import Task
+from timemaster.tasks import SeriesClassification
 from timemaster.tasks import prepare as prepare_module
 from timemaster.tasks.prepare import main, prepare, small_variant
 from timemaster.types import InputError
@@ -38,7 +38,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
     }
 
 
-TASK = Task(
+TASK = SeriesClassification(
     name="toy",
     data_source="toy_dataset",
     labels=("Up", "Down"),
@@ -290,7 +290,7 @@ def test_computers_become_the_ctu_task(tmp_path: Path):
 # ---- classes, two preparations, kills, disks
 
 
-def with_labels(train: str, test: str = "Up Down Up Down", validation: str = "") -> Task:
+def with_labels(train: str, test: str = "Up Down Up Down", validation: str = "") -> SeriesClassification:
     """The toy task with series of these labels, one a word."""
 
     def labelled(source: Path | None) -> dict[str, list[Series]]:
@@ -316,7 +316,7 @@ def with_labels(train: str, test: str = "Up Down Up Down", validation: str = "")
         ),  # one cut off
     ],
 )
-def test_a_class_that_training_would_not_see_is_an_error(task: Task, message: str, tmp_path: Path):
+def test_a_class_that_training_would_not_see_is_an_error(task: SeriesClassification, message: str, tmp_path: Path):
     with pytest.raises(InputError, match=message):
         prepare(task, None, tmp_path, num_workers=1)
     assert list(tmp_path.iterdir()) == []

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import SHARED_DATA
-from timemaster.data.store import check_labels, plot_row, read_examples, write_rows
+from timemaster.data.store import plot_row, read_examples, write_rows
 from timemaster.judge import Judgement, set_judge
 from timemaster.rewards import RewardPart, format_strict, score
 from timemaster.series.plot import draw_png
 from timemaster.series.splits import Series
-from timemaster.tasks import Task, demonstration, find_recipes, load_task, load_tasks, predict
+from timemaster.tasks import SeriesClassification, demonstration, find_recipes, load_task, load_tasks
+from timemaster.tasks.rows import with_task_answers
 from timemaster.types import Example, InputError, Rollout
 
 RECIPES = find_recipes()
@@ -44,18 +45,18 @@ def judge() -> Iterator[None]:
 
 
 @pytest.fixture(params=RECIPES)
-def task(request: pytest.FixtureRequest) -> Task:
+def task(request: pytest.FixtureRequest) -> SeriesClassification:
     return load_task(request.param)
 
 
-def any_series(task: Task, label: str) -> Series:
+def any_series(task: SeriesClassification, label: str) -> Series:
     """As many channels as the plot names, or one, of the recipe's LENGTH, or 720; all zero but for two peaks."""
     values = [0.0] * getattr(importlib.import_module(f"recipes.{task.name}"), "LENGTH", 720)
     values[10], values[19] = 1.0, 2.5
     return Series([values] * (len(task.plot.channels) or 1), label, 3)
 
 
-def gold(task: Task, label: str) -> str:
+def gold(task: SeriesClassification, label: str) -> str:
     """An answer in the form that the question asks for: its tags, in order."""
     tags = dict.fromkeys(tag for tag in re.findall(r"<(\w+)>", task.question) if tag != "image")
     assert {"think", "class"} <= tags.keys()
@@ -66,7 +67,7 @@ def rollout(text: str) -> Rollout:
     return Rollout(id="x:0", token_ids=[], mask=[], logprobs=[], versions=[], media=[], text=text, finish_reason="stop")
 
 
-def example(task: Task, label: str) -> Example:
+def example(task: SeriesClassification, label: str) -> Example:
     return Example(id="x:0", messages=[], answer=label, data_source=task.data_source)
 
 
@@ -76,14 +77,14 @@ def test_the_recipes_that_are_there_are_found():
     assert len(load_tasks(RECIPES)) == len(RECIPES)  # every data_source is its own
 
 
-def test_a_gold_answer_scores_one_on_every_part(task: Task):
+def test_a_gold_answer_scores_one_on_every_part(task: SeriesClassification):
     for label in task.labels:
         result = score(rollout(gold(task, label)), example(task, label), task.rewards)
         assert set(result.parts.values()) == {1.0}
         assert result.total == pytest.approx(sum(part.weight for part in task.rewards))
 
 
-def test_a_wrong_label_scores_nothing_for_accuracy(task: Task):
+def test_a_wrong_label_scores_nothing_for_accuracy(task: SeriesClassification):
     right, wrong = task.labels[:2]
     result = score(rollout(gold(task, wrong)), example(task, right), task.rewards)
     assert result.parts["accuracy"] == 0.0
@@ -91,15 +92,15 @@ def test_a_wrong_label_scores_nothing_for_accuracy(task: Task):
 
 
 @pytest.mark.parametrize("text", GARBAGE)
-def test_empty_and_garbage_text_score_nothing(task: Task, text: str):
+def test_empty_and_garbage_text_score_nothing(task: SeriesClassification, text: str):
     result = score(rollout(text), example(task, task.labels[0]), task.rewards)
     assert result.parts["accuracy"] == 0.0
-    assert predict(task, text) is None
+    assert task.evaluation.read(text) is None
     if "none of them" not in text:
         assert result.total == 0.0
 
 
-def test_the_question_is_well_formed(task: Task):
+def test_the_question_is_well_formed(task: SeriesClassification):
     assert task.question.count("<image>") == 1
     assert len(set(task.labels)) == len(task.labels)
     for label in task.labels:
@@ -108,7 +109,7 @@ def test_the_question_is_well_formed(task: Task):
     assert not re.search(r"\b(plot|picture|image|line|graph)s?\b", task.question.removeprefix("<image>"), re.IGNORECASE)
 
 
-def test_a_demonstration_is_a_gold_answer(task: Task):
+def test_a_demonstration_is_a_gold_answer(task: SeriesClassification):
     if task.explain is None:
         pytest.skip("the recipe has no explainer")
     for label in task.labels:
@@ -117,7 +118,7 @@ def test_a_demonstration_is_a_gold_answer(task: Task):
         assert result.total == pytest.approx(sum(part.weight for part in task.rewards)), text
 
 
-def test_a_row_goes_through_parquet(task: Task, tmp_path: Path):
+def test_a_row_goes_through_parquet(task: SeriesClassification, tmp_path: Path):
     series = any_series(task, task.labels[-1])
     png = draw_png(series, task.plot)
     write_rows(tmp_path / "test.parquet", [plot_row(series, png, task.question, task.data_source, "test")])
@@ -125,7 +126,7 @@ def test_a_row_goes_through_parquet(task: Task, tmp_path: Path):
     (message,) = examples[0].messages
     assert "".join("<image>" if part.kind == "image" else part.text for part in message.parts) == task.question
     assert [part.media.data for part in message.parts if part.media] == [png]
-    assert check_labels(examples, load_tasks(RECIPES)) == []
+    assert with_task_answers(examples, load_tasks(RECIPES))[1] == []
 
 
 def test_the_published_labels_are_in_the_published_order():
@@ -234,7 +235,7 @@ def test_ctu_is_the_published_set_and_another_is_warned_of(tmp_path: Path, caplo
         test.read_text(encoding="utf-8").replace("1.6310162,0.78428487", "1.6310162,0.78438487", 1), encoding="utf-8"
     )
     load(tmp_path)
-    assert "not the ones this recipe was checked with" in caplog.text
+    assert "differ from those that this recipe was checked with" in caplog.text
 
 
 def test_italy_power_pools_the_archive_and_splits_it_again():

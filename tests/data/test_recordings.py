@@ -170,7 +170,7 @@ def test_a_record_of_another_rate_or_unit_or_none_is_refused(tmp_path: Path):
     (tmp_path / "emg_healthy.dat").unlink()
     with pytest.raises(InputError, match="not a readable PhysioNet record"):
         read_record(tmp_path / "emg_healthy", 4000)
-    with pytest.raises(InputError, match=r"nothing.hea is not there"):
+    with pytest.raises(InputError, match=r"nothing.hea does not exist"):
         read_record(tmp_path / "nothing", 4000)
 
 
@@ -263,7 +263,7 @@ def test_ecg_reads_the_folders_of_the_online_copy(tmp_path: Path):
     write_cinc(tmp_path / "online" / "validation", 12)
     assert load("ecg", tmp_path / "online") == load("ecg", tmp_path / "flat")
     (training / "A00" / "A00003.hea").unlink()
-    with pytest.raises(InputError, match=r"1 records are not there: no A00003\.hea"):
+    with pytest.raises(InputError, match=r"1 records are missing: no A00003\.hea"):
         load("ecg", tmp_path / "online")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import timemaster
-from timemaster.grpo import answers
+from timemaster.grpo import rollout_metrics
 from timemaster.rewards import (
     RewardPart,
     accuracy,
@@ -29,7 +29,7 @@ from timemaster.rewards import (
     tag_contents,
 )
 from timemaster.rewards.extension import GENERIC
-from timemaster.rewards.scoring import RESERVED
+from timemaster.rewards.reward_part import RESERVED
 from timemaster.types import Example, Group, InputError, Rollout, Score
 
 LABELS = ("Desktop", "Laptop")
@@ -174,7 +174,7 @@ def test_weights_are_finite(weight: float):
 
 def test_the_reserved_names_are_those_of_the_training_step():
     scored = dataclasses.replace(rollout(GOLD), score=Score(total=0.0, parts={}))
-    names = answers([Group(EXAMPLE, [scored])])
+    names = rollout_metrics([Group(EXAMPLE, [scored])])
     assert {name.removeprefix("reward/") for name in names if name.startswith("reward/")} == set(RESERVED)
 
 

@@ -109,7 +109,7 @@ def test_a_folder_without_the_set_is_refused(tmp_path: Path):
 
 
 def test_a_source_that_is_not_given_or_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(InputError, match="give --source DIR, or write a load that fetches it"):
+    with pytest.raises(InputError, match="give --source DIR, or write a `load` that downloads it"):
         read_splits(None, "Tiny", CLASSES)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=f"no such folder or file: {tmp_path / 'gone'}"):
@@ -249,7 +249,7 @@ def test_groups_are_cut_whole_and_as_near_to_the_size_as_can_be():
 def test_a_cut_by_groups_leaves_some_of_every_class():
     assert taken(grouped({"p": "AAA", "q": "BBB", "r": "B"}), 3) == {"q"}  # p has all of A
     assert taken(grouped({"p": "AAA", "q": "AB", "r": "A", "s": "B"}), 3) == {"q", "r"}  # as near as p, more classes
-    with pytest.raises(InputError, match="each holds a class's last series"):
+    with pytest.raises(InputError, match="each holds the last series of a class"):
         choose_groups(grouped({"p": "AAA", "q": "BB"}), 2, 1)
 
 

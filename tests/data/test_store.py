@@ -22,17 +22,17 @@ from PIL import Image
 from timemaster.data.rows import example_from_row, image_media
 from timemaster.data.store import (
     BadRow,
-    check_labels,
     count_rows,
     plot_row,
     read_examples,
     take_rows,
-    with_task_labels,
     write_rows,
 )
+from timemaster.metrics.classification import Classification
 from timemaster.rewards import as_reward
 from timemaster.series.splits import Series
 from timemaster.tasks.audit_rows import read_rows
+from timemaster.tasks.rows import with_task_answers
 from timemaster.types import InputError, Message, Part, Rollout
 
 QUESTION = "<image>Desktop or Laptop?"
@@ -396,33 +396,20 @@ def truth(answer: str) -> dict[str, str]:
     return {"ground_truth": answer, "style": "rule"}
 
 
-def test_labels_outside_the_set_are_named(tmp_path: Path):
-    rows = [
-        our_row(0, reward_model=truth(" LAPTOP")),
-        our_row(1, reward_model=truth("Tablet")),
-        our_row(2, reward_model=truth("Tablet"), data_source="y"),  # has no task: not judged
-    ]
-    file = tmp_path / "train.parquet"
-    write_rows(file, rows)
-    examples, _ = read_examples([str(file)])
-    tasks = {"computer_dataset": SimpleNamespace(name="ctu", labels=("Desktop", "Laptop"))}
-    assert check_labels(examples, tasks) == [
-        BadRow(str(file), 1, "answer is 'Tablet'; the labels of ctu are Desktop, Laptop"),
-    ]
-    assert check_labels(examples, {}) == []
-
-
-def test_answers_take_the_tasks_spelling(tmp_path: Path):
+def test_answers_take_the_tasks_spelling_and_impossible_ones_are_bad_rows(tmp_path: Path):
     answers = ("laptop", "Desktop ", "Laptop", "Tablet")
     rows = [our_row(i, reward_model=truth(answer)) for i, answer in enumerate(answers)]
-    write_rows(tmp_path / "train.parquet", [*rows, our_row(4, reward_model=truth("laptop"), data_source="y")])
-    examples, _ = read_examples([str(tmp_path / "train.parquet")])
-    tasks = {"computer_dataset": SimpleNamespace(name="ctu", labels=("Desktop", "Laptop"))}
-    spelled = with_task_labels(examples, tasks)
-    # What is no label is check_labels' business, and a row without a task keeps its answer.
-    assert [e.answer for e in spelled] == ["Laptop", "Desktop", "Laptop", "Tablet", "laptop"]
-    assert [replace(new, answer=old.answer) for new, old in zip(spelled, examples, strict=True)] == examples
-    assert with_task_labels(examples, {}) == examples
+    file = tmp_path / "train.parquet"
+    write_rows(file, [*rows, our_row(4, reward_model=truth("Tablet"), data_source="y")])  # has no task: stays
+    examples, _ = read_examples([str(file)])
+    task = SimpleNamespace(name="ctu", evaluation=Classification(labels=("Desktop", "Laptop")))
+    spelled, bad = with_task_answers(examples, {"computer_dataset": task})
+    reason = "the answer does not fit task ctu: 'Tablet' is none of the labels Desktop, Laptop"
+    assert bad == [BadRow(str(file), 3, reason)]
+    assert [e.answer for e in spelled] == ["Laptop", "Desktop", "Laptop", "Tablet"]
+    old = [*examples[:3], examples[4]]
+    assert [replace(new, answer=e.answer) for new, e in zip(spelled, old, strict=True)] == old
+    assert with_task_answers(examples, {}) == (examples, [])
 
 
 def test_all_rows_are_counted_bad_ones_too(tmp_path: Path):

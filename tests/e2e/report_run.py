@@ -16,8 +16,10 @@ from typing import Any
 import yaml
 from PIL import Image, ImageDraw
 
+from tests.helpers import answer_of
 from timemaster.config import Config
-from timemaster.metrics.answers import UNPARSED, Prediction, summarise
+from timemaster.metrics.classification import UNPARSED
+from timemaster.metrics.summary import summarise
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 SOURCES = {"power_demand": ("Winter", "Summer"), "computer_dataset": ("Desktop", "Laptop")}
@@ -144,12 +146,9 @@ def write_evaluation(folder: Path, rng: random.Random, skill: float, about: dict
         truth = rng.choice(SOURCES[source])
         text, parts = answer(rng, truth, SOURCES[source], skill)
         said = next((label for label in SOURCES[source] if f"<class>{label}<" in text), None)
-        one = Prediction(
-            data_source=source, truth=truth, predicted=said, labels=list(SOURCES[source]), reward=parts["accuracy"],
-            parts=parts, num_tokens=24,
-        )  # fmt: skip
-        predictions.append(one)
-    summary = summarise(predictions)
+        labels = list(SOURCES[source])
+        predictions.append([answer_of(source, truth, said, labels, score=parts["accuracy"], parts=parts, tokens=24)])
+    summary = summarise(predictions, {})
     assert UNPARSED in next(iter(summary["confusion"].values()))
     folder.mkdir(parents=True)
     text = json.dumps(

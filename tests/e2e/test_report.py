@@ -423,7 +423,7 @@ def test_the_command_holds_the_settings_that_were_given(tmp_path: Path, show: Ca
     assert page.inner_text(".settings summary >> nth=0") == "Command: the 2 settings that were given"
     page.click(".settings summary >> nth=0")
     command = page.inner_text(".settings pre >> nth=0")
-    assert command == "python -m timemaster.grpo \\\n    rollout.n=8 \\\n    'model.path=a folder'"
+    assert command == "timemaster grpo \\\n    rollout.n=8 \\\n    'model.path=a folder'"
 
 
 def test_a_wrong_folder_says_what_was_looked_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

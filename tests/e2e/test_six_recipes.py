@@ -16,7 +16,7 @@ import pytest
 
 from tests.sources import SIX
 from timemaster.config import Config
-from timemaster.config.checks import check
+from timemaster.config.resolve import resolve
 from timemaster.tasks import load_task
 from timemaster.tasks.audit import audit
 from timemaster.tasks.prepare import prepare
@@ -90,8 +90,7 @@ def test_all_six_go_through_sft_and_grpo_to_evaluation(
 
     cfg = settings(cluster, data, model, tmp_path / "sft")
     cfg.data.train_files = [str(folder / "sft.parquet") for folder in data.values()]
-    check(cfg, "sft")
-    sft.train(cfg)
+    sft.train(resolve(cfg, "sft"))
     losses = [row["sft/loss"] for row in rows(tmp_path / "sft")]
     assert len(losses) == 2
     assert losses[1] < losses[0]
@@ -103,8 +102,7 @@ def test_all_six_go_through_sft_and_grpo_to_evaluation(
     cfg = settings(cluster, data, taught, tmp_path / "grpo")
     cfg.data.train_files = [str(folder / "train.parquet") for folder in data.values()]
     cfg.data.test_files = [str(folder / "short.parquet") for folder in data.values()]
-    check(cfg, "grpo")
-    grpo.train(cfg)
+    grpo.train(resolve(cfg, "grpo"))
     steps = rows(tmp_path / "grpo")
     assert [row["step"] for row in steps] == [1, 2]
     assert max(row["rollout/logprob_diff_mean"] for row in steps) <= 1e-4
@@ -115,8 +113,7 @@ def test_all_six_go_through_sft_and_grpo_to_evaluation(
             assert of_answers | of_tokens <= row.keys()
 
     cfg.trainer.val_only, cfg.rollout.name = True, "hf"  # which starts sooner
-    check(cfg, "eval")
-    (result,) = evaluate.evaluate(cfg)
+    (result,) = evaluate.evaluate(resolve(cfg, "eval"))
     answers = (
         (tmp_path / "grpo" / "eval" / "step_2_short" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     )

@@ -15,7 +15,6 @@ from tests.conftest import spec_for
 from tests.helpers import picture, question, random_samples, settled, trained_tokens
 from timemaster.backends.fsdp import FsdpBackend
 from timemaster.config import Config
-from timemaster.models.vision import banned_token_ids
 from timemaster.models.weights import wanted_shapes
 from timemaster.rollout.engines import make_engine
 from timemaster.rollout.loop import RolloutLoop
@@ -102,7 +101,7 @@ def test_answers_are_reproducible_by_seed_and_differ_within_a_group(setting: Set
 
 
 def test_vision_tokens_are_never_sampled(setting: Setting) -> None:
-    banned = set(banned_token_ids(setting.backend.spec))
+    banned = set(setting.backend.spec.banned_token_ids)
     groups = setting.rollouts("ban", n=16)
     sampled = {t for g in groups for r in g.rollouts for t, m in zip(r.token_ids, r.mask, strict=True) if m}
     assert len(sampled) > 100  # random weights: without the ban some of four in 376 would come up

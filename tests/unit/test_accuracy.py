@@ -7,29 +7,32 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import question
-from timemaster.evaluate import in_words
-from timemaster.grpo import answers
-from timemaster.metrics.answers import Prediction, is_correct, summarise, summarise_samples, wilson
+from tests.helpers import answer_of, question
+from timemaster.grpo import rollout_metrics
+from timemaster.metrics.answers import Answer
+from timemaster.metrics.classification import is_correct
+from timemaster.metrics.intervals import wilson
+from timemaster.metrics.summary import in_words
+from timemaster.metrics.summary import summarise as summarise_items
 from timemaster.types import Group, Rollout, Score
 
 LABELS = ["Desktop", "Laptop"]
 
 
-def answered(truth: str, predicted: str | None) -> Prediction:
+def answered(truth: str, predicted: str | None) -> Answer:
     right = float(truth == predicted)
-    return Prediction(
-        data_source="computer_dataset", truth=truth, predicted=predicted, labels=LABELS, reward=right,
-        parts={"accuracy": right, "format": float(predicted is not None)}, num_tokens=10,
-    )  # fmt: skip
+    parts = {"accuracy": right, "format": float(predicted is not None)}
+    return answer_of("computer_dataset", truth, predicted, LABELS, score=right, parts=parts, tokens=10)
 
 
-def rewarded(reward: float | None, source: str = "own", **more: float) -> Prediction:
+def summarise(answers: list[Answer]) -> dict[str, Any]:
+    return summarise_items([[answer] for answer in answers], {})
+
+
+def rewarded(reward: float | None, source: str = "own", **more: float) -> Answer:
     """An answer of a task without labels, scored by a reward of the user's own."""
     parts = {} if reward is None else {"score": reward} | {f"score/{name}": value for name, value in more.items()}
-    return Prediction(
-        data_source=source, truth="42", predicted=None, labels=[], reward=reward, parts=parts, num_tokens=10
-    )
+    return answer_of(source, "42", None, [], score=reward, parts=parts, tokens=10)
 
 
 @pytest.mark.parametrize("name", ["acc", "accuracy", "correct"])
@@ -38,7 +41,7 @@ def test_the_accuracy_that_a_reward_tells_is_the_accuracy(name: str) -> None:
     got = summarise([*scaled, rewarded(0.0)])  # the last failed, or was not worth a look
     assert got["accuracy"] == 2 / 4
     assert got["accuracy_ci95"] == list(wilson(2, 4))
-    labelled = replace(rewarded(0.5, **{name: 1.0}), labels=LABELS)  # whose answers no label can be read in
+    labelled = replace(rewarded(0.5, **{name: 1.0}), choices=tuple(LABELS))  # whose answers no label can be read in
     assert summarise([labelled])["accuracy"] == 1.0
 
 
@@ -60,7 +63,7 @@ def test_without_labels_a_reward_of_0_and_1_is_an_accuracy_and_a_scaled_one_is_n
 
 
 def test_several_samples_without_an_accuracy_have_no_pass_at_k() -> None:
-    got = summarise_samples([[rewarded(0.5), rewarded(0.1)]] * 3, seed=1)
+    got = summarise_items([[rewarded(0.5), rewarded(0.1)]] * 3, {})
     assert (got["n"], got["accuracy"], got["accuracy_ci95"], got["pass_at_k"], got["majority"]) == (
         3,
         None,
@@ -69,7 +72,7 @@ def test_several_samples_without_an_accuracy_have_no_pass_at_k() -> None:
         None,
     )
     assert got["reward_mean"] == pytest.approx(0.3)
-    told = summarise_samples([[rewarded(0.5, acc=1.0), rewarded(0.1, acc=0.0)]] * 3, seed=1)
+    told = summarise_items([[rewarded(0.5, acc=1.0), rewarded(0.1, acc=0.0)]] * 3, {})
     assert (told["accuracy"], told["pass_at_k"]["2"]["value"]) == (0.5, 1.0)
 
 
@@ -78,7 +81,7 @@ def test_a_majority_vote_is_right_by_its_label_not_by_what_a_reward_says_of_one_
         replace(answered("Desktop", said), parts={"own/acc": float(said == "Desktop")})
         for said in ("Laptop", "Desktop", "Desktop")
     ]
-    got = summarise_samples([item], seed=1)
+    got = summarise_items([item], {})
     assert (got["accuracy"], got["majority"]["accuracy"]) == (pytest.approx(2 / 3), 1.0)
 
 
@@ -97,7 +100,12 @@ def test_a_steps_accuracy_is_what_the_reward_says() -> None:
         return Group(question("r", []), [replace(one, score=Score(total=0.5, parts=own)) for own in parts])
 
     assert (
-        answers([group({"score": 0.5, "score/acc": 1.0}, {"score": 0.5, "score/acc": 0.0})])["reward/accuracy"] == 0.5
+        rollout_metrics([group({"score": 0.5, "score/acc": 1.0}, {"score": 0.5, "score/acc": 0.0})], {})[
+            "reward/accuracy"
+        ]
+        == 0.5
     )
-    assert answers([group({"accuracy": 1.0, "own/acc": 0.0})])["reward/accuracy"] == 1.0  # a part has that name
-    assert "reward/accuracy" not in answers([group({"score": 0.5})])
+    assert (
+        rollout_metrics([group({"accuracy": 1.0, "own/acc": 0.0})], {})["reward/accuracy"] == 1.0
+    )  # a part has that name
+    assert "reward/accuracy" not in rollout_metrics([group({"score": 0.5})], {})

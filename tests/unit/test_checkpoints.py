@@ -15,13 +15,13 @@ import pytest
 
 from tests.conftest import MAX_PIXELS, MIN_PIXELS
 from tests.helpers import picture
-from timemaster.backends import checkpoint
 from timemaster.config import Config
 from timemaster.evaluate import check_targets, resolve_targets
 from timemaster.media.images import load_image
 from timemaster.models.folder import load_model_config
 from timemaster.models.vision import num_tokens, vision_spec
 from timemaster.models.weights import check_weights, stored_shapes, wanted_shapes
+from timemaster.run import checkpoints
 from timemaster.run.inputs import check_inputs, make_renderer
 from timemaster.types import InputError
 
@@ -30,14 +30,15 @@ from timemaster.types import InputError
 def saved(tiny: str, process_group: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with the checkpoint of one real rank."""
     from timemaster.backends.fsdp import FsdpBackend
+    from timemaster.backends.state import save_rank
 
     cfg = Config()
     cfg.model.path, cfg.model.enable_gradient_checkpointing = tiny, False
     cfg.data.min_pixels, cfg.data.max_pixels = MIN_PIXELS, MAX_PIXELS
     run = tmp_path_factory.mktemp("run")
-    folder = checkpoint.begin(run, 5, needed_bytes=1)
-    files = checkpoint.save_rank(FsdpBackend(cfg, "cpu", 10, with_reference=False), str(folder))
-    checkpoint.commit(folder, {"step": 5, "updates_done": 5}, files, keep=1)
+    folder = checkpoints.begin(run, 5, needed_bytes=1)
+    files = save_rank(FsdpBackend(cfg, "cpu", 10, with_reference=False), str(folder))
+    checkpoints.commit(folder, {"step": 5, "updates_done": 5}, files, keep=1)
     return run
 
 
@@ -60,12 +61,12 @@ def test_a_checkpoint_with_a_damaged_file_is_neither_resumed_nor_evaluated(saved
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {"trainer.json", "rng_0.pt", ".metadata", "__0_0.distcp", "model.safetensors"} <= {p.name for p in files}
     for path, what in damaged(files):
-        with pytest.raises(InputError, match=rf"global_step_5 is not whole: .*{path.name}"):
-            checkpoint.latest(saved)
-        with pytest.raises(InputError, match=rf"global_step_5 is not whole: .*{path.name}"):
+        with pytest.raises(InputError, match=rf"global_step_5 is not complete: .*{path.name}"):
+            checkpoints.latest(saved)
+        with pytest.raises(InputError, match=rf"global_step_5 is not complete: .*{path.name}"):
             resolve_targets(cfg, saved)
-        assert checkpoint.checkpoints(saved) == [], (path, what)
-    assert checkpoint.latest(saved) == folder
+        assert checkpoints.checkpoints(saved) == [], (path, what)
+    assert checkpoints.latest(saved) == folder
     assert [target.step for target in resolve_targets(cfg, saved)] == [5]
 
 
@@ -116,8 +117,8 @@ def test_weights_that_are_missing_too_many_or_of_another_shape_are_named(tiny: s
     name = "model.layers.1.self_attn.k_proj.weight"  # of a weight that vLLM fuses: it would not miss it
     changes = {
         r"lacks model\.language_model\.layers\.1\.self_attn\.k_proj\.weight\. Copy": {name: None},
-        r"not asked for: model\.language_model\.layers\.2\.bias": {"model.layers.2.bias": torch.zeros(2)},
-        r"other shapes .*k_proj\.weight \(3, 4\) for \(\d+, \d+\)": {name: torch.zeros(3, 4)},
+        r"unexpected weights: model\.language_model\.layers\.2\.bias": {"model.layers.2.bias": torch.zeros(2)},
+        r"unexpected shapes: .*k_proj\.weight \(3, 4\) for \(\d+, \d+\)": {name: torch.zeros(3, 4)},
     }
     for k, (message, change) in enumerate(changes.items()):
         with pytest.raises(InputError, match=message):
@@ -185,19 +186,19 @@ def test_an_export_shows_plain_transformers_as_many_tokens_as_the_run(saved: Pat
 def commit_for_ever(run: Path, done: int) -> None:
     """Save step after step, each file with its step as its content; a byte into the pipe `done` for each."""
     names = [f"state/{k}" for k in range(8)] + [f"huggingface/{k}" for k in range(8)] + ["rng_0.pt"]
-    step = max((step for step, _ in checkpoint.checkpoints(run)), default=0)
+    step = max((step for step, _ in checkpoints.checkpoints(run)), default=0)
     while True:
         step += 1
-        folder = checkpoint.begin(run, step, needed_bytes=1)
+        folder = checkpoints.begin(run, step, needed_bytes=1)
         for name in names:
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(f"{step:09d}", encoding="utf-8")
-        checkpoint.commit(folder, {"step": step}, dict.fromkeys(names, 9), keep=1 + step % 2)
+        checkpoints.commit(folder, {"step": step}, dict.fromkeys(names, 9), keep=1 + step % 2)
         os.write(done, b".")
 
 
 def test_fifty_kills_around_commit_and_prune_leave_whole_checkpoints_only(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: None)  # of no use against a kill, and all of the time
+    monkeypatch.setattr(checkpoints, "_sync", lambda path: None)  # of no use against a kill, and all of the time
     chance, newest = random.Random(1), 0
     ready, done = os.pipe()
     for _ in range(50):
@@ -216,9 +217,9 @@ def test_fifty_kills_around_commit_and_prune_leave_whole_checkpoints_only(tmp_pa
             step = int(folder.name.rsplit("_", 1)[1])
             contents = [path.read_text(encoding="utf-8") for path in folder.glob("*/*")]
             assert contents == [f"{step:09d}"] * 16, folder
-            assert checkpoint.defects(folder) == []
-        latest = checkpoint.latest(tmp_path)
-        step = checkpoint.read_state(latest)["step"] if latest else 0
+            assert checkpoints.defects(folder) == []
+        latest = checkpoints.latest(tmp_path)
+        step = checkpoints.read_state(latest)["step"] if latest else 0
         assert step >= newest
         newest = step
     assert newest >= 50

@@ -2,54 +2,128 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT
+from timemaster.__main__ import COMMANDS, main
 from timemaster.config import Config
 from timemaster.run.inputs import check_inputs
 from timemaster.types import InputError
 
 PARQUET = "{here}/text.parquet"  # which it is not
+SCRIPT = str(Path(sys.executable).with_name("timemaster"))  # the installed command
+PARQUET = "{here}/text.parquet"  # which it is not
 WRONG = [
-    ("tasks.prepare", "recipes.italy_power --workers -1", "--workers is 0"),
-    ("tasks.conversations", "{here} --out {here}/x.parquet", "Is a directory"),
-    ("tasks.conversations", "{here}/good.json --out " + PARQUET + "/x.parquet", "File exists"),
-    ("tasks.audit", "{here}", "is a folder"),
-    ("models.tiny", "{here}/tiny --text-from {here}", "is a folder"),
-    ("models.tiny", "{here}/tiny --hidden-size 100", "multiple of 64"),
-    ("models.tiny", "{here}/tiny --num-layers 0", "at least 1"),
-    ("results.report.__main__", "{here}/none", "is not a folder"),
-    ("results.report.__main__", "{here} --max-rollouts -1", "0 or more"),
-    ("tasks.traces", "recipes.italy_power --explainer --data {here} --out {here}/x.parquet", "is a folder"),
-    ("results.compare", "recipes.italy_power --data " + PARQUET, "Not a directory"),
-    ("results.summary", "{here}", "evaluate the run first"),
+    ("prepare", "recipes.italy_power --workers -1", "--workers is 0"),
+    ("conversations", "{here} --out {here}/x.parquet", "Is a directory"),
+    ("conversations", "{here}/good.json --out " + PARQUET + "/x.parquet", "File exists"),
+    ("audit", "{here}", "is a folder"),
+    ("tiny", "{here}/tiny --text-from {here}", "is a folder"),
+    ("tiny", "{here}/tiny --hidden-size 100", "multiple of 64"),
+    ("tiny", "{here}/tiny --num-layers 0", "at least 1"),
+    ("report", "{here}/none", "is not a folder"),
+    ("report", "{here} --max-rollouts -1", "0 or more"),
+    ("traces", "recipes.italy_power --explainer --data {here} --out {here}/x.parquet", "is a folder"),
+    ("compare", "recipes.italy_power --data " + PARQUET, "Not a directory"),
+    ("summary", "{here}", "evaluate the run first"),
 ]
 
 
-@pytest.mark.parametrize(("module", "arguments", "says"), WRONG)
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The command in this process: arguments -> exit code."""
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def call(*arguments: str) -> int:
+        try:
+            main(arguments)
+        except SystemExit as stopped:
+            if isinstance(stopped.code, str):
+                sys.stderr.write(stopped.code)
+                return 1
+            return stopped.code or 0
+        return 0
+
+    return call
+
+
+@pytest.mark.parametrize(("name", "arguments", "says"), WRONG)
 def test_a_wrong_input_ends_in_a_message(
-    module: str,
+    name: str,
     arguments: str,
     says: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "text.parquet").write_text("text", encoding="utf-8")
     turns = '[{"from": "human", "value": "Which?"}, {"from": "gpt", "value": "<class>A</class>"}]'
     (tmp_path / "good.json").write_text(f'[{{"conversations": {turns}}}]', encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", [module, *(one.format(here=tmp_path) for one in arguments.split())])
-    with pytest.raises(SystemExit) as stopped:
-        importlib.import_module(f"timemaster.{module}").main()
+    assert command(name, *(one.format(here=tmp_path) for one in arguments.split())) != 0
     said = capsys.readouterr()
-    assert says in f"{said.out}{said.err}{stopped.value.code}"
-    assert stopped.value.code not in (0, None)
+    assert says in said.out + said.err
+
+
+def test_help_lists_every_subcommand(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--help") == 0
+    said = capsys.readouterr().out
+    assert all(f"  {name} " in said and one.summary in said for name, one in COMMANDS.items())
+    assert command() == 2  # nothing to do
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_subcommand_explains_itself_under_its_own_name(
+    name: str, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(name, "--help") == 0
+    assert capsys.readouterr().out.startswith(f"usage: timemaster {name} ")
+
+
+def test_an_unknown_subcommand_is_refused_with_near_names(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given, advice in (("grop", "Did you mean grpo?"), ("evalaute", "Did you mean evaluate?"), ("xyz", "'xyz'. `")):
+        assert command(given, "data.seed=1") == 2
+        said = capsys.readouterr().err
+        assert f"no subcommand {given!r}" in said
+        assert advice in said
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("torch", "ray", "vllm", "transformers", "pandas", "pyarrow", "numpy", "matplotlib", "sktime", "hydra")
+    for arguments in (["--help"], ["grpo", "--help"]):
+        code = (
+            f"import sys; from timemaster.__main__ import main; main({arguments}); "
+            f"assert not (found := [m for m in {heavy} if m in sys.modules]), found"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+
+def test_evaluate_is_grpo_with_val_only() -> None:
+    for name in ("evaluate", "grpo"):
+        out = subprocess.run(
+            [SCRIPT, name, "--cfg", "job", "model.path=x"], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert yaml.safe_load(out.stdout)["trainer"]["val_only"] == (name == "evaluate")
+
+
+def test_modules_of_the_current_directory_can_be_named_and_exit_codes_are_the_programs(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").touch()
+    for program in ([SCRIPT], [sys.executable, "-m", "timemaster"]):
+        out = subprocess.run(
+            [*program, "prepare", "mine"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert out.returncode == 1, out.stderr
+        assert "Recipe 'mine' has no TASK" in out.stdout + out.stderr
 
 
 @pytest.fixture
@@ -94,4 +168,4 @@ def test_a_letter_that_the_console_cannot_print_is_escaped() -> None:
         cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "latin-1"}, capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     assert out.returncode == 2, out.stderr
-    assert b"model.path='./\\u65e5': no such folder" in out.stdout
+    assert b"model.path='./\\u65e5': there is no such folder" in out.stdout

@@ -15,14 +15,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.helpers import answer_of
 from tests.servers import ChatServer, completion, says
 from timemaster.config import Config
-from timemaster.config.checks import check
+from timemaster.config.resolve import resolve
 from timemaster.data.store import plot_row, read_examples, write_rows
 from timemaster.evaluate import Target, write_results
-from timemaster.metrics.answers import Prediction, mcnemar, pass_at_k, summarise, summarise_samples, vote
-from timemaster.results.compare import compare, main, parser, run_entries, run_labels
-from timemaster.results.predictions import prediction_row, read_predictions, write_predictions
+from timemaster.metrics.answers import Answer
+from timemaster.metrics.classification import majority_label, pass_at_k
+from timemaster.metrics.summary import summarise
+from timemaster.results.compare import compare, main, names_of_runs, parser, run_entries
+from timemaster.results.predictions import read_predictions, write_predictions
 from timemaster.results.prompting import choose_shots
 from timemaster.series.plot import draw_png
 from timemaster.series.splits import Series
@@ -33,11 +36,9 @@ TASK = load_task("recipes.ctu")
 D, L = TASK.labels  # Desktop, Laptop
 
 
-def answer(truth: str, predicted: str | None) -> Prediction:
-    return Prediction(
-        data_source=TASK.data_source, truth=truth, predicted=predicted, labels=[D, L],
-        reward=float(truth == predicted), parts={}, num_tokens=3, num_prompt_tokens=100,
-    )  # fmt: skip
+def answer(truth: str, predicted: str | None) -> Answer:
+    score = float(truth == predicted)
+    return answer_of(TASK.data_source, truth, predicted, [D, L], score=score, tokens=3, prompt_tokens=100)
 
 
 # ---- several samples of a row
@@ -53,7 +54,7 @@ def answer(truth: str, predicted: str | None) -> Prediction:
     ],
 )
 def test_majority_vote(predicted: list[str | None], winner: str | None) -> None:
-    assert vote(predicted) == winner
+    assert majority_label(predicted) == winner
 
 
 def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_answer() -> None:
@@ -70,7 +71,7 @@ def test_figures_of_samples_by_hand() -> None:
         [answer(L, None), answer(L, D), answer(L, L)],  # 1 of 3, vote D (first), wrong
         [answer(L, None), answer(L, None), answer(L, None)],  # vote unparsed
     ]
-    got = summarise_samples(items)
+    got = summarise(items, {})
     assert (got["n"], got["num_samples"], got["unparsed"]) == (3, 3, 4)
     assert got["accuracy"] == pytest.approx(3 / 9)
     assert got["majority"]["accuracy"] == pytest.approx(1 / 3)
@@ -83,25 +84,25 @@ def test_figures_of_samples_by_hand() -> None:
 
 def test_the_bootstrap_draws_items_and_is_seeded() -> None:
     items = [[answer(D, D)] * 4 if i % 2 else [answer(D, L)] * 4 for i in range(100)]
-    got = summarise_samples(items, seed=1)
+    got = summarise(items, {}, seed=1)
     half = 1.96 * math.sqrt(0.25 / 100)  # 100 items, not 400 answers: 0.098
     assert got["accuracy_ci95"] == pytest.approx([0.5 - half, 0.5 + half], abs=0.02)
-    assert got == summarise_samples(items, seed=1)
+    assert got == summarise(items, {}, seed=1)
     assert got["majority"]["accuracy_ci95"] == got["accuracy_ci95"]  # the same draws of items for all
 
 
 def test_figures_without_spread_keep_an_honest_interval() -> None:
-    got = summarise_samples([[answer(D, D)] * 2] * 12)
+    got = summarise([[answer(D, D)] * 2] * 12, {})
     # Wilson for 12 of 12: 12 / (12 + 1.96^2) = 0.7575
     assert got["accuracy_ci95"] == pytest.approx([0.7575, 1.0], abs=1e-4)
 
 
 def test_sampling_several_needs_a_temperature(cfg: Config) -> None:
-    cfg.data.test_files, cfg.data.recipes, cfg.eval.n = "test.parquet", "recipes.ctu", 8
+    cfg.data.test_files, cfg.data.recipes, cfg.eval.n = ["test.parquet"], ["recipes.ctu"], 8
     with pytest.raises(InputError, match=r"eval\.n=8: must be 1 with eval\.temperature=0\. .*eval\.temperature too"):
-        check(cfg, "eval")
+        resolve(cfg, "eval")
     cfg.eval.temperature = 0.7
-    check(cfg, "eval")
+    assert resolve(cfg, "eval").eval.n == 8
 
 
 def rollout(name: str, label: str | None) -> Rollout:
@@ -134,7 +135,8 @@ def predictions_file(data: Path, folder: Path, said: str) -> Path:
     """Answers to the test rows: D, L, or anything else for unparsed."""
     examples, _ = read_examples([str(data / "test.parquet")])
     label = {"D": D, "L": L}
-    return write_predictions(folder, [prediction_row(e, label.get(c), c) for e, c in zip(examples, said, strict=True)])
+    outside = TASK.evaluation.outside_answer
+    return write_predictions(folder, [[outside(e, c, label.get(c))] for e, c in zip(examples, said, strict=True)])
 
 
 def options(data: Path, *more: str) -> Any:
@@ -156,7 +158,7 @@ def test_an_evaluation_with_samples_writes_a_line_each(cfg: Config, data: Path, 
     path = tmp_path / target.name / "predictions.jsonl"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [(line["sample"], line["prediction"]) for line in lines] == [(0, L), (1, D), (2, D)]
-    assert read_predictions(path, TASK.data_source, TASK.labels)[example.id].predicted == D
+    assert read_predictions(path, TASK.data_source, TASK.evaluation)[example.id].prediction == D
     one = write_results(
         tmp_path / "one", cfg, Target(40, "model", False, 0.0), [Group(example, groups[0].rollouts[:1])]
     )
@@ -178,9 +180,9 @@ def test_evaluations_of_other_rows_are_no_rows_of_the_table(tmp_path: Path) -> N
 
 def test_runs_are_called_by_as_many_folders_as_tell_them_apart(tmp_path: Path) -> None:
     one, two, three = tmp_path / "ctu" / "grpo", tmp_path / "ctu_numeric" / "grpo", tmp_path / "ctu" / "sft"
-    assert list(run_labels([one, three]).values()) == ["grpo", "sft"]
-    assert list(run_labels([one, two, three]).values()) == ["ctu/grpo", "ctu_numeric/grpo", "ctu/sft"]
-    assert run_labels([]) == {}
+    assert list(names_of_runs([one, three]).values()) == ["grpo", "sft"]
+    assert list(names_of_runs([one, two, three]).values()) == ["ctu/grpo", "ctu_numeric/grpo", "ctu/sft"]
+    assert names_of_runs([]) == {}
 
 
 def test_options_that_are_given_twice_add_up() -> None:
@@ -209,20 +211,20 @@ def test_mcnemar_by_hand() -> None:
     truth = {str(i): D for i in range(12)}
     first = {key: answer(D, L if key in ("0", "1") else D) for key in truth}  # 10 right
     second = {key: answer(D, D if key in ("0", "2", "3") else None) for key in truth}  # 3 right: 0, 2, 3
-    got = mcnemar(first, second)
+    got = TASK.evaluation.paired_test(first, second)
     # only the first: 4 to 11, eight; only the second: 0. p = 2 (C(9, 0) + C(9, 1)) / 2^9 = 20 / 512
-    assert (got.only_first, got.only_second) == (8, 1)
+    assert (got.first_larger, got.second_larger) == (8, 1)
     assert got.p == pytest.approx(20 / 512)
-    assert mcnemar(second, first).p == got.p
-    assert mcnemar(first, first).p == 1.0
+    assert TASK.evaluation.paired_test(second, first).p == got.p
+    assert TASK.evaluation.paired_test(first, first).p == 1.0
 
 
 def test_pairs_must_be_about_the_same_rows() -> None:
     first = {"a:0": answer(D, D), "a:1": answer(L, L), "a:2": answer(L, L)}
     with pytest.raises(InputError, match=r"mine and theirs .*2 are only in mine \['a:1'\] and 1 are only in theirs"):
-        mcnemar(first, {"a:0": answer(D, D), "b:7": answer(D, D)}, ("mine", "theirs"))
-    with pytest.raises(InputError, match=r"1 examples have another truth, as a:0: 'Desktop' and 'Laptop'"):
-        mcnemar(first, {**first, "a:0": answer(L, L)})
+        TASK.evaluation.paired_test(first, {"a:0": answer(D, D), "b:7": answer(D, D)}, ("mine", "theirs"))
+    with pytest.raises(InputError, match=r"1 examples have different truths, such as a:0: 'Desktop' and 'Laptop'"):
+        TASK.evaluation.paired_test(first, {**first, "a:0": answer(L, L)})
 
 
 # ---- the table
@@ -236,10 +238,10 @@ def test_checkpoints_files_and_quoted_rows_make_one_table(data: Path, tmp_path: 
     given = options(data, "--runs", str(run), "--predictions", f"theirs={other}", "--out", str(tmp_path / "out"))
     results = {one.name: one for one in compare(TASK, given)}
     assert list(results) == ["mine/step_5", "mine/step_40", "mine/step_40_blank", "theirs"]  # truths: DLDLDL
-    assert results["mine/step_40"].accuracy == pytest.approx(5 / 6)
+    assert results["mine/step_40"].value == pytest.approx(5 / 6)
     assert results["mine/step_40"].p is None  # the reference: blanked images are no competitor
     theirs = results["theirs"]
-    assert (theirs.accuracy, theirs.unparsed) == (pytest.approx(2 / 6), 0.5)  # unparsed ones stay in the denominator
+    assert (theirs.value, theirs.unparsed) == (pytest.approx(2 / 6), 0.5)  # unparsed ones stay in the denominator
     # Rows 0 to 3 only step_40 has right, row 4 both, row 5 only theirs.
     assert theirs.p == pytest.approx(2 * (1 + 5) / 2**5)
     text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
@@ -309,7 +311,7 @@ def test_lines_end_at_a_line_feed_only(data: Path, tmp_path: Path) -> None:
         if line
     ]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    assert len(read_predictions(path, TASK.data_source, TASK.labels)) == 6
+    assert len(read_predictions(path, TASK.data_source, TASK.evaluation)) == 6
 
 
 # ---- API models
@@ -354,7 +356,7 @@ def test_api_models_answer_zero_shot_and_few_shot_within_budget_and_cache(data: 
         results = {one.name: one for one in compare(TASK, both)}
         assert list(results) == ["pupil zero-shot", "pupil 2-shot"]
         zero = results["pupil zero-shot"]
-        assert (zero.n, zero.accuracy, zero.unparsed) == (6, 0.5, pytest.approx(1 / 6))  # 0, 1 and 4 of six
+        assert (zero.n, zero.value, zero.unparsed) == (6, 0.5, pytest.approx(1 / 6))  # 0, 1 and 4 of six
         bodies = {len(body["messages"]): body for body in server.requests}
         assert set(bodies) == {1, 9}  # 2 examples of 2 classes, a question and an answer each, and the question
         turns = bodies[9]["messages"]
@@ -388,7 +390,7 @@ def test_calls_that_failed_for_good_are_no_row_and_alone_are_asked_again(data: P
         before = len(server.requests)
         pupil.ill = False
         (row,) = compare(TASK, options(data, *api))
-        assert (row.n, row.accuracy) == (6, 0.5)
+        assert (row.n, row.value) == (6, 0.5)
         assert len(server.requests) == before + 1
 
 
@@ -420,6 +422,6 @@ def test_calls_in_flight_are_kept_when_no_more_can_be_made(
 
 
 def test_one_answer_per_row_is_summarised_as_ever() -> None:
-    got = summarise([answer(D, D), answer(L, None)])
+    got = summarise([[answer(D, D)], [answer(L, None)]], {})
     assert got["accuracy"] == 0.5
     assert got["prompt_tokens_mean"] == 100.0

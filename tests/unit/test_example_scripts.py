@@ -26,12 +26,13 @@ case "$*" in
         log venv; rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python
         test "$FAIL" != venv && touch .venv/pip ;;
     "-m pip --version") test -f .venv/pip ;;
-    "-m timemaster.system.memory"* | "-m timemaster.system.locks"*) ;;
-    "-m timemaster."*)
-        trap 'log TERM; exit 5' TERM; trap 'log INT; exit 6' INT; log "started $2"
-        while test -e "$PROJECT"; do sleep 0.05; done ;;
     "-m pip install --quiet uv") log pip; test "$FAIL" != pip && cp "$PROJECT/bin/uv" .venv/bin/uv ;;
 esac
+"""
+TIMEMASTER = """#!/bin/sh
+log() { echo "$1" >>"$PROJECT/steps.log"; }
+trap 'log TERM; exit 5' TERM; trap 'log INT; exit 6' INT; log "started $1"
+while test -e "$PROJECT"; do sleep 0.05; done
 """
 UV = """#!/bin/sh
 echo "uv $1 $2" $(cat) >>"$PROJECT/steps.log"
@@ -45,13 +46,6 @@ echo "in $(pwd) with ${DATA:-} ${MODEL_PATH:-} $*"
 CPU, GPU = ("uv pip sync -r requirements-cpu.txt -e .", "uv pip sync -r requirements-gpu.txt -e .")
 
 
-def test_the_whales_usage_lines_all_name_their_source() -> None:
-    text = (ROOT / "example" / "data_preprocess" / "rcw.sh").read_text(encoding="utf-8")
-    usage = [line for line in text.splitlines() if line.startswith("#   bash") and "--help" not in line]
-    assert len(usage) == 2
-    assert all("--source whale_data.zip" in line for line in usage)  # Kaggle asks for a login: nothing is fetched
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project folder with the real setup_env.sh and stand-ins for the commands it calls."""
@@ -62,6 +56,7 @@ def project(tmp_path: Path) -> Path:
     for name in ("requirements-cpu.txt", "requirements-gpu.txt"):
         (project / name).write_text("numpy==2\n", encoding="utf-8")
     command(project, "python3", PYTHON.replace("REAL", sys.executable))
+    command(project, "timemaster", TIMEMASTER)
     command(project, "uv", UV)
     command(project, "nvidia-smi", "#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
     return project
@@ -110,6 +105,18 @@ def test_packages_are_installed_once_and_again_when_the_list_changes(project: Pa
     (project / "requirements-cpu.txt").write_text("numpy==3\n", encoding="utf-8")
     assert run(project)[0] == 0
     assert steps(project) == ["pip", CPU]
+
+
+def test_a_copied_project_makes_its_own_environment(project: Path) -> None:
+    """The commands in .venv/bin run the project where they were installed."""
+    assert run(project)[0] == 0
+    steps(project)
+    copy = project.with_name("copy")
+    shutil.copytree(project, copy, symlinks=True)
+    assert run(copy)[0] == 0
+    assert steps(copy) == ["venv", "pip", CPU]
+    assert run(copy)[0] == 0
+    assert steps(copy) == []
 
 
 @pytest.mark.parametrize(
@@ -212,13 +219,13 @@ def wait_for(project: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("script", "program"),
     [
-        ("data_preprocess/har.sh", "timemaster.tasks.prepare"),
-        ("sft_trainer/run_ctu.sh", "timemaster.sft"),
-        ("grpo_trainer/run_ctu.sh", "timemaster.grpo"),
-        ("grpo_trainer/run_italy_power.sh", "timemaster.grpo"),
-        ("quickstart.sh", "timemaster.tasks.prepare"),
-        ("small.sh italy_power", "timemaster.tasks.prepare"),
-        ("compare_modalities.sh italy_power", "timemaster.grpo"),
+        ("data_preprocess/har.sh", "prepare"),
+        ("sft_trainer/run_ctu.sh", "sft"),
+        ("grpo_trainer/run_ctu.sh", "grpo"),
+        ("grpo_trainer/run_italy_power.sh", "grpo"),
+        ("quickstart.sh", "prepare"),
+        ("small.sh italy_power", "prepare"),
+        ("compare_modalities.sh italy_power", "grpo"),
     ],
 )
 def test_a_signal_to_the_script_reaches_the_program_and_ends_both(project: Path, script: str, program: str) -> None:
@@ -259,8 +266,8 @@ def test_each_dataset_has_its_scripts_with_the_published_settings(task: str) -> 
     trainer = run["trainer"]
     assert (trainer["n_gpus_per_node"], trainer["total_training_steps"], trainer["val_only"]) == (4, 300, True)
     assert trainer["project_name"] == warm["trainer"]["project_name"] == f"TimeMaster_{task.upper()}"
-    assert run["judge"]["model"] == ("gpt-4o" if task == "emg_soft" else "")
-    assert f"timemaster.tasks.prepare recipes.{task} " in texts("data_preprocess")[f"{task}.sh"]
+    assert run["judge"]["model"] == ("gpt-4o" if task == "emg_soft" else [])
+    assert f"timemaster prepare recipes.{task} " in texts("data_preprocess")[f"{task}.sh"]
 
 
 def test_scripts_pass_the_worst_letters_on(tmp_path: Path) -> None:
@@ -318,6 +325,7 @@ def small(project: Path, *arguments: str, rows: int) -> tuple[dict[str, list[str
         (project / "example" / name).write_text(text, encoding="utf-8")
     real = f'#!/bin/sh\ntest "$1" = -c && exec \'{sys.executable}\' "$@"'
     command(project, "python", STAND_IN.replace("#!/bin/sh", real).replace("NAME", "module"))
+    command(project, "timemaster", STAND_IN.replace("NAME", "command"))
     environment = project / "example" / "setup_env.sh"  # without its last line, which installs
     environment.write_text(environment.read_text(encoding="utf-8").removesuffix("setup_env\n"), encoding="utf-8")
     code, said = run(project, "tee", *arguments, script="small.sh", ROWS=str(rows), MAKE_ROWS=MAKE_ROWS)

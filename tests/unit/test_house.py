@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from tests.rooms import room_of, tree
+from tests.rooms import PAGES, block, room_of
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "timemaster"
@@ -16,7 +16,7 @@ DOORS = {
     "vllm": ["rollout/vllm.py", "rollout/vllm_plugins.py", "rollout/engines.py"],
     "hydra": ["cli.py"],
     "omegaconf": ["cli.py"],
-    "matplotlib": ["series/plot.py", "series/fonts.py", "results/plot_results.py", "results/plot_modalities.py"],
+    "matplotlib": ["series/plot.py", "series/fonts.py", "results/plot_"],
     "sktime": ["series/splits.py", "results/baselines.py"],
     "wfdb": ["series/recordings.py"],
     "soundfile": ["series/recordings.py"],
@@ -46,8 +46,16 @@ def test_a_room_imports_only_rooms_below_it() -> None:
             if module.startswith("timemaster."):
                 other = module.removeprefix("timemaster.")
                 same = name.split("/")[0].removesuffix(".py") == other.split(".")[0]
-                job = room_of(name) == room_of(other) == 0  # grpo.py calls evaluate.py
+                job = room_of(name) == room_of(other) == room_of("grpo.py")  # which calls evaluate.py
                 assert same or job or room_of(name) < room_of(other), f"{name} imports {other}, which stands above it"
+
+
+def test_the_library_does_not_import_its_own_public_names() -> None:
+    """`timemaster/__init__.py` is for users; inside, each name comes from the room where it lies."""
+    for path in files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "timemaster":
+                assert [alias.name for alias in node.names] == ["__version__"], path
 
 
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
@@ -82,10 +90,23 @@ def test_engines_and_backends_do_not_know_each_other() -> None:
 
 
 def test_recipes_import_tasks_rewards_series_media_and_types_only() -> None:
-    allowed = ("timemaster.tasks", "timemaster.rewards", "timemaster.series", "timemaster.media", "timemaster.types")
+    rooms = ("tasks", "rewards", "environments", "series", "media", "types")
+    allowed = tuple(f"timemaster.{room}" for room in rooms)
     for path in (ROOT / "recipes").glob("*.py"):
         for module in imports(path):
-            assert not module.startswith("timemaster") or module.startswith(allowed), f"{path.name} imports {module}"
+            if module.startswith("timemaster") and module != "timemaster":  # the package offers public names
+                assert module.startswith(allowed), f"{path.name} imports {module}"
+
+
+def test_only_models_knows_a_family_of_models() -> None:
+    """Classes and modules of one family, and names of its tensors; a fake family passes tests/unit/test_family.py."""
+    names = {"visual", "merger", "patch_embed", "language_model", "pixel_values", "image_grid_thw", "mm_token_type_ids"}
+    for path in files():
+        if path.parent.name != "models":
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"qwen2_?5|qwen2_?vl|<\|(image|vision|video)_", text, re.IGNORECASE), path
+            used = {node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
+            assert not used & names, f"{path}: {used & names}"
 
 
 def test_each_heavy_library_has_its_door() -> None:
@@ -139,5 +160,7 @@ def test_every_command_prints_any_letter_in_any_locale() -> None:
             assert re.search(r"^    print_any_letter\(\)\n|^    launch\(", text, re.MULTILINE), path
 
 
-def test_the_readmes_tree_is_made_from_the_list_of_rooms() -> None:
-    assert f"<!-- tree -->\n```\n{tree()}```" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_pages_show_the_list_of_rooms() -> None:
+    """`python -m tests.rooms` writes them anew."""
+    for name, mark, text in PAGES:
+        assert block(mark, text()) in (ROOT / name).read_text(encoding="utf-8"), f"{name}: python -m tests.rooms"

@@ -12,15 +12,17 @@ import pytest
 from tests.helpers import picture, question
 from timemaster.data.stream import Stream
 from timemaster.media.images import blank
+from timemaster.models.family import VisionSpec, default_family
 from timemaster.models.folder import load_model_config
+from timemaster.models.grid import fitted_size, grid_thw
 from timemaster.models.positions import find_spans, mrope_positions
-from timemaster.models.vision import VisionSpec, fitted_size, grid_thw, num_tokens, vision_spec
+from timemaster.models.vision import check_pixels, num_tokens, vision_spec
 from timemaster.tokens.render import Renderer
 from timemaster.types import Example, InputError, Media, Message, Part
 
 SPEC = VisionSpec(
-    image_token_id=1000, video_token_id=1001, vision_start_token_id=1002, vision_end_token_id=1003, patch_size=14,
-    merge_size=2, temporal_patch_size=2, tokens_per_second=2, min_pixels=3136, max_pixels=1003520,
+    family=default_family(), image_token_id=1000, video_token_id=1001, banned_token_ids=(1000, 1001, 1002, 1003),
+    patch_size=14, merge_size=2, temporal_patch_size=2, tokens_per_second=2, min_pixels=3136, max_pixels=1003520,
 )  # fmt: skip
 
 
@@ -45,6 +47,12 @@ def test_resizing_arithmetic_equals_transformers() -> None:
             continue
         expected = smart_resize(height, width, 28, SPEC.min_pixels, SPEC.max_pixels)
         assert fitted_size(height, width, SPEC) == expected
+
+
+def test_no_image_is_smaller_than_a_token() -> None:
+    check_pixels(replace(SPEC, min_pixels=100, max_pixels=784))
+    with pytest.raises(InputError, match=r"max_pixels=783: allowed is at least 784 with a Qwen2\.5-VL model"):
+        check_pixels(replace(SPEC, min_pixels=100, max_pixels=783))
 
 
 def test_a_ctu_plot_costs_160_tokens() -> None:
@@ -229,13 +237,13 @@ def test_blanked_examples_keep_their_size_and_lose_their_picture() -> None:
     assert set(load_image(media).getdata()) == {(255, 255, 255)}
 
 
-def test_a_folder_that_is_not_qwen_is_an_error(tmp_path) -> None:
+def test_a_folder_that_is_no_model_of_a_known_family_is_an_error(tmp_path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         load_model_config("checkpoints/misspelt/tiny")
     with pytest.raises(InputError, match="cannot be read as a model"):
         load_model_config(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
-    with pytest.raises(InputError, match="is a llama model"):
+    with pytest.raises(InputError, match=r"type llama is not supported: supported are Qwen2\.5-VL \(qwen2_5_vl\)"):
         load_model_config(str(tmp_path))
 
 

@@ -21,9 +21,9 @@ import pytest
 from tests.helpers import picture, question
 from tests.servers import Answer, ChatServer, completion, cutting, dripping, fails, in_waves, raw, replies, says, silent
 from timemaster.algo.advantages import group_advantages, to_samples
-from timemaster.config import Config
-from timemaster.config.checks import check
-from timemaster.grpo import measure, mini_batches
+from timemaster.config import AlgorithmConfig, Config
+from timemaster.config.resolve import resolve
+from timemaster.grpo import mini_batches, step_metrics
 from timemaster.judge import (
     Budget,
     BudgetSpent,
@@ -528,10 +528,9 @@ def test_the_address_in_the_environment_is_part_of_the_question(tmp_path: Path, 
 def run_with_a_judge(tmp_path: Path, **settings: Any) -> Config:
     cfg = Config()
     cfg.trainer.default_local_dir, cfg.model.path = str(tmp_path / "run"), str(tmp_path)
-    cfg.data.recipes, cfg.data.test_files = "recipes.emg_soft", "test.parquet"
+    cfg.data.recipes, cfg.data.test_files = ["recipes.emg_soft"], ["test.parquet"]
     cfg.judge = dataclasses.replace(cfg.judge, **settings)
-    check(cfg, "eval")
-    return cfg
+    return resolve(cfg, "eval")
 
 
 def test_engines_share_the_calls_and_each_judge_has_its_address_and_key(tmp_path: Path) -> None:
@@ -550,7 +549,7 @@ def test_engines_share_the_calls_and_each_judge_has_its_address_and_key(tmp_path
 def test_a_moved_run_keeps_its_account_and_an_evaluation_has_its_own(tmp_path: Path) -> None:
     accounts = []
     for folder, only in ((tmp_path / "a", False), (tmp_path / "b", False), (tmp_path / "b", True)):
-        cfg = run_with_a_judge(folder, model="m")
+        cfg = run_with_a_judge(folder, model=["m"])
         cfg.trainer.val_only = only
         judge = make_judge(cfg)
         assert judge
@@ -568,23 +567,23 @@ def test_a_moved_run_keeps_its_account_and_an_evaluation_has_its_own(tmp_path: P
 )
 def test_settings_that_would_be_ignored_are_refused(tmp_path: Path, settings: dict[str, Any], says_what: str) -> None:
     with pytest.raises(InputError, match=says_what):
-        run_with_a_judge(tmp_path, **({"model": "m"} | settings))
+        run_with_a_judge(tmp_path, **({"model": ["m"]} | settings))
 
 
 def test_a_run_whose_judge_cannot_answer_does_not_begin(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the rewards of emg_soft ask a judge: set judge\.model"):
         check_rewards(run_with_a_judge(tmp_path))
     with pytest.raises(ChatRefused, match=r"the judge 'm' at http://127\.0\.0\.1:9/v1 gives no verdict: APIConn"):
-        check_rewards(run_with_a_judge(tmp_path, model="m", base_url="http://127.0.0.1:9/v1", max_retries=0))
+        check_rewards(run_with_a_judge(tmp_path, model=["m"], base_url=["http://127.0.0.1:9/v1"], max_retries=0))
     with pytest.raises(InputError, match="max_cost=20 limits nothing"):
-        check_rewards(run_with_a_judge(tmp_path, model="m", max_cost=20.0))
+        check_rewards(run_with_a_judge(tmp_path, model=["m"], max_cost=20.0))
     with ChatServer(replies(gullible)) as server:
-        check_rewards(run_with_a_judge(tmp_path, model="m", base_url=server.url))
+        check_rewards(run_with_a_judge(tmp_path, model=["m"], base_url=[server.url]))
         assert len(server.requests) == 1
-    spent = run_with_a_judge(tmp_path, model="m", base_url=server.url, max_calls=1)
+    spent = run_with_a_judge(tmp_path, model=["m"], base_url=[server.url], max_calls=1)
     check_rewards(spent)  # nothing new is asked
     with pytest.raises(ChatRefused, match="APIConnectionError"):  # although its reply is kept
-        check_rewards(run_with_a_judge(tmp_path, model="m", base_url=server.url, max_retries=0))
+        check_rewards(run_with_a_judge(tmp_path, model=["m"], base_url=[server.url], max_retries=0))
     assert len(server.requests) == 1
 
 
@@ -599,7 +598,7 @@ def test_a_run_whose_judge_cannot_answer_does_not_begin(tmp_path: Path) -> None:
 )
 def test_a_judge_that_gives_no_verdict_is_known_before_the_run(tmp_path: Path, answer: Answer, why: str) -> None:
     with ChatServer(answer) as server:
-        cfg = run_with_a_judge(tmp_path, model="m", base_url=server.url, include_image=True, include_truth=True)
+        cfg = run_with_a_judge(tmp_path, model=["m"], base_url=[server.url], include_image=True, include_truth=True)
         with pytest.raises(ChatRefused, match=f"(?s)'m' at {server.url} gives no verdict: .*{why}"):
             check_rewards(cfg)
         first = server.requests[0]
@@ -792,8 +791,13 @@ def test_unknown_goes_from_the_judge_to_the_advantages(judged: Callable[..., Non
     assert "no JSON" in scores[1].error
     assert scores[2].parts == {"accuracy": 0.0, "extension": 0.0}
     group = Group(ROW, [_with_score(rollout(), s) for s in scores])
-    assert group_advantages(group, "grpo", False, "rollout") == [pytest.approx(0.65), None, pytest.approx(-0.65)]
-    assert group_advantages(group, "grpo", False, "group") == [None, None, None]
+    centred = AlgorithmConfig(norm_adv_by_std_in_grpo=False)
+    assert group_advantages(group, centred, "rollout") == [pytest.approx(0.65), None, pytest.approx(-0.65)]
+    assert group_advantages(group, centred, "group") == [None, None, None]
+    failed = dataclasses.replace(group.rollouts[1], failure="the environment is gone", score=None)
+    for on_unknown in ("rollout", "group"):  # a failure of the infrastructure excludes its rollout alone
+        others = Group(ROW, [group.rollouts[0], failed, group.rollouts[2]])
+        assert group_advantages(others, centred, on_unknown) == [pytest.approx(0.65), None, pytest.approx(-0.65)]
 
 
 def test_a_step_that_the_judge_left_unknown_teaches_nothing_and_has_no_mean() -> None:
@@ -801,17 +805,17 @@ def test_a_step_that_the_judge_left_unknown_teaches_nothing_and_has_no_mean() ->
     groups = [
         Group(ROW, [_with_score(rollout(), score) for score in scores]) for scores in ([unknown] * 2, [known] * 2)
     ]
-    advantages = [group_advantages(group, "grpo", True, "rollout") for group in groups]
+    advantages = [group_advantages(group, AlgorithmConfig(), "rollout") for group in groups]
     assert advantages == [[None, None], [0.0, 0.0]]
     learnt = [to_samples(group, own) for group, own in zip(groups, advantages, strict=True)]
     cfg = Config()
     cfg.actor.ppo_mini_batch_size, cfg.actor.ppo_epochs = 1, 2
     assert mini_batches(cfg, learnt) == [learnt[1], learnt[1]]
     assert mini_batches(cfg, learnt[:1]) == []
-    alone = measure(groups[:1], [], 1.0)
+    alone = step_metrics(groups[:1], [], 1.0, {})
     assert alone["reward/unknown"] == 2
     assert not alone.keys() & {"reward/mean", "reward/zero_spread_groups", "reward/accuracy"}
-    both = measure(groups, [], 1.0)
+    both = step_metrics(groups, [], 1.0, {})
     assert (both["reward/mean"], both["reward/zero_spread_groups"], both["reward/unknown"]) == (0.5, 1.0, 2)
 
 

@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 
 from tests.helpers import picture
-from timemaster.data.store import check_labels, plot_row, read_examples, with_task_labels, write_rows
+from timemaster.data.store import plot_row, read_examples, write_rows
+from timemaster.metrics.classification import Classification
 from timemaster.results.predictions import read_predictions
 from timemaster.results.report.read import judge
 from timemaster.rewards import RewardPart, accuracy, format_lenient, format_strict, predict_label
 from timemaster.series.labels import label_key
 from timemaster.series.plot import PlotStyle
 from timemaster.series.splits import Series, read_series
-from timemaster.tasks import Task
+from timemaster.tasks import SeriesClassification
 from timemaster.tasks.audit import audit
+from timemaster.tasks.rows import with_task_answers
 from timemaster.types import Example, InputError, Rollout
 
 ONE = ("Été", "Ångström", "한국", "Straße")  # each letter with its mark is one character
@@ -51,7 +53,7 @@ def test_answers_and_rewards(labels: tuple[str, ...], others: tuple[str, ...]) -
 
 def test_a_task_refuses_two_writings_of_a_label() -> None:
     with pytest.raises(InputError, match="must be there and differ"):
-        Task(
+        SeriesClassification(
             name="x", data_source="x", labels=(ONE[0], TWO[0]), question="<image>?", load=lambda _: {},
             plot=PlotStyle(), rewards=(RewardPart("format", 1.0, format_strict),),
         )  # fmt: skip
@@ -62,10 +64,11 @@ def test_rows_take_the_tasks_writing(labels: tuple[str, ...], others: tuple[str,
     series = [Series([[0.0, 1.0]], other, i) for i, other in enumerate(others)]
     rows = [plot_row(one, picture(one.index).data or b"", "<image>Which?", "x", "train") for one in series]
     write_rows(tmp_path / "a.parquet", rows)
-    tasks = {"x": SimpleNamespace(name="x", labels=labels)}
+    tasks = {"x": SimpleNamespace(name="x", evaluation=Classification(labels=labels))}
     examples, _ = read_examples([str(tmp_path / "a.parquet")])
-    assert check_labels(examples, tasks) == []
-    assert [example.answer for example in with_task_labels(examples, tasks)] == list(labels)
+    spelled, bad = with_task_answers(examples, tasks)
+    assert bad == []
+    assert [example.answer for example in spelled] == list(labels)
 
 
 @pytest.mark.parametrize(("labels", "others"), WRITINGS)
@@ -82,8 +85,8 @@ def test_predictions_of_other_tools(labels: tuple[str, ...], others: tuple[str, 
     rows = [{"id": f"t:{i}", "data_source": "x", "truth": other, "prediction": other} for i, other in enumerate(others)]
     file = tmp_path / "predictions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = read_predictions(file, "x", labels)
-    assert [(one.truth, one.predicted) for one in found.values()] == [(label, label) for label in labels]
+    found = read_predictions(file, "x", Classification(labels=labels))
+    assert [(one.truth, one.prediction) for one in found.values()] == [(label, label) for label in labels]
 
 
 def test_a_report_of_a_run_without_recipes() -> None:

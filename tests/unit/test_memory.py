@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from timemaster.config import Config
-from timemaster.run.memory_estimate import estimate, remedies, report, shapes
+from timemaster.models.family import ModelSizes, family_of
+from timemaster.run.memory_estimate import estimate, remedies, report
 from timemaster.system.memory import num_bytes
 from timemaster.types import InputError
 
@@ -52,17 +53,21 @@ def test_this_process_has_memory() -> None:
 VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "in_chans": 3}
 PUBLISHED = {
     "3B": {
-        "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
+        "model_type": "qwen2_5_vl", "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
         "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
         "vision_config": VISION | {"out_hidden_size": 2048},
     },
     "7B": {
-        "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+        "model_type": "qwen2_5_vl", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
         "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
         "vision_config": VISION | {"out_hidden_size": 3584},
     },
 }  # fmt: skip
 GPU_GIB = 79.2  # what a GPU sold with 80 GB has
+
+
+def sizes(config: dict) -> ModelSizes:
+    return family_of(config).sizes(config)
 
 
 def settings(**changes: object) -> Config:
@@ -77,7 +82,7 @@ def settings(**changes: object) -> Config:
 def test_parameters_are_counted_as_published() -> None:
     # a layer of 3B: q, o 2 x 2048^2 + 2048, k, v 2 x (2048 x 256 + 256), MLP 3 x 2048 x 11008, norms 2 x 2048
     # = 77,076,992; x 36, + norm 2048, + embeddings 151936 x 2048 (tied) = 3,085,938,688. Published: 3.75 and 8.29 B.
-    assert [(shapes(c).language, shapes(c).vision) for c in PUBLISHED.values()] == [
+    assert [(sizes(c).language, sizes(c).vision) for c in PUBLISHED.values()] == [
         (3_085_938_688, 668_684_288),
         (7_615_616_512, 676_550_144),
     ]
@@ -87,7 +92,7 @@ def test_parameters_are_counted_as_transformers_makes_them(tiny: str) -> None:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny)
-    found = shapes(json.loads(Path(tiny, "config.json").read_text(encoding="utf-8")))
+    found = sizes(json.loads(Path(tiny, "config.json").read_text(encoding="utf-8")))
     assert found.vision == sum(p.numel() for p in model.model.visual.parameters())
     assert found.language + found.vision == sum(p.numel() for p in model.parameters())
     assert found.stored_bytes == 4
@@ -96,14 +101,16 @@ def test_parameters_are_counted_as_transformers_makes_them(tiny: str) -> None:
 def test_what_a_rank_keeps_by_hand() -> None:
     # 3.7546 B parameters: float32 masters x 4 = 13.99 GiB, Adam x 8 = 27.97, gradients x 4 = 13.99, reference in
     # bfloat16 x 2 = 6.99. Engine: weights x 2 = 6.99; cache 2 x 36 layers x 256 x 2 bytes = 36,864 a token.
-    model = shapes(PUBLISHED["3B"])
+    model = sizes(PUBLISHED["3B"])
     one = estimate(settings(), model, "grpo")
     assert one.states == pytest.approx({"weights": 13.99, "optimizer": 27.97, "reference": 6.99}, abs=0.01)
     assert one.gradients == pytest.approx(13.99, abs=0.01)
     assert one.engine_weights == pytest.approx(6.99, abs=0.01)
     assert one.cache_bytes == 36_864
     # together with the engine's 0.6 x 79.2 = 47.52: 47.52 + 48.95 = 96.47
-    assert one.least(GPU_GIB) == pytest.approx({"an update": 62.94, "a rollout (engine and trainer)": 96.47}, abs=0.02)
+    assert one.minimum(GPU_GIB) == pytest.approx(
+        {"an update": 62.94, "a rollout (engine and trainer)": 96.47}, abs=0.02
+    )
     two = estimate(settings(trainer__n_gpus_per_node=2), model, "grpo")
     assert sum(two.states.values()) == pytest.approx(sum(one.states.values()) / 2)
     # frozen tower: 3.0859 B trained; 2 x 0.6687 B x 2 bytes whole with each of the two models = 1.245
@@ -152,7 +159,7 @@ def test_what_fits(size: str, changes: dict, outcome: str) -> None:
 
 @pytest.mark.parametrize(("size", "gpus"), [("3B", 1), ("7B", 1), ("7B", 2)])
 def test_every_remedy_is_one(size: str, gpus: int) -> None:
-    model = shapes(PUBLISHED[size])
+    model = sizes(PUBLISHED[size])
     found = remedies(settings(trainer__n_gpus_per_node=gpus), model, "grpo", GPU_GIB)
     assert found
     for text in found:
@@ -164,7 +171,7 @@ def test_every_remedy_is_one(size: str, gpus: int) -> None:
 
 def test_checkpointing_gradients_saves_most_of_the_activations() -> None:
     # 36 layers of 20.6 x 2048 + 4 x 256 + 8 x 11008 = 131,277 bytes a token, against 36 x 2 x 2048 + 131,277
-    model = shapes(PUBLISHED["3B"])
+    model = sizes(PUBLISHED["3B"])
     with_it, without = (
         estimate(
             settings(model__enable_gradient_checkpointing=on, model__freeze_vision_tower=True), model, "grpo"

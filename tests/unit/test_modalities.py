@@ -14,7 +14,7 @@ from tests.helpers import picture
 from timemaster.config import DataConfig, NumericConfig
 from timemaster.data.store import plot_row, write_rows
 from timemaster.media.images import image_media
-from timemaster.models.vision import num_tokens, vision_spec
+from timemaster.models.vision import default_vision_spec, num_tokens
 from timemaster.results.modalities import (
     PUBLISHED_MIN_PIXELS,
     compare,
@@ -133,7 +133,7 @@ def test_a_ctu_day_costs_about_what_was_published() -> None:
     days = task.load(COMPUTERS)["test"]
     plot = num_tokens(
         image_media(draw_png(days[0], task.plot)),
-        vision_spec({"vision_config": {}}, PUBLISHED_MIN_PIXELS, DataConfig().max_pixels),
+        default_vision_spec(PUBLISHED_MIN_PIXELS, DataConfig().max_pixels),
     )
     for decimals, ratio in ((1, 5.3), (2, 6.7)):
         style = NumericConfig(decimals=decimals)

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tests.helpers import full, random_samples, trained_tokens
-from timemaster.algo.advantages import group_advantages, grpo, to_samples
+from timemaster.algo.advantages import AlgorithmConfig, group_advantages, grpo, to_samples
 from timemaster.algo.losses import LossConfig, LossInputs, difference, k3, policy_loss, ppo_clip
 from timemaster.algo.token_metrics import add_up, means
-from timemaster.sft import measure
+from timemaster.sft import step_metrics
 from timemaster.tokens.plan import spread
 from timemaster.types import Example, Group, InputError, Rollout, Sample, Score
 
@@ -34,21 +34,21 @@ def inputs(
 
 def test_grpo_advantage_by_hand() -> None:
     # mean 0.55; squared deviations 0.2025 x 2, 0.2025 x 2 -> sum 0.81; / 3 = 0.27; std 0.519615
-    got = grpo([1.0, 0.1, 1.0, 0.1], normalise=True)
+    got = grpo([1.0, 0.1, 1.0, 0.1], AlgorithmConfig())
     assert got == pytest.approx([0.45 / 0.519616, -0.45 / 0.519616, 0.45 / 0.519616, -0.45 / 0.519616], rel=1e-5)
-    assert grpo([1.0, 0.1], normalise=False) == pytest.approx([0.45, -0.45])
+    assert grpo([1.0, 0.1], AlgorithmConfig(norm_adv_by_std_in_grpo=False)) == pytest.approx([0.45, -0.45])
 
 
 def test_a_group_without_spread_has_exactly_no_advantage() -> None:
     # 0.1 + 0.1 + 0.1 is not 0.3 in floats: a mean of equal scores may differ from them in the last bit
     for score in (0.1, 0.9, 1.0, 1 / 3):
-        assert grpo([score] * 7, normalise=True) == [0.0] * 7
+        assert grpo([score] * 7, AlgorithmConfig()) == [0.0] * 7
 
 
 def test_ppo_clip_by_hand() -> None:
     # ratios: e^0.5 = 1.6487 (A = 1: held at 1.3), e^-0.5 = 0.6065 (A = -1: held at 0.8), e^0 = 1 (A = 2: free)
     x = inputs([-1.0, -2.0, -3.0], [-1.5, -1.5, -3.0], [1.0, -1.0, 2.0])
-    per_token, metrics = ppo_clip(x, low=0.2, high=0.3)
+    per_token, metrics = ppo_clip(x, LossConfig(clip_ratio_low=0.2, clip_ratio_high=0.3))
     assert per_token.tolist() == pytest.approx([-1.3, 0.8, -2.0], rel=1e-6)
     assert metrics["clip_fraction_high"].tolist() == [1, 0, 0]
     assert metrics["clip_fraction_low"].tolist() == [0, 1, 0]
@@ -56,21 +56,14 @@ def test_ppo_clip_by_hand() -> None:
 
 def test_clipping_never_hides_a_worse_ratio() -> None:
     # A = 1 and ratio e^-0.5 = 0.6065: the unclipped term is the pessimistic one and stays
-    per_token, metrics = ppo_clip(inputs([-2.0], [-1.5], [1.0]), low=0.2, high=0.2)
+    per_token, metrics = ppo_clip(inputs([-2.0], [-1.5], [1.0]), LossConfig())
     assert per_token.tolist() == pytest.approx([-math.exp(-0.5)])
     assert metrics["clip_fraction_high"] + metrics["clip_fraction_low"] == 0
 
 
 def test_policy_loss_with_kl_and_entropy_by_hand() -> None:
     # surrogate -1 (ratio 1, A 1); k3 with d = ref - lp = 0.2: e^0.2 - 0.2 - 1 = 0.0214028; entropy 0.5
-    cfg = LossConfig(
-        policy_loss="ppo_clip",
-        clip_ratio_low=0.2,
-        clip_ratio_high=0.2,
-        entropy_coeff=0.1,
-        kl_loss_type="low_var_kl",
-        kl_coef=0.5,
-    )
+    cfg = LossConfig(entropy_coeff=0.1, use_kl_loss=True, kl_loss_coef=0.5)
     loss, metrics = policy_loss(inputs([-1.0], [-1.0], [1.0], [-0.8]), cfg, denominator=4.0)
     assert float(loss) == pytest.approx((-1 - 0.1 * 0.5 + 0.5 * 0.0214028) / 4, rel=1e-5)
     assert float(metrics["kl"]) == pytest.approx(0.0214028, rel=1e-5)
@@ -130,7 +123,7 @@ def test_samples_carry_their_rollouts_advantage() -> None:
         )  # fmt: skip
 
     group = Group(Example(id="r", messages=[], answer="", data_source=""), [rollout(0.0), rollout(1.0)])
-    samples = to_samples(group, group_advantages(group, "grpo", True, "group"))
+    samples = to_samples(group, group_advantages(group, AlgorithmConfig(), "group"))
     # mean 0.5, std sqrt(0.5) = 0.70711
     assert [s.advantage for s in samples] == pytest.approx([-0.5 / 0.70711, 0.5 / 0.70711], rel=1e-4)
     assert samples[0].logprobs == [0.0, -1.0]
@@ -161,14 +154,7 @@ def gradients(setting, sizes: list[int], padded: bool) -> tuple[float, torch.Ten
 
     backend, samples = setting
     backend.collate = Collator(backend.cfg.model.path, backend.spec, 0, padded)
-    cfg = LossConfig(
-        policy_loss="ppo_clip",
-        clip_ratio_low=0.2,
-        clip_ratio_high=0.2,
-        entropy_coeff=0.01,
-        kl_loss_type="low_var_kl",
-        kl_coef=0.01,
-    )
+    cfg = LossConfig(entropy_coeff=0.01, use_kl_loss=True, kl_loss_coef=0.01)
     backend.optimizer.zero_grad()
     total, cursor = 0.0, 0
     for size in sizes:
@@ -209,8 +195,8 @@ def test_each_source_has_its_own_supervised_loss(setting) -> None:
     for source, own in alone.items():
         for name in ("loss", "entropy"):
             assert found[f"{name}@{source}"] == pytest.approx(loss(own, [4])[name], rel=1e-5)
-    assert measure(mixed, found, 1.0).keys() >= {"sft/loss", "sft/loss@a", "sft/entropy@b"}
-    assert not [name for name in measure(alone["a"], loss(alone["a"], [4]), 1.0) if "@" in name]
+    assert step_metrics(mixed, found, 1.0).keys() >= {"sft/loss", "sft/loss@a", "sft/entropy@b"}
+    assert not [name for name in step_metrics(alone["a"], loss(alone["a"], [4]), 1.0) if "@" in name]
 
 
 def test_a_rank_without_samples_joins_in_and_counts_nothing(setting) -> None:
@@ -228,7 +214,6 @@ def test_a_rank_without_samples_joins_in_and_counts_nothing(setting) -> None:
 def test_logprobs_equal_transformers_own_forward(setting) -> None:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from timemaster.models.vision import banned_token_ids, grid_thw
     from timemaster.tokens.batch import Collator
 
     backend, samples = setting
@@ -240,11 +225,10 @@ def test_logprobs_equal_transformers_own_forward(setting) -> None:
         with torch.no_grad():
             logits = model(
                 input_ids=ids,
-                pixel_values=torch.cat([backend.collate.pixels.get(m) for m in sample.media]),
-                image_grid_thw=torch.tensor([grid_thw(m, backend.spec) for m in sample.media]),
+                **backend.collate([sample]).images.inputs,
                 mm_token_type_ids=(ids == backend.spec.image_token_id).int(),
             ).logits
-        logits[..., banned_token_ids(backend.spec)] = -torch.inf
+        logits[..., list(backend.spec.banned_token_ids)] = -torch.inf
         reference = logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])[:, 0]
         expected = [float(reference[i - 1]) for i, trained in enumerate(sample.mask) if trained]
         assert values == pytest.approx(expected, abs=2e-5)

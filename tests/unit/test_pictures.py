@@ -15,8 +15,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from tests.helpers import picture
-from timemaster.evaluate import picture_title
 from timemaster.metrics.answers import how_sampled
+from timemaster.results.plot_evaluation import picture_title
 from timemaster.results.plot_results import (
     PLOT_WIDTH,
     RIGHT,

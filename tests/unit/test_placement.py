@@ -67,7 +67,7 @@ def test_gpus_are_waited_for_until_it_is_said_which_are_missing() -> None:
     lines = out.splitlines()
     assert lines[0] == "['sees one', 'sees one']"
     assert (
-        "trainer.nnodes=1 x trainer.n_gpus_per_node=1 asks for 1 times 1 GPU(s), each time of another node" in lines[1]
+        "trainer.nnodes=1 x trainer.n_gpus_per_node=1 asks for 1 times 1 GPU(s), each time on another node" in lines[1]
     )
     assert "0 GPUs are free in the Ray cluster, whose nodes have 2 in all" in lines[1]
     assert (
@@ -112,14 +112,14 @@ def test_a_hub_id_means_one_commit_for_all_processes_of_a_run(tmp_path: Path) ->
         f"""
         from pathlib import Path
         from timemaster.config import ModelConfig
-        from timemaster.models.folder import local_folder, pin
+        from timemaster.models.folder import local_folder, pinned
 
         model = ModelConfig(path="Qwen/tiny")
-        pin(model)
+        model = pinned(model)
         Path({str(hub / "refs" / "main")!r}).write_text("b" * 40, encoding="utf-8")
         print(local_folder(model.path, model.revision))
         model = ModelConfig(path={str(tmp_path)!r})
-        pin(model)
+        model = pinned(model)
         print(model.revision, local_folder(model.path, model.revision))
         """,
         HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"), HF_HUB_OFFLINE="1",

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from timemaster.config import Config
-from timemaster.config.checks import check
+from timemaster.config.resolve import resolve
 from timemaster.data.store import plot_row, write_rows
 from timemaster.models.folder import load_model_config
-from timemaster.run.inputs import load_jobs, load_samples, make_renderer
+from timemaster.run.inputs import load_prompts, load_samples, make_renderer
 from timemaster.series.splits import Series
 from timemaster.types import Example, InputError, Media, Message, Part
 
@@ -34,11 +34,10 @@ def png() -> bytes:
 @pytest.fixture
 def cfg(tiny: str) -> Config:
     config = Config()
-    config.model.path, config.data.recipes, config.data.train_files = tiny, "recipes.italy_power", "unused"
+    config.model.path, config.data.recipes, config.data.train_files = tiny, ["recipes.italy_power"], ["unused"]
     config.data.min_pixels = 784
     config.data.max_prompt_length = 64
-    check(config, "sft")
-    return config
+    return resolve(config, "sft")
 
 
 def write(path: Path, png: bytes, questions: list[str], labels: list[str]) -> str:
@@ -52,7 +51,7 @@ def write(path: Path, png: bytes, questions: list[str], labels: list[str]) -> st
 
 def answers(cfg: Config, file: str, folder: Path) -> list[str]:
     """The answers of the rows that training could use."""
-    return [example.answer for example, _ in load_jobs(cfg, [file], make_renderer(cfg), folder)]
+    return [row.example.answer for row in load_prompts(cfg, [file], make_renderer(cfg), folder)]
 
 
 def reasons(folder: Path) -> dict[int, str]:
@@ -112,7 +111,7 @@ def test_rendering_names_the_row(cfg: Config) -> None:
         (renderer.prompt, []),
     ):
         example = Example(id="a.parquet:7", messages=messages, answer="Winter", data_source="italy_power")
-        with pytest.raises(InputError, match=r"row a\.parquet:7: nothing stands before the assistant's turn"):
+        with pytest.raises(InputError, match=r"row a\.parquet:7: there is no turn before the assistant's"):
             render(example)
 
 
@@ -123,21 +122,21 @@ def test_long_prompts_are_dropped_counted_and_listed(
         tmp_path / "c.parquet", png, [QUESTION, QUESTION + " Look" * 80, QUESTION], ["Winter", "Summer", "Summer"]
     )
     with caplog.at_level(logging.WARNING, logger="timemaster"):
-        jobs = load_jobs(cfg, [file], make_renderer(cfg), tmp_path)
-    assert [example.answer for example, _ in jobs] == ["Winter", "Summer"]
+        rows = load_prompts(cfg, [file], make_renderer(cfg), tmp_path)
+    assert [row.example.answer for row in rows] == ["Winter", "Summer"]
     assert "dropped 1 rows over 64 tokens" in caplog.text
     assert json.loads((tmp_path / "dropped_rows.jsonl").read_text(encoding="utf-8"))["id"].endswith(":1")
     cfg.data.max_prompt_length = 8
     with pytest.raises(InputError, match="no row is left"):
-        load_jobs(cfg, [file], make_renderer(cfg), tmp_path)
+        load_prompts(cfg, [file], make_renderer(cfg), tmp_path)
 
 
 def test_supervised_rows_keep_all_their_image_tokens(cfg: Config, png: bytes, tmp_path: Path) -> None:
     file = write(tmp_path / "d.parquet", png, [QUESTION], ["Winter"])
     renderer = make_renderer(cfg)
-    ((_, sample),) = load_samples(cfg, [file], renderer, tmp_path)
-    assert sample.token_ids.count(renderer.spec.image_token_id) == 16
-    assert sum(sample.mask) > 0
+    (row,) = load_samples(cfg, [file], renderer, tmp_path)
+    assert row.sample.token_ids.count(renderer.spec.image_token_id) == 16
+    assert sum(row.sample.mask) > 0
 
 
 def test_missing_and_empty_files_are_errors(cfg: Config, tmp_path: Path) -> None:
@@ -159,7 +158,7 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(
         with pytest.raises(InputError, match=f"no such folder.*hf download OWNER/NAME --local-dir {re.escape(path)}$"):
             load_model_config(path)
     (tmp_path / "model").mkdir()
-    with pytest.raises(InputError, match=f"write the folder out, '{tmp_path}/model'"):
+    with pytest.raises(InputError, match=f"Write '{tmp_path}/model'"):
         load_model_config("~/model")
 
 

@@ -19,14 +19,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers import picture, question
-from timemaster.backends import checkpoint
 from timemaster.config import Config
-from timemaster.run.folder import Run, is_done, save
+from timemaster.run import checkpoints
+from timemaster.run.folder import ResumePoint, Run, StepPlan, is_done, save
 from timemaster.run.sinks import TensorBoard
 from timemaster.system.locks import folder_lock
 from timemaster.types import Group, InputError, Rollout
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def plan(done: int, total: int) -> StepPlan:
+    return StepPlan(num_rows=80, total=total, resume=ResumePoint(step=done))
 
 
 @pytest.fixture
@@ -111,18 +115,20 @@ def test_after_a_crash_no_step_and_no_row_is_there_twice(cfg: Config) -> None:
             run.log_step(step, {"reward/mean": 0.5}, ())
             if step == 5:
                 names = ("state/.metadata", "huggingface/config.json")
-                half = checkpoint.begin(folder, 5, 1)
+                half = checkpoints.begin(folder, 5, 1)
                 for name in names:
                     (half / name).parent.mkdir()
                     (half / name).write_text("w", encoding="utf-8")
-                checkpoint.commit(half, {"step": 5, **run.identity}, dict.fromkeys(names, 1), keep=1)
+                checkpoints.commit(
+                    half, {"step": 5, "updates_done": 5, **run.identity}, dict.fromkeys(names, 1), keep=1
+                )
     (event_file,) = (folder / "tensorboard").iterdir()
     event_file.write_bytes(event_file.read_bytes() + b"\x20\0\0\0")  # a kill cut the last event
     (folder / "skipped_rows.jsonl").write_text("{}\n", encoding="utf-8")
     (folder / "dropped_rows.jsonl").write_text("{}\n", encoding="utf-8")
     with Run(cfg, "grpo") as run:
         assert not list(folder.glob("*_rows.jsonl"))
-        assert run.resume_point({"rows": 1})[1] == 5
+        assert run.resume_point({"rows": 1}).step == 5
         assert steps() == [1, 2, 3, 4, 5]
         for step in (6, 7, 8):
             run.log_step(step, {"reward/mean": 0.25}, ())
@@ -134,11 +140,11 @@ def test_nothing_to_do_names_the_setting_that_decides(cfg: Config, caplog) -> No
     run = Run(cfg, "sft")
     caplog.set_level(logging.INFO)
     logging.getLogger("timemaster").setLevel(logging.INFO)
-    assert not is_done(run, 9, 10)
-    assert is_done(run, 10, 10)
+    assert not is_done(run, plan(9, 10))
+    assert is_done(run, plan(10, 10))
     assert "10 steps are done, and trainer.total_epochs=1, which is 10 steps. Raise it" in caplog.text
     cfg.trainer.total_training_steps = 7
-    assert is_done(run, 10, 7)
+    assert is_done(run, plan(10, 7))
     assert "10 steps are done, and trainer.total_training_steps=7. Raise it" in caplog.text
 
 
@@ -146,7 +152,7 @@ def test_nothing_to_do_names_the_setting_that_decides(cfg: Config, caplog) -> No
 def test_a_signal_ends_after_the_step_and_a_second_one_at_once(cfg: Config, caplog, number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with Run(cfg, "sft") as run:
-        run.start_bar(0, 10)
+        run.start_bar(plan(0, 10))
         os.kill(os.getpid(), number)
         assert run.stop_requested
         assert f"{number.name}: this step is finished and saved" in caplog.text
@@ -169,12 +175,12 @@ def test_a_step_that_outlasts_the_limit_is_not_waited_for_and_a_save_is(cfg: Con
 
     cfg.trainer.stop_seconds = 0.2
     with Run(cfg, "sft") as run:
-        run.start_bar(0, 10)
+        run.start_bar(plan(0, 10))
         os.kill(os.getpid(), signal.SIGTERM)
         save(run, Workers(), 1)  # type: ignore[arg-type]
-        assert checkpoint.checkpoints(run.folder)[-1][0] == 1
+        assert checkpoints.checkpoints(run.folder)[-1][0] == 1
     with Run(cfg, "sft") as run:
-        run.start_bar(0, 10)
+        run.start_bar(plan(0, 10))
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt, match="SIGALRM"):
             time.sleep(20)
@@ -263,9 +269,9 @@ def test_a_full_disk_is_said_in_words_and_leaves_no_half_picture(cfg: Config, na
 
 
 def test_events_before_the_step_are_kept_as_they_are(tmp_path: Path) -> None:
-    board = TensorBoard(tmp_path)
+    board = TensorBoard(Config(), tmp_path)
     board.write(1, {"a": 1.0})
     board.close()
     before = contents(tmp_path)
-    TensorBoard(tmp_path).forget_after(1)
+    TensorBoard(Config(), tmp_path).forget_after(1)
     assert contents(tmp_path) == before

@@ -7,20 +7,24 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.helpers import picture, question
+from tests.helpers import answer_of, picture, question
 from tests.servers import ChatServer, says
-from timemaster.backends import checkpoint
 from timemaster.config import Config, RewardConfig
-from timemaster.evaluate import validation_metrics
 from timemaster.judge import Budget, Chat, Endpoint, Judge, Rubric, Store, set_judge, the_judge
-from timemaster.metrics.answers import UNPARSED, Prediction, summarise, wilson
-from timemaster.models.weights import live_name, published_name
+from timemaster.metrics.answers import Answer
+from timemaster.metrics.classification import UNPARSED
+from timemaster.metrics.intervals import wilson
+from timemaster.metrics.summary import summarise as summarise_items
+from timemaster.metrics.summary import validation_metrics
+from timemaster.models.family import default_family
 from timemaster.rewards import RewardPart, Scorer
 from timemaster.rollout.loop import RolloutLoop, stable_seed
-from timemaster.run.folder import Run
+from timemaster.run import checkpoints
+from timemaster.run.folder import ResumePoint, Run
 from timemaster.run.inputs import rows_identity
 from timemaster.tasks.scorer import make_scorer
 from timemaster.types import Completion, Example, InputError, Message, Part, Prompt, Rollout, Sampling, Score
@@ -29,12 +33,14 @@ LABELS = ["Desktop", "Laptop"]
 RUBRIC = Rubric("an answer", {"depth": "gives reasons"})
 
 
-def answered(truth: str, predicted: str | None, source: str = "computer_dataset") -> Prediction:
+def answered(truth: str, predicted: str | None, source: str = "computer_dataset") -> Answer:
     right = float(truth == predicted)
-    return Prediction(
-        data_source=source, truth=truth, predicted=predicted, labels=LABELS, reward=right,
-        parts={"accuracy": right, "format": float(predicted is not None)}, num_tokens=10,
-    )  # fmt: skip
+    parts = {"accuracy": right, "format": float(predicted is not None)}
+    return answer_of(source, truth, predicted, LABELS, score=right, parts=parts, tokens=10)
+
+
+def summarise(answers: list[Answer]) -> dict[str, Any]:
+    return summarise_items([[answer] for answer in answers], {})
 
 
 def test_summary_by_hand() -> None:
@@ -57,9 +63,9 @@ def test_summary_by_hand() -> None:
 
 def test_what_a_judge_could_not_settle_is_left_out_of_the_reward_and_counted() -> None:
     graded = [
-        replace(answered("Desktop", "Desktop"), reward=1.4, parts={"accuracy": 1.0, "extension": 0.8}),
-        replace(answered("Desktop", "Desktop"), reward=None, parts={"accuracy": 1.0}),
-        replace(answered("Laptop", None), reward=0.0, parts={"accuracy": 0.0, "extension": 0.0}),
+        replace(answered("Desktop", "Desktop"), score=1.4, parts={"accuracy": 1.0, "extension": 0.8}),
+        replace(answered("Desktop", "Desktop"), score=1.0, unknown=["extension"], parts={"accuracy": 1.0}),
+        replace(answered("Laptop", None), score=0.0, parts={"accuracy": 0.0, "extension": 0.0}),
     ]
     got = summarise(graded)
     assert (got["reward_mean"], got["unknown"]) == (0.7, 1)
@@ -76,9 +82,9 @@ def test_an_unparsed_answer_is_no_class() -> None:
 
 
 def test_free_text_is_never_unparsed_while_training() -> None:
-    free = replace(answered("4.5", None), labels=[])
-    assert "val/unparsed" not in validation_metrics(summarise([free]), "")
-    assert validation_metrics(summarise([answered("Laptop", None)]), "")["val/unparsed"] == 1.0
+    free = replace(answered("4.5", None), choices=())
+    assert "val/unparsed" not in validation_metrics(summarise([free]))
+    assert validation_metrics(summarise([answered("Laptop", None)]))["val/unparsed"] == 1.0
 
 
 def test_several_sources_are_also_counted_apart() -> None:
@@ -97,52 +103,52 @@ def test_wilson_interval_by_hand() -> None:
 
 
 def finished(run: Path, step: int, keep: int = 2) -> Path:
-    folder = checkpoint.begin(run, step, needed_bytes=1)
+    folder = checkpoints.begin(run, step, needed_bytes=1)
     names = ("state/.metadata", "huggingface/config.json", "rng_0.pt")
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("w" * 100, encoding="utf-8")
-    return checkpoint.commit(folder, {"step": step, "updates_done": step}, dict.fromkeys(names, 100), keep=keep)
+    return checkpoints.commit(folder, {"step": step, "updates_done": step}, dict.fromkeys(names, 100), keep=keep)
 
 
 def test_older_checkpoints_are_pruned_after_the_new_one_is_there(tmp_path: Path) -> None:
     for step in (5, 10, 15):
         finished(tmp_path, step)
-    assert [step for step, _ in checkpoint.checkpoints(tmp_path)] == [10, 15]
-    assert checkpoint.read_state(tmp_path / "global_step_15") == {"step": 15, "updates_done": 15}
+    assert [step for step, _ in checkpoints.checkpoints(tmp_path)] == [10, 15]
+    assert checkpoints.read_state(tmp_path / "global_step_15") == {"step": 15, "updates_done": 15}
 
 
 def test_a_kill_while_saving_leaves_the_older_checkpoint_as_latest(tmp_path: Path) -> None:
     finished(tmp_path, 5)
-    half = checkpoint.begin(tmp_path, 10, needed_bytes=1)
+    half = checkpoints.begin(tmp_path, 10, needed_bytes=1)
     (half / "weights").write_text("half", encoding="utf-8")  # and then the process is killed
-    assert checkpoint.latest(tmp_path) == tmp_path / "global_step_5"
+    assert checkpoints.latest(tmp_path) == tmp_path / "global_step_5"
     finished(tmp_path, 10)
-    assert checkpoint.latest(tmp_path) == tmp_path / "global_step_10"
+    assert checkpoints.latest(tmp_path) == tmp_path / "global_step_10"
     assert not list(tmp_path.glob("tmp_*"))
 
 
 def test_a_full_disk_is_said_before_anything_is_lost(tmp_path: Path) -> None:
     finished(tmp_path, 5)
     with pytest.raises(InputError, match=r"no space left to save step 10 .* The last checkpoint is .*global_step_5"):
-        checkpoint.begin(tmp_path, 10, needed_bytes=1 << 60)
-    assert checkpoint.latest(tmp_path) == tmp_path / "global_step_5"
+        checkpoints.begin(tmp_path, 10, needed_bytes=1 << 60)
+    assert checkpoints.latest(tmp_path) == tmp_path / "global_step_5"
     assert not list(tmp_path.glob("tmp_*"))
 
 
 def test_a_checkpoint_that_lacks_a_ranks_part_is_refused_and_prunes_nothing(tmp_path: Path, monkeypatch) -> None:
     for step in (5, 10):
         finished(tmp_path, step)
-    hollow = checkpoint.begin(tmp_path, 15, needed_bytes=1)  # the second rank wrote to another disk
+    hollow = checkpoints.begin(tmp_path, 15, needed_bytes=1)  # the second rank wrote to another disk
     (hollow / "rng_0.pt").write_text("w", encoding="utf-8")
-    monkeypatch.setattr(checkpoint, "SECONDS_TO_APPEAR", 0.0)
+    monkeypatch.setattr(checkpoints, "SECONDS_TO_APPEAR", 0.0)
     with pytest.raises(InputError, match=r"rng_1.pt is missing\. Every node must see .*shared disk"):
-        checkpoint.commit(hollow, {"step": 15}, {"rng_0.pt": 1, "rng_1.pt": 1}, keep=1)
-    assert [step for step, _ in checkpoint.checkpoints(tmp_path)] == [5, 10]
+        checkpoints.commit(hollow, {"step": 15}, {"rng_0.pt": 1, "rng_1.pt": 1}, keep=1)
+    assert [step for step, _ in checkpoints.checkpoints(tmp_path)] == [5, 10]
 
 
 def test_what_another_node_wrote_may_appear_late_on_a_shared_disk(tmp_path: Path) -> None:
-    folder = checkpoint.begin(tmp_path, 5, needed_bytes=1)
+    folder = checkpoints.begin(tmp_path, 5, needed_bytes=1)
     (folder / "rng_1.pt").write_text("", encoding="utf-8")  # there, and not of its size yet
 
     def appear() -> None:
@@ -152,14 +158,15 @@ def test_what_another_node_wrote_may_appear_late_on_a_shared_disk(tmp_path: Path
         (folder / "state" / "__1_0.distcp").write_text("w", encoding="utf-8")
 
     threading.Thread(target=appear).start()
-    checkpoint.commit(folder, {"step": 5}, {"rng_1.pt": 1, "state/__1_0.distcp": 1}, keep=1)
-    assert checkpoint.latest(tmp_path) == tmp_path / "global_step_5"
+    checkpoints.commit(folder, {"step": 5}, {"rng_1.pt": 1, "state/__1_0.distcp": 1}, keep=1)
+    assert checkpoints.latest(tmp_path) == tmp_path / "global_step_5"
 
 
 @pytest.mark.parametrize("name", ["visual.merger.mlp.0.weight", "model.layers.3.mlp.up_proj.weight", "lm_head.weight"])
 def test_published_and_live_names_are_inverse(name: str) -> None:
-    assert published_name(live_name(name)) == name
-    assert live_name(live_name(name)) == live_name(name)
+    family = default_family()
+    assert family.published_name(family.live_name(name)) == name
+    assert family.live_name(family.live_name(name)) == family.live_name(name)
 
 
 # ---- the turn loop, with an engine of ten lines
@@ -201,7 +208,7 @@ def loop(renderer, engine, respond=None) -> RolloutLoop:
 
     scorer = Scorer(lambda example: [RewardPart("length", 1.0, length)], "raise", num_threads=2)
     return RolloutLoop(
-        engine=engine, renderer=renderer, score=scorer.submit, respond=lambda example: respond, max_model_len=256
+        engine=engine, renderer=renderer, score=scorer.start_group, respond=lambda example: respond, max_model_len=256
     )
 
 
@@ -246,7 +253,7 @@ def test_the_judge_is_asked_while_others_still_decode(renderer, tmp_path: Path) 
         examples = [question(f"row {i}", [picture(i)], f"Which of {i}?") for i in range(3)]
         scorer = Scorer(lambda example: [RewardPart("graded", 1.0, graded)], "raise", num_threads=2)
         graded_loop = loop(renderer, engine)
-        graded_loop.score = scorer.submit
+        graded_loop.score = scorer.start_group
         groups = graded_loop.run(
             [(example, renderer.prompt(example)) for example in examples], Sampling(n=1, max_tokens=8), 0, "s"
         )
@@ -316,7 +323,9 @@ def test_metrics_of_undone_steps_are_dropped_on_resume(tmp_path: Path) -> None:
     for step in (5, 6, 7):
         (tmp_path / "rollouts" / f"step_{step}.jsonl").write_text("{}", encoding="utf-8")
     finished(tmp_path, 5)
-    assert Run(config, "grpo").resume_point({"rows": 100}) == (str(tmp_path / "global_step_5"), 5)
+    assert Run(config, "grpo").resume_point({"rows": 100}) == ResumePoint(
+        checkpoint=str(tmp_path / "global_step_5"), step=5, updates_done=5
+    )
     assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["step_5.jsonl"]
     assert [
         json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -345,7 +354,7 @@ def test_another_kind_of_run_or_order_of_rows_is_not_continued(tmp_path: Path) -
     path.write_text(json.dumps(state | run.identity), encoding="utf-8")
 
     def resume(mode: str, rows: list[Example]) -> int:
-        return Run(config, mode).resume_point(rows_identity(rows))[1]
+        return Run(config, mode).resume_point(rows_identity(rows)).step
 
     assert resume("sft", rows) == 5
     with pytest.raises(InputError, match=r"written with mode 'sft', now 'grpo'; rows 4, now 3\. Restore"):
@@ -373,7 +382,7 @@ def test_a_checkpoint_of_an_older_version_is_continued_with_a_warning(tmp_path: 
     config.trainer.default_local_dir = str(tmp_path)
     path = finished(tmp_path, 5) / "trainer.json"
     path.write_text(json.dumps({"step": 5, "updates_done": 5, "mode": "sft", "rows": 1}), encoding="utf-8")
-    assert Run(config, "sft").resume_point(rows_identity([question("row", [])]))[1] == 5
+    assert Run(config, "sft").resume_point(rows_identity([question("row", [])])).step == 5
     assert "no list of its files" in caplog.text
     assert "no digest of its rows" in caplog.text
     with pytest.raises(InputError, match="rows 1, now 0"):

@@ -20,8 +20,8 @@ import pytest
 
 from timemaster.judge import ChatRefused
 from timemaster.rewards import RewardPart, Scorer, as_reward, score
-from timemaster.rewards.calls import MAX_STUCK, RewardsStuck
 from timemaster.rollout.loop import RolloutLoop
+from timemaster.system.calls import MAX_STUCK, CallsStuck
 from timemaster.types import Completion, Example, Group, InputError, Prompt, Rollout, Sampling
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,7 +99,7 @@ class Bench:
         self.scorer, model = Scorer(lambda _: parts, on_error, num_threads, timeout), OneWord()
         SCORERS.append(self.scorer)
         self.loop = RolloutLoop(
-            engine=model, renderer=model, score=self.scorer.submit, respond=lambda _: None, max_model_len=99
+            engine=model, renderer=model, score=self.scorer.start_group, respond=lambda _: None, max_model_len=99
         )  # type: ignore[arg-type]
 
     def run(self, *names: str) -> list[Group]:
@@ -241,7 +241,7 @@ FAILS: dict[str, tuple[Callable[[], Any], str]] = {  # name -> (what is done, wh
     "async, exits in a task of its own": (exits_in_a_task, "SystemExit: 3"),
     "async, runs a loop in the loop": (runs_a_loop_in_the_loop, "cannot be called from a running event loop"),
     "async, closes the loop": (closes_the_loop, "Cannot close a running event loop"),
-    "async, closes the loop by force": (closes_the_loop_by_force, "the event loop, .* was closed by a reward"),
+    "async, closes the loop by force": (closes_the_loop_by_force, "the event loop, .* was closed by one of them"),
 }
 TOO_LONG = "it took longer than reward.timeout=1 seconds"
 HANGS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -262,12 +262,26 @@ def reward_that(misbehave: Callable[[], Any]) -> Callable[[Rollout, Example], An
     return async_reward if asyncio.iscoroutinefunction(misbehave) else reward
 
 
+def batched_that(misbehave: Callable[[], Any]) -> Callable[[list[Rollout], Example], Any]:
+    def reward(group: list[Rollout], example: Example) -> Any:
+        return [misbehave() if example.answer == "bad" else 1.0 for _ in group]
+
+    async def async_reward(group: list[Rollout], example: Example) -> Any:
+        return [await misbehave() if example.answer == "bad" else 1.0 for _ in group]
+
+    return async_reward if asyncio.iscoroutinefunction(misbehave) else reward
+
+
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # on a loop that a reward has closed
 @pytest.mark.parametrize("on_error", ["zero", "raise"])
-@pytest.mark.parametrize("name", [*FAILS, *HANGS])
-def test_a_reward_that_misbehaves_ends_as_documented(name: str, on_error: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "form"), [*((name, reward_that) for name in FAILS | HANGS), *((name, batched_that) for name in FAILS)]
+)
+def test_a_reward_that_misbehaves_ends_as_documented(
+    name: str, form: Callable[[Callable[[], Any]], Callable[..., Any]], on_error: str
+) -> None:
     misbehave, says = (FAILS | HANGS)[name]
-    bench = Bench(reward_that(misbehave), on_error, timeout=1.0 if name in HANGS else 60.0)
+    bench = Bench(form(misbehave), on_error, timeout=1.0 if name in HANGS else 60.0)
     if on_error == "raise":
         with pytest.raises(InputError, match=f"(?s)Reward part 'own' failed on example 'test.parquet:bad': .*({says})"):
             bench.run("good", "bad", "fine")
@@ -332,14 +346,14 @@ def test_threads_that_never_end_are_replaced_until_there_are_too_many() -> None:
     bench = Bench(reward_that(LET_GO.wait), "zero", timeout=0.05, num_threads=1)
     for _ in range(MAX_STUCK // 2):
         bench.run("bad")  # two answers each
-    with pytest.raises(RewardsStuck, match=rf"'test.parquet:bad'.* as {MAX_STUCK} calls before it"):
+    with pytest.raises(CallsStuck, match=rf"'test.parquet:bad'.* as {MAX_STUCK} calls before it"):
         bench.run("bad")
     LET_GO.set()
 
 
 KEEPS_THE_INTERPRETER = """
 import re
-import timemaster.rewards.calls as calls
+import timemaster.system.calls as calls
 from tests.unit.test_scoring import Bench
 
 calls.GRACE = 1.0

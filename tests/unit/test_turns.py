@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import question
+from timemaster.backends.spec import TrainerSpec
 from timemaster.config import Config
-from timemaster.types import InputError, Sample
+from timemaster.rollout.loop import Request
+from timemaster.types import Group, InputError, Prompt, PromptRow, Sample, Sampling
 from timemaster.workers import handle as workers
+from timemaster.workers.dispatch import EngineReport
 
+ROW = PromptRow(question("row", []), Prompt(id="row", token_ids=[1], media=[]))
 SAMPLE = Sample(id="one", token_ids=[1, 2], mask=[0, 1], media=[])
 EVERYTHING = {"weights", "kv_cache"}
 
@@ -52,13 +57,16 @@ class Engine:
             assert self.trainer.waits == self.trainer.offloads, "no room for the caches"
         self.awake |= set(tags)
 
-    def rollout(self, jobs: Any, *_: Any) -> Any:
+    def advance(self, requests: list[Request]) -> EngineReport:
         assert self.awake == EVERYTHING, "asleep: it would spin for ever"
         assert self.weights == self.trainer.updates, "sampled from old or lost weights"
-        return jobs
+        return EngineReport([(request.key, Group(request.example, [])) for request in requests], num_unfinished=0)
+
+    def abandon(self) -> None:
+        pass
 
     def greedy(self, prompts: list[Any]) -> list[list[int]]:
-        self.rollout([])
+        self.advance([])
         return [[self.answer] for _ in prompts]
 
     def own_head(self) -> bool:
@@ -90,10 +98,10 @@ class Trainer:
     def address(self) -> tuple[str, int]:
         return "host", 1
 
-    def start(self, *_: Any) -> tuple[dict[str, Any], int]:
+    def start(self, *_: Any) -> dict[str, Any]:
         self.waits = False
         self.save("")
-        return {}, 0
+        return {}
 
     def open_wire(self, *_: Any) -> None:
         pass
@@ -142,17 +150,18 @@ class Rig:
         monkeypatch.setattr(workers, "place_trainers", lambda *_: [Actor(self.trainer)])
         monkeypatch.setattr(workers, "place_engines", lambda *_: [Actor(self.engine)])
         monkeypatch.setattr(workers, "gather", self.gather)
+        monkeypatch.setattr(workers, "first_result", lambda calls, names: (0, self.gather(calls, names)[0]))
         cfg = Config()
         cfg.rollout.sleep_level, cfg.actor.offload = level, offloads
         self.workers = workers.Workers(cfg, "vllm", trainers=True)
         spec: Any = SimpleNamespace(sleep_level=level, wire="ipc")
-        self.workers.start(spec, training=(1, True, ""), probes=[None])
+        self.workers.start(spec, training=TrainerSpec(num_updates=1, with_reference=True), probes=[None])
 
-    def gather(self, calls: dict[str, Any], _: Any) -> list[Any]:
+    def gather(self, calls: list[Any], _: Any) -> list[Any]:
         self.cut_at -= 1
         if self.cut_at == 0:
             raise KeyboardInterrupt
-        return list(calls.values())
+        return calls
 
     def learn(self) -> None:
         self.workers.logprobs([SAMPLE], "reference")
@@ -160,7 +169,7 @@ class Rig:
         self.workers.sync_weights()
 
     def answer(self) -> None:
-        assert self.workers.rollout([1], None, 0, "") == [1]  # type: ignore[list-item, arg-type]
+        assert list(self.workers.rollout([ROW], Sampling(), 0, "")) == [(0, Group(ROW.example, []))]
 
     def cut(self, after: int) -> None:
         self.cut_at = after
@@ -210,7 +219,7 @@ def test_an_evaluation_and_a_supervised_run_have_the_gpu_to_themselves(monkeypat
     rig.engine.awake = set(EVERYTHING)
     alone = workers.Workers(rig.workers.cfg, "vllm", trainers=False)
     for _ in ("latest", "base"):
-        assert alone.rollout([1], None, 0, "") == [1]  # type: ignore[list-item, arg-type]
+        assert len(list(alone.rollout([ROW], Sampling(), 0, ""))) == 1
     rig.engine.sleep()  # there is none
     alone = workers.Workers(rig.workers.cfg, "", trainers=True)
     alone.update([SAMPLE])

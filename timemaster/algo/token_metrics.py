@@ -1,6 +1,7 @@
-"""Per-token metrics, summed by data source over micro-batches and ranks, and their means.
+"""Metrics per token: added up by data source over micro-batches and ranks, then turned into means.
 
-Keys of sums: "name@data_source", and "@data_source" for the number of tokens. Of names in _max the largest is kept.
+Keys of totals: "name@data_source", and "@data_source" for the number of tokens. A metric whose name ends in _max keeps
+its largest value instead of a sum.
 """
 
 from __future__ import annotations
@@ -12,30 +13,36 @@ import torch
 
 
 def add_up(
-    sums: dict[str, torch.Tensor], metrics: Mapping[str, torch.Tensor], sources: Sequence[str], counts: Sequence[int]
+    totals: dict[str, torch.Tensor], metrics: Mapping[str, torch.Tensor], sources: Sequence[str], counts: Sequence[int]
 ) -> None:
-    """Add metrics [N] of a micro-batch to `sums`; each sample has its data source and its count of the N tokens."""
-    some = next(iter(metrics.values()))
-    zero = torch.zeros((), device=some.device)
+    """Add the metrics [N] of a micro-batch to `totals`.
+
+    `sources` has the data source of each sample, `counts` how many of the N tokens belong to it.
+    """
+    example = next(iter(metrics.values()))
+    zero = torch.zeros((), device=example.device)
     for source in set(sources):
-        is_own = torch.tensor([one == source for one in sources])
-        own = is_own.repeat_interleave(torch.tensor(counts)).to(some.device)
-        for name, values in (dict(metrics) | {"": torch.ones_like(some)}).items():
-            key, mine = f"{name}@{source}", values.float().where(own, zero)
-            old = sums.get(key, zero)
-            sums[key] = torch.maximum(old, mine.max()) if name.endswith("_max") else old + mine.sum()
+        of_source = torch.tensor([name == source for name in sources])
+        selected = of_source.repeat_interleave(torch.tensor(counts)).to(example.device)
+        for name, values in (dict(metrics) | {"": torch.ones_like(example)}).items():
+            key, added = f"{name}@{source}", values.float().where(selected, zero)
+            old = totals.get(key, zero)
+            totals[key] = torch.maximum(old, added.max()) if name.endswith("_max") else old + added.sum()
 
 
-def means(sums: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """From the sums of each rank: means over all tokens by name, over those of a data source by name@data_source."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for key, value in (item for one in sums for item in one.items()):
-        found[key].append(value)
-        found[key.partition("@")[0]].append(value)
+def means(totals: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """From the totals of each rank: means over all tokens by name, and over those of a data source by name@data_source.
+
+    Of a metric in _max it is the largest value.
+    """
+    values: dict[str, list[float]] = defaultdict(list)
+    for key, value in (item for of_rank in totals for item in of_rank.items()):
+        values[key].append(value)
+        values[key.partition("@")[0]].append(value)
     out = {}
-    for key in sorted(found):
+    for key in sorted(values):
         name, at, source = key.partition("@")
         if name:
-            num_tokens = max(sum(found[at + source]), 1.0)
-            out[key] = max(found[key]) if name.endswith("_max") else sum(found[key]) / num_tokens
+            num_tokens = max(sum(values[at + source]), 1.0)
+            out[key] = max(values[key]) if name.endswith("_max") else sum(values[key]) / num_tokens
     return out

@@ -1,6 +1,6 @@
-"""The FSDP2 backend: one rank of the actor (and of the reference). Always sharded with `fully_shard`, also alone.
+"""One rank of the trainer: policy, optimizer and reference model, sharded with FSDP2 also when the rank is alone.
 
-A rank is given its own micro-batches by the driver, as many as every other rank, and the global denominator; it knows
+The driver gives each rank its micro-batches, the same number to every rank, and the global denominator. A rank knows
 nothing of rewards, engines, prompts or Ray.
 """
 
@@ -26,13 +26,13 @@ from timemaster.backends.offload import HostCopies
 from timemaster.backends.policy import Policy
 from timemaster.config import Config, attention, compute_dtype, head_dtype
 from timemaster.models.folder import load_model_config
-from timemaster.models.vision import banned_token_ids, vision_spec
+from timemaster.models.vision import vision_spec
 from timemaster.models.weights import check_weights
 from timemaster.tokens.batch import Batch, Collator
 from timemaster.types import Sample
 
-MicroBatches = Sequence[Sequence[Sample]]  # this rank's micro-batches; an empty one only joins the collectives
-STAND_IN = Sample(id="", token_ids=[0, 0], mask=[0, 1], media=[])  # what it does so with
+MicroBatches = Sequence[Sequence[Sample]]  # of this rank; with an empty one it only takes part in the collectives
+STAND_IN = Sample(id="", token_ids=[0, 0], mask=[0, 1], media=[])  # the sample for empty micro-batches; never counted
 
 
 def init_distributed(rank: int, world_size: int, address: str, port: int, device: str, local_rank: int) -> None:
@@ -57,6 +57,7 @@ class FsdpBackend:
         self.dtype: torch.dtype = getattr(torch, clock_dtype)
         sizes = cfg.data.min_pixels, cfg.data.max_pixels
         self.spec = vision_spec(load_model_config(cfg.model.path), *sizes, clock_dtype)
+        self.family = self.spec.family
         self.policy = self._load(trained=True)
         self.reference = self._load(trained=False) if with_reference else None
         padded = not cfg.actor.use_remove_padding
@@ -64,20 +65,18 @@ class FsdpBackend:
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         optim = cfg.actor.optim
         betas = (optim.betas[0], optim.betas[1])
-        # fused: the other implementations need another copy of the gradients, or are many times slower (on CPU)
+        # fused=True: other implementations need another copy of the gradients, or are many times slower (on CPU).
         self.optimizer = torch.optim.AdamW(trained, optim.lr, betas, weight_decay=optim.weight_decay, fused=True)
         self._host, self._is_offloaded = HostCopies(), False
         self.num_updates, self.updates_done = max(num_updates, 1), 0
 
     def _load(self, trained: bool) -> Policy:
-        from transformers import Qwen2_5_VLForConditionalGeneration
-
         cfg = self.cfg.model
         if trained:
             check_weights(cfg.path)
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        model = self.family.model_class().from_pretrained(
             cfg.path,
-            dtype="auto",  # as stored, while every rank holds all of it
+            dtype="auto",  # the stored one, as long as every rank holds the whole model
             attn_implementation=attention(self.cfg, self.device.type),
         )
         if trained and cfg.enable_gradient_checkpointing:
@@ -85,32 +84,33 @@ class FsdpBackend:
         frozen = cfg.freeze_vision_tower
         policy = Policy(
             model,
-            banned_token_ids(self.spec),
+            self.spec,
             train_vision=trained and not frozen,
             vision_is_sharded=not frozen,
             float32_logits=head_dtype(self.cfg, self.device.type) == "float32",
         )
         policy.requires_grad_(trained).train(trained)
         if frozen:
-            model.model.visual.requires_grad_(False)
+            model.get_submodule(self.family.vision_tower).requires_grad_(False)
         self._shard(policy, trained)
         if trained:
-            policy.float()  # masters for the optimizer, shards by now; forward passes cast to self.dtype
+            policy.float()  # master weights for the optimizer, sharded by now; forward passes cast to self.dtype
         if frozen:
-            for parameter in model.model.visual.parameters():  # not buffers: rotary frequencies need their precision
-                parameter.data = parameter.data.to(self.dtype, copy=True)  # not views of a file: memory that can go
+            # Buffers keep their dtype: rotary frequencies need it.
+            for parameter in model.get_submodule(self.family.vision_tower).parameters():
+                parameter.data = parameter.data.to(self.dtype, copy=True)  # copied: a view would keep the whole file
         return policy.to(self.device)
 
     def _shard(self, policy: Policy, trained: bool) -> None:
-        model: Any = policy.model
+        model = policy.model
         mixed = MixedPrecisionPolicy(param_dtype=self.dtype, reduce_dtype=torch.float32)
         args: dict[str, Any] = {"mesh": self._mesh, "mp_policy": mixed}
-        if self.cfg.model.freeze_vision_tower:  # whole on every rank: ranks without images need not join
-            args["ignored_params"] = set(model.model.visual.parameters())
+        if self.cfg.model.freeze_vision_tower:  # whole on every rank: a rank without images skips the tower
+            args["ignored_params"] = set(model.get_submodule(self.family.vision_tower).parameters())
         else:
-            for block in model.model.visual.blocks:
+            for block in model.get_submodule(self.family.vision_blocks):
                 fully_shard(block, **args)
-        for layer in model.model.language_model.layers:
+        for layer in model.get_submodule(self.family.layers):
             fully_shard(layer, **args)
         fully_shard(policy, **args, reshard_after_forward=None if trained else True)
 
@@ -130,7 +130,7 @@ class FsdpBackend:
         return out
 
     def _batch(self, micro: Sequence[Sample]) -> Batch:
-        assert not self._is_offloaded, "the trainer's memory waits in host memory: call onload first"
+        assert not self._is_offloaded, "the trainer's tensors are offloaded to host memory: call onload first"
         return self.collate(micro or [STAND_IN]).to(self.device)
 
     # ---- updates
@@ -141,16 +141,7 @@ class FsdpBackend:
         Returns global per-token means by name and by name@data_source, `grad_norm`, `lr` and the log-prob difference
         to the engine.
         """
-        actor = self.cfg.actor
-        loss_cfg = LossConfig(
-            policy_loss=actor.policy_loss,
-            clip_ratio_low=actor.clip_ratio_low,
-            clip_ratio_high=actor.clip_ratio_high,
-            entropy_coeff=actor.entropy_coeff,
-            kl_loss_type=actor.kl_loss_type,
-            kl_coef=actor.kl_loss_coef if actor.use_kl_loss else 0.0,
-        )
-        return self._step(micro_batches, denominator, self.cfg.rollout.temperature, loss_cfg)
+        return self._step(micro_batches, denominator, self.cfg.rollout.temperature, self.cfg.actor)
 
     def update_sft(self, micro_batches: MicroBatches, denominator: float) -> dict[str, float]:
         """One optimizer step of supervised training."""
@@ -159,35 +150,37 @@ class FsdpBackend:
     @torch.no_grad()
     def evaluate_sft(self, micro_batches: MicroBatches, denominator: float) -> dict[str, float]:
         """The supervised loss without an update."""
-        sums: dict[str, torch.Tensor] = {}
+        metric_sums: dict[str, torch.Tensor] = {}
         for micro in micro_batches:
-            self._loss(micro, denominator, 1.0, None, sums)
-        return self._reduce(sums)
+            self._loss(micro, denominator, 1.0, None, metric_sums)
+        return self._reduce(metric_sums)
 
     def _step(
         self, micro_batches: MicroBatches, denominator: float, temperature: float, loss_cfg: LossConfig | None
     ) -> dict[str, float]:
         started = time.perf_counter()
-        sums: dict[str, torch.Tensor] = {}
+        metric_sums: dict[str, torch.Tensor] = {}
         for micro in micro_batches:
-            loss = self._loss(micro, denominator, temperature, loss_cfg, sums)
+            loss = self._loss(micro, denominator, temperature, loss_cfg, metric_sums)
             (loss * self.world_size).backward()  # FSDP averages over ranks, the denominator is already global
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.cfg.actor.grad_clip)
         grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if not math.isfinite(grad_norm):
             self.optimizer.zero_grad()
-            raise FloatingPointError(f"gradient norm {grad_norm} at update {self.updates_done + 1}; weights are kept")
+            raise FloatingPointError(
+                f"gradient norm {grad_norm} at update {self.updates_done + 1}; weights are unchanged"
+            )
         self._schedule()
         self.optimizer.step()
-        self.optimizer.zero_grad()  # now, not before the next backward pass: engines may want the memory
+        self.optimizer.zero_grad()  # now, not before the next backward pass: engines may need the memory
         self.updates_done += 1
         lr = self.optimizer.param_groups[0]["lr"]
         seconds = time.perf_counter() - started
-        return self._reduce(sums) | {"grad_norm": grad_norm, "lr": lr, "update_seconds": seconds}
+        return self._reduce(metric_sums) | {"grad_norm": grad_norm, "lr": lr, "update_seconds": seconds}
 
     def _loss(
         self, micro: Sequence[Sample], denominator: float, temperature: float, loss_cfg: LossConfig | None,
-        sums: dict[str, torch.Tensor],
+        metric_sums: dict[str, torch.Tensor],
     ) -> torch.Tensor:  # fmt: skip
         batch = self._batch(micro)
         logprobs, entropy = self.policy(batch, temperature, train_entropy=bool(loss_cfg and loss_cfg.entropy_coeff))
@@ -203,23 +196,25 @@ class FsdpBackend:
         loss, metrics = policy_loss(inputs, loss_cfg, denominator) if loss_cfg else sft_loss(inputs, denominator)
         if batch.old_logprobs is not None:
             metrics |= difference(logprobs, batch.old_logprobs)
-        add_up(sums, metrics, [sample.data_source for sample in micro], batch.counts)
+        add_up(metric_sums, metrics, [sample.data_source for sample in micro], batch.counts)
         return loss
 
     def _schedule(self) -> None:
         optim = self.cfg.actor.optim
-        how = (optim.lr_scheduler_type, optim.lr_warmup_steps, optim.min_lr_ratio)
-        factor = lr_factor(*how, self.updates_done, self.num_updates)
+        factor = lr_factor(optim, self.updates_done, self.num_updates)
         for group in self.optimizer.param_groups:
             group["lr"] = optim.lr * factor
 
-    def _reduce(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
+    def _reduce(self, metric_sums: dict[str, torch.Tensor]) -> dict[str, float]:
         gathered: list[dict[str, float]] = [{} for _ in range(self.world_size)]
-        dist.all_gather_object(gathered, {key: float(value) for key, value in sums.items()})
+        dist.all_gather_object(gathered, {key: float(value) for key, value in metric_sums.items()})
         return means(gathered)
 
     def offload(self) -> None:
-        """Let parameters, reference and optimizer state wait in host memory, unless they do. No pass until `onload`."""
+        """Move parameters, reference and optimizer state to host memory. Without effect when they are there.
+
+        No forward pass is possible until `onload`.
+        """
         if self._is_offloaded:
             return
         tensors = self._movable()
@@ -229,7 +224,7 @@ class FsdpBackend:
         self.release()
 
     def onload(self) -> None:
-        """Take back what waits in host memory, if it does: a change of turns that was broken off is begun again."""
+        """Move back what `offload` moved. Without effect when it is back: the driver repeats an interrupted switch."""
         if self._is_offloaded:
             self._host.restore(self._movable())
             self._is_offloaded = False
@@ -238,14 +233,14 @@ class FsdpBackend:
         return {"policy": self.policy} | ({"reference": self.reference} if self.reference is not None else {})
 
     def _reshard(self) -> None:
-        """Free what is gathered: the root stays so after a pass without a backward."""
+        """Free gathered weights: the root module keeps its own after a forward pass without a backward pass."""
         for model in self._models().values():
             for module in model.modules():
                 if isinstance(module, FSDPModule):
                     module.reshard()
 
     def _movable(self) -> dict[str, torch.Tensor]:
-        """What takes device memory between steps, by name."""
+        """The tensors that take device memory between steps, by name."""
         self._reshard()
         tensors: dict[str, torch.Tensor] = {}
         for which, model in self._models().items():
@@ -255,7 +250,7 @@ class FsdpBackend:
         return tensors
 
     def release(self) -> None:
-        """Give back device memory that is gathered weights, or freed and kept by torch for its next allocation."""
+        """Free device memory that holds gathered weights, or that torch keeps for its next allocation."""
         self._reshard()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -267,20 +262,20 @@ class FsdpBackend:
     # ---- weights
 
     def weights(self, tied_head: bool) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        """Trained weights as whole tensors in the compute dtype, one gather a sharded unit. All ranks together.
+        """Trained weights as full tensors in the compute dtype, one sharded module at a time. All ranks call together.
 
-        `tied_head`: a head that is tied to the embeddings comes under its own name too.
+        `tied_head`: also yields a head that is tied to the embeddings, under its own name.
         """
-        model: Any = self.policy.model
+        model = self.policy.model
         for unit, names in self._units(tied_head):
             unit.unshard()
             layer = [(name, model.get_parameter(name).detach().clone()) for name in names]
-            unit.reshard()  # frees what was gathered, also under tensors that a sender still holds: hence the clones
+            unit.reshard()  # frees the gathered memory even where a sender still holds tensors: hence the clones
             yield layer
 
     def weight_shapes(self, tied_head: bool) -> list[tuple[str, tuple[int, ...]]]:
         """(name, shape) of what `weights` yields, in its order."""
-        model: Any = self.policy.model
+        model = self.policy.model
         return [(name, tuple(model.get_parameter(name).shape)) for _, names in self._units(tied_head) for name in names]
 
     def _units(self, tied_head: bool) -> list[tuple[FSDPModule, list[str]]]:
@@ -291,23 +286,17 @@ class FsdpBackend:
             if parameter.requires_grad:
                 owner = max((unit for unit in units if not unit or name.startswith(f"{unit}.")), key=len)
                 names.setdefault(owner, []).append(name.removeprefix("model."))
-        model: Any = self.policy.model
-        if tied_head and model.config.tie_word_embeddings:
-            names[""].append("lm_head.weight")
+        if tied_head and self.policy.model.config.tie_word_embeddings:
+            names[""].append(self.family.head)
         return [(units[owner], own) for owner, own in names.items()]
 
     def parameter_table(self) -> dict[str, tuple[int, bool]]:
         """(number of parameters, trained) of each part of the model."""
-        model: Any = self.policy.model
-        parts = {
-            "vision tower": model.model.visual.blocks,
-            "vision merger": model.model.visual.merger,
-            "vision patches": model.model.visual.patch_embed,
-            "language model": model.model.language_model.layers,
-            "embeddings": model.model.language_model.embed_tokens,
-        }
+        model = self.policy.model
+        parts = {name: model.get_submodule(path) for name, path in self.family.parts.items()}
+        parts["embeddings"] = model.get_input_embeddings()
         if not model.config.tie_word_embeddings:
-            parts["head"] = model.lm_head
+            parts["head"] = model.get_output_embeddings()
         return {
             name: (sum(p.numel() for p in part.parameters()), any(p.requires_grad for p in part.parameters()))
             for name, part in parts.items()

@@ -1,8 +1,8 @@
-"""Tensors whose memory waits in host memory while somebody else uses the device.
+"""Copies of tensors in host memory, so that others can use their device memory.
 
-A tensor keeps its identity: only its storage is emptied and filled again, so FSDP, the optimizer and views of it need
-not be told. Host buffers are made once, of the exact size (torch's own pinned allocator rounds up to a power of two),
-and are used again every time.
+A tensor keeps its identity: only its storage is emptied and filled again. FSDP, the optimizer and views of the tensor
+need no change. Host buffers are allocated once, with the exact size (torch's own pinned allocator rounds up to a power
+of two), and reused.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch.distributed.tensor import DTensor
 
 
 class HostCopies:
-    """The buffers, by the tensors' names. `park` and `restore` are called in turns, with the same names."""
+    """The buffers, by the tensors' names. `park` and `restore` are called alternately, with the same names."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
     def park(self, tensors: Mapping[str, torch.Tensor], constant: Collection[str]) -> None:
-        """Copy to host memory and free the device's. What is `constant` is copied the first time only."""
+        """Copy tensors to host memory and free their device memory. `constant` ones are copied the first time only."""
         for name, tensor in tensors.items():
             content = _content(tensor)
             if name not in self._buffers:
@@ -36,7 +36,7 @@ class HostCopies:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take device memory again and copy back."""
+        """Allocate device memory again and copy the tensors back."""
         for name, tensor in tensors.items():
             buffer = self._buffers[name]
             _local(tensor).untyped_storage().resize_(buffer.nbytes)
@@ -48,7 +48,7 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _content(tensor: torch.Tensor) -> torch.Tensor:
-    """All bytes of a tensor's storage, padding of a shard included."""
+    """All bytes of a tensor's storage, including the padding of a shard."""
     local = _local(tensor)
     return torch.empty(0, dtype=torch.uint8, device=local.device).set_(local.untyped_storage())
 

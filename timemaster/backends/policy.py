@@ -1,7 +1,7 @@
-"""Qwen2.5-VL with a fused head: from a micro-batch to the log-probs and entropies of its trained tokens.
+"""The model with a fused head: from a micro-batch to the log-probs and entropies of its trained tokens.
 
-One module, one forward, so that FSDP2's hooks see everything. The [tokens, vocabulary] logits never exist whole: the
-head runs over chunks of the trained positions only and is recomputed in the backward pass.
+All of it is the forward pass of one module, because FSDP2's hooks run there. The [tokens, vocabulary] logits never
+exist as a whole: the head runs over chunks of the trained positions only, and again in the backward pass.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from timemaster.models.family import VisionSpec
 from timemaster.tokens.batch import Batch
 
 CHUNK_TOKENS = 1024
@@ -20,9 +21,9 @@ BANNED_LOGIT = -1e30  # not -inf: zero probability times -inf would be NaN in th
 
 
 class _Float32Linear(torch.autograd.Function):
-    """hidden @ weight.T, summed and kept in float32 as vLLM's float32 head does; gradients in the inputs' dtype.
+    """hidden @ weight.T with float32 sums and result, as in vLLM's float32 head; gradients have the inputs' dtype.
 
-    On GPU no float32 copy of the weight is made. torch has no derivative for `mm` with `out_dtype`.
+    On GPU it makes no float32 copy of the weight: it uses `mm` with `out_dtype`, for which torch has no derivative.
     """
 
     @staticmethod
@@ -40,17 +41,17 @@ class _Float32Linear(torch.autograd.Function):
 
 
 class Policy(nn.Module):
-    """Wraps a Qwen2_5_VLForConditionalGeneration. `banned` tokens have probability zero, as in the engines."""
+    """Wraps a transformers model. Banned tokens have probability zero, as in the engines."""
 
     banned: torch.Tensor
 
     def __init__(
-        self, model: nn.Module, banned: list[int], train_vision: bool, vision_is_sharded: bool, float32_logits: bool
+        self, model: Any, spec: VisionSpec, train_vision: bool, vision_is_sharded: bool, float32_logits: bool
     ) -> None:
         super().__init__()
-        self.model = model
-        self.register_buffer("banned", torch.tensor(banned), persistent=False)
-        self._train_vision, self._vision_is_sharded = train_vision, vision_is_sharded
+        self.model: Any = model
+        self.register_buffer("banned", torch.tensor(spec.banned_token_ids), persistent=False)
+        self._family, self._train_vision, self._vision_is_sharded = spec.family, train_vision, vision_is_sharded
         self._linear = _Float32Linear.apply if float32_logits else F.linear
 
     def forward(
@@ -58,10 +59,10 @@ class Policy(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probs [N] and entropies [N] (nats) of the trained tokens at the sampling temperature, float32.
 
-        Entropies carry a gradient only with `train_entropy`: it costs another [chunk, vocabulary] in the backward pass.
+        Entropies have a gradient only with `train_entropy`: it costs another [chunk, vocabulary] in the backward pass.
         """
         hidden = self.hidden_states(batch).flatten(0, 1)[batch.select]
-        weight = self.model.lm_head.weight  # type: ignore[union-attr]
+        weight = self.model.get_output_embeddings().weight
         parts = []
         for i in range(0, len(hidden), CHUNK_TOKENS):
             chunk = slice(i, i + CHUNK_TOKENS)
@@ -74,38 +75,26 @@ class Policy(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self._linear(hidden, weight.to(hidden.dtype)).float() / temperature
         logits = logits.index_fill(-1, self.banned, BANNED_LOGIT)
-        logprobs = logits.log_softmax(-1)  # never above 0, so no term of the entropy is below
+        logprobs = logits.log_softmax(-1)  # never above 0, so no term of the entropy is negative
         with torch.set_grad_enabled(train_entropy and torch.is_grad_enabled()):
             entropy = -(logprobs.exp() * logprobs).sum(-1)
         return logprobs.gather(-1, targets[:, None])[:, 0], entropy
 
     def hidden_states(self, batch: Batch) -> torch.Tensor:
         """The language model's last hidden states [B, T, hidden]."""
-        core: Any = self.model.model
-        embeds = core.get_input_embeddings()(batch.input_ids)
-        if batch.pixel_values is not None:
-            features = self._features(core, batch.pixel_values, batch.image_grid_thw).to(embeds.dtype)
+        embeds = self.model.get_input_embeddings()(batch.input_ids)
+        if batch.images is not None:
+            features = self._features(batch.images.inputs).to(embeds.dtype)
             flat = embeds.flatten(0, 1)
-            flat = flat.index_copy(0, batch.feature_at, features[batch.feature_index])
+            flat = flat.index_copy(0, batch.images.feature_at, features[batch.images.feature_index])
             embeds = flat.view_as(embeds)
         elif self._vision_is_sharded:
-            embeds = embeds + 0.0 * self._dummy_features(core).sum().to(embeds.dtype)
-        out = core.language_model(
-            inputs_embeds=embeds,
-            position_ids=batch.position_ids,
-            attention_mask=batch.attention_mask,
-            use_cache=False,
-        )
-        return out.last_hidden_state
+            # A rank without images must join the collectives of the ranks that have some.
+            blank = self._family.blank_image(self.model.config)
+            features = self._features({name: tensor.to(self.banned.device) for name, tensor in blank.items()})
+            embeds = embeds + 0.0 * features.sum().to(embeds.dtype)
+        return self._family.decode(self.model, embeds, batch.position_ids, batch.attention_mask)
 
-    def _features(self, core: Any, pixel_values: torch.Tensor, grid_thw: torch.Tensor | None) -> torch.Tensor:
+    def _features(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._train_vision):
-            return torch.cat(core.get_image_features(pixel_values, grid_thw, return_dict=True).pooler_output)
-
-    def _dummy_features(self, core: Any) -> torch.Tensor:
-        """A pass over one blank image: a rank without images must join the collectives of the ranks that have some."""
-        vision = core.config.vision_config
-        patches = vision.spatial_merge_size**2
-        width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        grid = torch.tensor([[1, vision.spatial_merge_size, vision.spatial_merge_size]], device=self.banned.device)
-        return self._features(core, torch.zeros(patches, width, device=self.banned.device), grid)
+            return self._family.image_features(self.model, inputs)

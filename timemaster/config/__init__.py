@@ -1,8 +1,10 @@
 """Every setting of a run, and which values are allowed."""
 
+from timemaster.algo.advantages import AlgorithmConfig
+from timemaster.algo.losses import LossConfig
+from timemaster.algo.schedule import ScheduleConfig
 from timemaster.config.settings import (
     ActorConfig,
-    AlgorithmConfig,
     Config,
     DataConfig,
     EvalConfig,
@@ -27,11 +29,13 @@ __all__ = [
     "DataConfig",
     "EvalConfig",
     "JudgeConfig",
+    "LossConfig",
     "ModelConfig",
     "NumericConfig",
     "OptimConfig",
     "RewardConfig",
     "RolloutConfig",
+    "ScheduleConfig",
     "TrainerConfig",
     "attention",
     "compute_dtype",

@@ -1,97 +1,139 @@
-"""Every setting, its type, its default and its meaning. Nothing here imports anything heavy.
+"""Every setting with its type, default, meaning and rule. Nothing here imports anything heavy.
 
-A default is written once, here. Names are verl's wherever the setting means the same. `checks` says which values are
-allowed.
+Each is written once, here or, for what a loss, an advantage or a schedule reads, beside it in `timemaster/algo/`.
+Names are verl's wherever the setting means the same. `checks` adds the rules that concern several settings.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, field
-from typing import Any
+
+from timemaster.algo.advantages import ON_UNKNOWN, AlgorithmConfig
+from timemaster.algo.losses import LossConfig
+from timemaster.algo.schedule import ScheduleConfig
+from timemaster.config.registries import ENGINES, ON_BAD_ROW, ON_ERROR, SINKS
+from timemaster.fields import above, at_least, one_of, rule, setting, some_of
+
+
+def _is_channel_form(text: str) -> bool:
+    try:
+        return "0.1,0.2" in text.format(name="x", values="0.1,0.2")
+    except (AttributeError, LookupError, TypeError, ValueError):  # raised by `format` for braces that it cannot fill
+        return False
+
+
+def _are_checkpoints(names: list[str]) -> bool:
+    return bool(names) and all(name in ("latest", "base") or (name.isascii() and name.isdigit()) for name in names)
 
 
 @dataclass(kw_only=True, slots=True)
 class NumericConfig:
     """How data.modality=numeric writes a series."""
 
-    decimals: int | None = None  # of a reading; null: as the task says
-    separator: str = ","  # between two readings
-    channel: str = "{name}: {values}"  # of one channel; a single one without a name is written bare
-    channel_separator: str = "\n"  # between two channels
+    decimals: int | None = setting(
+        None,
+        "decimals of a reading; null takes the task's",
+        rule("0 or greater, or null for the task's", lambda value: value is None or value >= 0),
+    )
+    separator: str = setting(
+        ",", "text between two readings", rule("at least one character", bool, "Without it readings run together.")
+    )
+    channel: str = setting(
+        "{name}: {values}",
+        "how a channel is written; a single one without a name is written as its values alone",
+        rule("a text with {values}, and {name} if you like, and no other braces", _is_channel_form),
+    )
+    channel_separator: str = setting("\n", "text between two channels")
 
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
-    """Where rows come from and how they are cut into steps."""
+    """Where rows come from and how they are divided into steps."""
 
-    recipes: Any = ""  # import path(s) of the tasks, e.g. recipes.ctu; what labels, parses and rewards a row
-    train_files: Any = ""  # parquet file(s) to train on
-    val_files: Any = ""  # parquet file(s) watched while training; never the test split
-    test_files: Any = ""  # parquet file(s) that evaluation answers
-    train_batch_size: int = 64  # prompts per step (rows per step in SFT)
-    max_prompt_length: int = 1024  # tokens, image tokens included; longer rows are dropped before training and listed
-    max_response_length: int = 1024  # tokens sampled per row, over all turns
-    min_pixels: int = 3136  # an image is scaled up to at least this area; 28 x 28 pixels become one token
-    max_pixels: int = 1003520  # an image is scaled down to at most this area
-    mixture: dict[str, float] = field(default_factory=dict)  # weight of each data_source in a batch; {} as rows come
-    modality: str = "image"  # image: plots; numeric: the raw series as text in their place
+    recipes: list[str] = setting(
+        [], "import paths of the tasks, e.g. recipes.ctu: labels, parsing and rewards of a row"
+    )
+    train_files: list[str] = setting([], "parquet files to train on")
+    val_files: list[str] = setting([], "parquet files for validation while training; never the test split")
+    test_files: list[str] = setting([], "parquet files for evaluation")
+    train_batch_size: int = setting(64, "prompts per step (rows per step in SFT)", above(0))
+    max_prompt_length: int = setting(
+        1024, "tokens of a prompt, image tokens included; longer rows are dropped before training and listed", above(0)
+    )
+    max_response_length: int = setting(1024, "tokens sampled per row, over all turns", above(0))
+    min_pixels: int = setting(3136, "smaller images are enlarged to this area, in pixels", above(0))
+    max_pixels: int = setting(1003520, "larger images are reduced to this area", above(0))
+    mixture: dict[str, float] = setting({}, "weight of each data_source in a batch; {} takes the rows as they come")
+    modality: str = setting(
+        "image", "image shows the plots; numeric writes the series as text in their place", one_of(("image", "numeric"))
+    )
     numeric: NumericConfig = field(default_factory=NumericConfig)
-    shuffle: bool = True
-    seed: int = 1  # of the order of rows and of sampling
-    on_bad_row: str = "raise"  # raise, or skip: count and list the rows that cannot be used
+    shuffle: bool = setting(True, "take the rows in a new random order in each epoch")
+    seed: int = setting(1, "seed of the order of rows and of sampling")
+    on_bad_row: str = setting(
+        "raise",
+        "a row that cannot be used stops the run (raise), or is left out, counted and listed (skip)",
+        one_of(ON_BAD_ROW),
+    )
 
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
-    """Which Qwen2.5-VL and how it runs in training."""
+    """Which Qwen2.5-VL is trained and how its forward pass runs."""
 
-    path: str = ""  # local folder or hub id
-    revision: str = "main"  # of a hub id: branch, tag or commit; a run takes the commit that it finds when it starts
-    dtype: str = "auto"  # of the forward pass; auto: bfloat16 on GPU (masters stay float32), float32 on CPU
-    head_dtype: str = "auto"  # of logits, in trainer and engines: float32, or model's dtype; auto: float32 on GPU
-    attn_implementation: str = "auto"  # auto: flash_attention_2 where installed on GPU, else sdpa
-    enable_gradient_checkpointing: bool = True
-    freeze_vision_tower: bool = False  # True: neither trained nor sharded nor sent to the engines
-
-
-@dataclass(kw_only=True, slots=True)
-class AlgorithmConfig:
-    """How rewards become advantages."""
-
-    adv_estimator: str = "grpo"
-    norm_adv_by_std_in_grpo: bool = True  # False: centre only (Dr.GRPO)
-
-
-@dataclass(kw_only=True, slots=True)
-class OptimConfig:
-    """AdamW and its schedule."""
-
-    lr: float = 1e-6
-    weight_decay: float = 0.01
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    lr_warmup_steps: int = 0  # optimizer steps of linear warm-up
-    lr_scheduler_type: str = "constant"
-    min_lr_ratio: float = 0.0  # where cosine ends, as a share of lr
+    path: str = setting("", "local folder or hub id of the model")
+    revision: str = setting(
+        "main", "branch, tag or commit of a hub id; a run uses the commit that this names when the run starts"
+    )
+    dtype: str = setting(
+        "auto",
+        "dtype of the forward pass; auto: bfloat16 on GPU (the trained weights stay float32), float32 on CPU",
+        one_of(("auto", "float32", "bfloat16")),
+    )
+    head_dtype: str = setting(
+        "auto",
+        "dtype of the logits in trainer and engines; model: that of the forward pass; auto: float32 on GPU",
+        one_of(("auto", "float32", "model")),
+    )
+    attn_implementation: str = setting(
+        "auto",
+        "transformers' attention in the trainer; auto: flash_attention_2 on GPU where installed, else sdpa",
+        one_of(("auto", "sdpa", "eager", "flash_attention_2")),
+    )
+    enable_gradient_checkpointing: bool = setting(
+        True, "keep only the input of each layer and compute the rest again in the backward pass: less memory, slower"
+    )
+    freeze_vision_tower: bool = setting(False, "the vision tower is not trained, not sharded, not sent to the engines")
 
 
 @dataclass(kw_only=True, slots=True)
-class ActorConfig:
-    """The update."""
+class OptimConfig(ScheduleConfig):
+    """AdamW and its learning rate."""
 
-    ppo_mini_batch_size: int = 32  # prompts per optimizer step; divides data.train_batch_size
-    ppo_epochs: int = 1  # passes over each step's rollouts
-    ppo_max_token_len_per_gpu: int = 16384  # tokens of one micro-batch on one rank; on GPU less without flash-attn
-    policy_loss: str = "ppo_clip"
-    clip_ratio_low: float = 0.2
-    clip_ratio_high: float = 0.2
-    entropy_coeff: float = 0.0
-    use_kl_loss: bool = False  # True loads the reference model
-    kl_loss_coef: float = 0.01
-    kl_loss_type: str = "low_var_kl"  # k3 of http://joschu.net/blog/kl-approx.html
-    grad_clip: float = 1.0  # of the global norm
-    use_remove_padding: bool = True  # pack sequences without padding; False pads rows to the longest
-    offload: bool = False  # GPU, colocated: parameters and optimizer wait in host memory while engines run
+    lr: float = setting(1e-6, "learning rate", above(0))
+    weight_decay: float = setting(0.01, "weight decay of AdamW", at_least(0))
+    betas: list[float] = setting(
+        [0.9, 0.999],
+        "betas of AdamW",
+        rule("two of 0 <= b < 1", lambda betas: len(betas) == 2 and all(0 <= b < 1 for b in betas)),
+    )
+
+
+@dataclass(kw_only=True, slots=True)
+class ActorConfig(LossConfig):
+    """The update of the policy."""
+
+    ppo_mini_batch_size: int = setting(32, "prompts per optimizer step; divides data.train_batch_size", above(0))
+    ppo_epochs: int = setting(1, "passes over the rollouts of a step", above(0))
+    ppo_max_token_len_per_gpu: int = setting(
+        16384, "tokens of one micro-batch on one rank; on GPU fewer are used without flash-attn", above(0)
+    )
+    grad_clip: float = setting(1.0, "largest global norm of the gradient; a larger one is scaled down", above(0))
+    use_remove_padding: bool = setting(True, "pack sequences without padding; false pads rows to the longest")
+    offload: bool = setting(
+        False, "colocated on GPU: parameters and optimizer state are moved to host memory while the engines run"
+    )
     optim: OptimConfig = field(default_factory=OptimConfig)
 
 
@@ -99,95 +141,168 @@ class ActorConfig:
 class RolloutConfig:
     """The engines that sample."""
 
-    name: str = "vllm"  # vllm; hf: transformers' generate; auto: vllm where it is installed, else hf
-    n: int = 5  # answers per prompt, the group
-    temperature: float = 1.0
-    placement: str = "colocated"  # colocated: engines and trainer take turns on the same GPUs; separate: own GPUs each
-    num_engines: int = 0  # 0: as many as fit the GPUs (colocated), one on CPU; placement=separate needs a number
-    tensor_model_parallel_size: int = 1
-    gpu_memory_utilization: float = 0.6  # share of each GPU's memory the engine may take
-    cpu_kv_cache_gib: float = 1.0  # on CPU, memory for the engine's cache
-    max_num_seqs: int = 256  # sequences decoded at once by one engine
-    max_num_batched_tokens: int = 8192  # tokens of one engine step
-    enforce_eager: bool = False
-    # Colocated, while the trainer works: 1 keeps the engines' weights in host memory; 2 drops them and sends them anew,
-    # after a check at the start of the run.
-    sleep_level: int = 1
-    # Stop when mean |trainer - engine| log-prob of a step exceeds this; 0 never stops. 0.001 suits float32. For
-    # bfloat16 on GPU 0.05 is a first value, not yet measured on one: benchmarks/gpu_smoke.sh prints what to expect.
-    limit_logprob_diff: float = 0.0
+    name: str = setting(
+        "vllm",
+        "engine; hf is transformers' generate; auto is vllm where it is installed, else hf",
+        one_of(ENGINES, "auto"),
+    )
+    n: int = setting(5, "answers per prompt (the group)", above(0))
+    temperature: float = setting(1.0, "sampling temperature of training", above(0))
+    placement: str = setting(
+        "colocated",
+        "colocated: engines and trainer take turns on the same GPUs; separate: each has GPUs of its own",
+        one_of(("colocated", "separate")),
+    )
+    num_engines: int = setting(
+        0, "0: as many as fit the GPUs (colocated), one on CPU; placement=separate needs a number", at_least(0)
+    )
+    tensor_model_parallel_size: int = setting(1, "GPUs that share one engine", above(0))
+    gpu_memory_utilization: float = setting(
+        0.6,
+        "share of each GPU's memory that an engine may take",
+        rule("greater than 0, less than 1", lambda share: 0 < share < 1, "0.5 to 0.9 is usual."),
+    )
+    cpu_kv_cache_gib: float = setting(1.0, "memory of an engine's KV cache on CPU, in GiB", above(0))
+    max_num_seqs: int = setting(256, "sequences that one engine decodes at the same time", above(0))
+    max_num_batched_tokens: int = setting(8192, "tokens of one engine step", above(0))
+    enforce_eager: bool = setting(False, "vLLM runs without CUDA graphs and compilation: starts sooner, slower")
+    sleep_level: int = setting(
+        1,
+        "colocated, while the trainer works: 1 keeps the engines' weights in host memory; 2 drops them and sends "
+        "them again, after a check at the start of the run",
+        one_of((1, 2)),
+    )
+    limit_logprob_diff: float = setting(
+        0.0,
+        "stop when the mean of |trainer's - engine's log-prob| of a step is greater than this; 0 never stops. 0.001 "
+        "suits float32. For bfloat16 on GPU 0.05 is a first value, not yet measured on one: benchmarks/gpu_smoke.sh "
+        "prints what to expect",
+        at_least(0),
+    )
 
 
 @dataclass(kw_only=True, slots=True)
 class RewardConfig:
     """How answers are scored."""
 
-    path: str = ""  # own reward, "package.module:function" or "file.py:function"; "" takes the recipe's
-    on_error: str = "raise"  # raise stops with the example's id; zero counts it and scores 0
-    # A judge could not settle a part: the whole group, or the rollout alone, is not learnt from. Where only right
-    # answers are judged, leaving out the rollout alone teaches the wrong ones.
-    on_unknown: str = "group"
-    num_threads: int = 8  # scoring threads beside each engine
-    timeout: float = 600.0  # seconds that a call of a reward may take before it fails; 0 is no limit
+    path: str = setting(
+        "", "your own reward, 'package.module:function' or 'file.py:function'; empty takes the rewards of the recipe"
+    )
+    on_error: str = setting(
+        "raise",
+        "a reward that fails stops the run with the example's id (raise), or is counted and scores 0 (zero)",
+        one_of(ON_ERROR),
+    )
+    on_unknown: str = setting(
+        "group",
+        "when a judge could not score a part of an answer, the whole group or that rollout alone is not "
+        "trained on. Where only right answers are judged, leaving out the rollout alone favours wrong answers",
+        one_of(ON_UNKNOWN),
+    )
+    num_threads: int = setting(8, "scoring threads beside each engine", above(0))
+    timeout: float = setting(
+        600.0, "seconds that a call of a reward may take before it fails; 0 is no limit", at_least(0)
+    )
 
 
 @dataclass(kw_only=True, slots=True)
 class JudgeConfig:
     """The model that grades soft rewards, behind an OpenAI-compatible endpoint."""
 
-    model: Any = ""  # its name; a list of several is averaged
-    base_url: Any = ""  # e.g. http://host:8000/v1, one for all models or one each; "" is the openai package's default
-    api_key_env: Any = "OPENAI_API_KEY"  # the environment variable that holds the key; one for all models or one each
-    temperature: float = 0.0
-    max_tokens: int = 512  # of a verdict
-    # More fields of a request; null takes one away, as in {max_tokens: null, max_completion_tokens: 2048}.
-    extra_body: dict[str, Any] = field(default_factory=dict)
-    concurrency: int = 64  # calls in flight at once, over all engines
-    timeout: float = 60.0  # seconds without a word from the server
-    max_retries: int = 4  # after 408, 409, 429, 5xx, a cut connection or a time-out; then the judgement is unknown
-    max_calls: int = 0  # of the run, resumed or not, with retries; when used up the run stops; 0 is no limit
-    max_cost: float = 0.0  # likewise, in the currency of the prices
-    price_in: float = 0.0  # of a million tokens sent
-    price_out: float = 0.0  # of a million tokens received
-    cache: str = ""  # SQLite file of replies and spending; "" means judge.sqlite in the run's folder
-    include_image: bool = False  # the judge sees the plot
-    include_truth: bool = False  # the judge is told the ground truth
+    model: list[str] = setting([], "name of the model; the scores of several are averaged")
+    base_url: list[str] = setting(
+        [""], "address, e.g. http://host:8000/v1: one for all models or one each; empty is the openai package's default"
+    )
+    api_key_env: list[str] = setting(
+        ["OPENAI_API_KEY"], "environment variable that holds the key: one for all models or one each"
+    )
+    temperature: float = setting(0.0, "sampling temperature of the judge; 0 is greedy", at_least(0))
+    max_tokens: int = setting(512, "tokens of a verdict", above(0))
+    extra_body: dict[str, object] = setting(
+        {}, "more fields of a request; null removes a field: {max_tokens: null, max_completion_tokens: 2048}"
+    )
+    concurrency: int = setting(64, "requests at the same time, over all engines", above(0))
+    timeout: float = setting(60.0, "seconds without an answer from the server", above(0))
+    max_retries: int = setting(
+        4,
+        "attempts after a 408, 409, 429, 5xx, a broken connection or a timeout; then the score is unknown",
+        at_least(0),
+    )
+    max_calls: int = setting(
+        0,
+        "requests of the run, over all its starts, retries included; at the limit the run stops; 0 is no limit",
+        at_least(0),
+    )
+    max_cost: float = setting(0.0, "cost of the run, in the currency of the prices; likewise", at_least(0))
+    price_in: float = setting(0.0, "price of a million tokens sent", at_least(0))
+    price_out: float = setting(0.0, "price of a million tokens received", at_least(0))
+    cache: str = setting("", "SQLite file of replies and costs; empty is judge.sqlite in the run's folder")
+    include_image: bool = setting(False, "send the plot to the judge")
+    include_truth: bool = setting(False, "tell the judge the right answer")
 
 
 @dataclass(kw_only=True, slots=True)
 class EvalConfig:
     """Evaluation (EVAL=True in the scripts)."""
 
-    checkpoint: Any = "latest"  # latest of the run, base (model.path), a step number, or a list of these
-    blank_images: Any = False  # true: answer with every image blanked, the control that shows the model looks; or both
-    temperature: float = 0.0  # 0 is greedy
-    n: int = 1  # answers per row; more than one, at a temperature, for their mean, majority vote and pass@k
-    top_p: float = 1.0
-    top_k: int = -1
+    checkpoint: list[str] = setting(
+        ["latest"],
+        "latest of the run, base (model.path), a step number, or a list of these",
+        rule("latest, base, a step number, or a list of these", _are_checkpoints),
+    )
+    blank_images: str = setting(
+        "false",
+        "true blanks every image, which shows whether the model looks at them; both does both",
+        one_of(("false", "true", "both")),
+    )
+    temperature: float = setting(0.0, "sampling temperature; 0 is greedy", at_least(0))
+    n: int = setting(
+        1, "answers per row; several, at a temperature, give their mean, majority vote and pass@k", above(0)
+    )
+    top_p: float = setting(
+        1.0,
+        "sample from the most likely tokens whose probabilities add up to this",
+        rule("greater than 0, at most 1", lambda p: 0 < p <= 1),
+    )
+    top_k: int = setting(
+        -1,
+        "sample from this number of most likely tokens",
+        rule("greater than 0, or -1 for all tokens", lambda k: k == -1 or k > 0),
+    )
 
 
 @dataclass(kw_only=True, slots=True)
 class TrainerConfig:
-    """The run."""
+    """The run: its name and folder, how long it trains, what it saves, the machines it uses."""
 
-    project_name: str = "TimeMaster"
-    experiment_name: str = "grpo"
-    default_local_dir: str = ""  # the run's folder; "" means checkpoints/<project_name>/<experiment_name>
-    total_epochs: int = 1
-    total_training_steps: int = 0  # takes the place of total_epochs when set
-    val_only: bool = False  # evaluate data.test_files, then exit
-    val_before_train: bool = False
-    test_freq: int = 0  # steps between looks at data.val_files; 0 never
-    save_freq: int = 100  # steps between checkpoints; the last step is always saved
-    max_ckpt_to_keep: int = 2
-    resume_mode: str = "auto"  # auto continues from the latest checkpoint of the run; disable refuses a used folder
-    stop_seconds: float = 300.0  # SIGTERM (SLURM, Kubernetes): a step that takes longer is not waited for; 0 waits
-    n_gpus_per_node: int = 1  # trainer ranks per node (processes on CPU)
-    nnodes: int = 1
-    logger: list[str] = field(default_factory=lambda: ["console", "tensorboard"])  # console, tensorboard, wandb
-    device: str = "auto"  # auto: cuda where a GPU is found
-    ray_address: str = ""  # "" starts Ray on this machine; "auto" joins the cluster of `ray start`
-    rollouts_to_log: int = 64  # written per step to rollouts/step_<N>.jsonl, rounded up to whole groups
+    project_name: str = setting("TimeMaster", "name of the project, part of the run's folder")
+    experiment_name: str = setting("grpo", "name of the run, part of its folder")
+    default_local_dir: str = setting("", "the run's folder; empty is checkpoints/<project_name>/<experiment_name>")
+    total_epochs: int = setting(1, "passes over the training rows", above(0))
+    total_training_steps: int = setting(0, "steps to train; 0 follows total_epochs", at_least(0))
+    val_only: bool = setting(False, "evaluate data.test_files, then exit")
+    val_before_train: bool = setting(False, "validate before the first step")
+    test_freq: int = setting(0, "steps between validations on data.val_files; 0 never validates", at_least(0))
+    save_freq: int = setting(100, "steps between checkpoints; the last step is always saved", at_least(0))
+    max_ckpt_to_keep: int = setting(2, "checkpoints that are kept; older ones are deleted", above(0))
+    resume_mode: str = setting(
+        "auto",
+        "auto continues from the latest checkpoint of the run; disable refuses a folder that has one",
+        one_of(("auto", "disable")),
+    )
+    stop_seconds: float = setting(
+        300.0,
+        "after SIGTERM (SLURM, Kubernetes) the step is finished if it takes no longer; 0 always waits for it",
+        at_least(0),
+    )
+    n_gpus_per_node: int = setting(1, "trainer ranks per node (processes on CPU)", above(0))
+    nnodes: int = setting(1, "machines", above(0))
+    logger: list[str] = setting(["console", "tensorboard"], "where metrics are written", some_of(SINKS, "console"))
+    device: str = setting("auto", "auto is cuda where a GPU is found, else cpu", one_of(("auto", "cpu", "cuda")))
+    ray_address: str = setting("", "empty starts Ray on this machine; auto joins the cluster of `ray start`")
+    rollouts_to_log: int = setting(
+        64, "rollouts written per step to rollouts/step_<N>.jsonl, rounded up to whole groups", at_least(0)
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -206,7 +321,7 @@ class Config:
 
 
 def world_size(cfg: Config) -> int:
-    """Trainer ranks in all."""
+    """Number of trainer ranks."""
     return cfg.trainer.n_gpus_per_node * cfg.trainer.nnodes
 
 
@@ -221,7 +336,7 @@ def head_dtype(cfg: Config, device: str) -> str:
 
 
 def attention(cfg: Config, device: str) -> str:
-    """transformers' name of the trainer's attention. flash-attn knows half precision only."""
+    """transformers' name of the trainer's attention. flash-attn supports half precision only."""
     if cfg.model.attn_implementation != "auto":
         return cfg.model.attn_implementation
     fits = device == "cuda" and compute_dtype(cfg, device) != "float32"

@@ -2,7 +2,7 @@
 
 Columns: `data_source, prompt, images, videos, ability, reward_model, extra_info` as verl has them (TimeMaster is a
 fork of it), `problem` and `answer` as EasyR1 wants them, `data` with the raw series. Images are PNG bytes inside the
-file without a path, so no file name can tell the label. `rows` knows the other dialects.
+file without a path, so no file name can tell the answer. `rows` knows the other dialects.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from timemaster.config.registries import ON_BAD_ROW
 from timemaster.data.rows import ANSWERS, IMAGES, PROMPTS, VIDEOS, example_from_row
-from timemaster.series.labels import label_key
 from timemaster.series.splits import Series
+from timemaster.system.files import replacing
 from timemaster.types import Example, InputError
 
 logger = logging.getLogger(__name__)
 
-ON_BAD_ROW = ("raise", "skip")
 BATCH = 256  # rows of a row group
 # Of files with pictures of any size, in row groups of any size: few rows, since Arrow has no list of pictures beyond
 # 2 GiB, and a column in portions, since all of a row group would else be held.
@@ -53,15 +53,6 @@ class BadRow:
         return f"{self.file}, row {self.row}: {self.reason}"
 
 
-class HasLabels(Protocol):
-    """What `check_labels` and `with_task_labels` need of a `Task`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-
-
 def plot_row(
     series: Series, png: bytes, question: str, data_source: str, split: str, demonstration: str = ""
 ) -> dict[str, Any]:
@@ -84,7 +75,7 @@ def plot_row(
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write `rows` (of `plot_row`) to a parquet file: under another name first, so `path` is never half a file."""
+    """Write `rows` (of `plot_row`) to a parquet file, which is complete or does not change."""
     if not rows:
         raise InputError(f"{path}: no rows to write.")
     values = pa.list_(pa.float64())
@@ -102,14 +93,9 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             "data": pa.list_(values) if isinstance(rows[0]["data"][0], list) else values,
         }
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for start in range(0, len(rows), BATCH):
-                writer.write_table(pa.Table.from_pylist(list(rows[start : start + BATCH]), schema=schema))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for start in range(0, len(rows), BATCH):
+            writer.write_table(pa.Table.from_pylist(list(rows[start : start + BATCH]), schema=schema))
 
 
 def read_examples(
@@ -164,38 +150,6 @@ def bad_row(example: Example, reason: str) -> BadRow:
     """The row that `example` was read from, as one that cannot be used."""
     name, _, number = example.id.rpartition(":")
     return BadRow(str(example.extra.get("file", name)), int(example.extra.get("row", number)), reason)
-
-
-def check_labels(examples: Sequence[Example], tasks: Mapping[str, HasLabels]) -> list[BadRow]:
-    """The rows whose answer is no label of their task; `tasks` by data_source, as `load_tasks` gives them.
-
-    Labels are compared as `label_key` does. A row whose data_source has no task is not judged.
-    """
-    bad = []
-    for example in examples:
-        task = tasks.get(example.data_source)
-        if task is not None and _own_spelling(example, task) is None:
-            labels = ", ".join(task.labels)
-            bad.append(bad_row(example, f"answer is {example.answer!r}; the labels of {task.name} are {labels}"))
-    return bad
-
-
-def with_task_labels(examples: Sequence[Example], tasks: Mapping[str, HasLabels]) -> list[Example]:
-    """The examples with answers spelled as their tasks spell the label: "laptop " becomes "Laptop".
-
-    Predictions are in that spelling and are compared with the answer as it stands. An answer that is no label, and a
-    row whose data_source has no task, stay as they are.
-    """
-    spelled = []
-    for example in examples:
-        task = tasks.get(example.data_source)
-        label = None if task is None else _own_spelling(example, task)
-        spelled.append(example if label in (None, example.answer) else replace(example, answer=label))
-    return spelled
-
-
-def _own_spelling(example: Example, task: HasLabels) -> str | None:
-    return next((label for label in task.labels if label_key(label) == label_key(example.answer)), None)
 
 
 def count_rows(files: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 from timemaster.judge.chat import BudgetSpent, Chat, ChatRefused, Endpoint, Reply
 from timemaster.judge.grading import Judge, Judgement, Rubric, read_verdict, set_judge, the_judge
-from timemaster.judge.options import add_chat_options, chat_from, settings_of
+from timemaster.judge.options import add_chat_options, chats_from, settings_of
 from timemaster.judge.store import Budget, Store
 from timemaster.judge.turns import chat_turn, encoded, image_part
 
@@ -18,8 +18,8 @@ __all__ = [
     "Rubric",
     "Store",
     "add_chat_options",
-    "chat_from",
     "chat_turn",
+    "chats_from",
     "encoded",
     "image_part",
     "read_verdict",

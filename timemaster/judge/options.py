@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from timemaster.config import JudgeConfig
+from timemaster.config.checks import one_each
 from timemaster.judge.chat import Chat, Endpoint
 from timemaster.judge.store import Budget, Store
 
@@ -41,22 +42,30 @@ def add_chat_options(parser: Any, temperature: float) -> None:
 def settings_of(options: argparse.Namespace) -> JudgeConfig:
     """The options that are settings too, as these."""
     names = {field.name for field in fields(JudgeConfig)}
-    return JudgeConfig(**{name: value for name, value in vars(options).items() if name in names})
+    given = {name: value for name, value in vars(options).items() if name in names}
+    for name in {"model", "base_url", "api_key_env"} & given.keys():
+        given[name] = given[name] if isinstance(given[name], list) else [given[name]]
+    return JudgeConfig(**given)
 
 
-def chat_from(j: JudgeConfig, store: Store, account: str, concurrency: int = 0, **instead: str) -> Chat:
-    """The Chat of settings for one model; `instead` names model, base_url or api_key_env where these are lists."""
-    named = {"model": j.model, "base_url": j.base_url, "api_key_env": j.api_key_env} | instead
-    endpoint = Endpoint(
-        **named,
-        temperature=j.temperature,
-        max_tokens=j.max_tokens,
-        timeout=j.timeout,
-        max_retries=j.max_retries,
-        extra_body=j.extra_body,
-    )
+def chats_from(j: JudgeConfig, store: Store, account: str, concurrency: int = 0) -> list[Chat]:
+    """A Chat for each of `j.model`. `concurrency` takes the place of `j.concurrency` when set."""
     budget = Budget(max_calls=j.max_calls, max_cost=j.max_cost, price_in=j.price_in, price_out=j.price_out)
-    return Chat(endpoint, budget, store, account, concurrency or j.concurrency)
+    urls, keys = one_each(j.base_url, len(j.model)), one_each(j.api_key_env, len(j.model))
+    chats = []
+    for model, url, key in zip(j.model, urls, keys, strict=True):
+        endpoint = Endpoint(
+            model=model,
+            base_url=url,
+            api_key_env=key,
+            temperature=j.temperature,
+            max_tokens=j.max_tokens,
+            timeout=j.timeout,
+            max_retries=j.max_retries,
+            extra_body=j.extra_body,
+        )
+        chats.append(Chat(endpoint, budget, store, account, concurrency or j.concurrency))
+    return chats
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pictures: decoding them as people see them, their sizes, and the formats that browsers and APIs take.
+"""Images: decoding them as a person sees them, their sizes, and the formats that browsers and APIs accept.
 
 Knows nothing of models, text or tokens.
 """
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 258, 262, 274, 339
 SIDEWAYS = (5, 6, 7, 8)  # orientations that change height and width
 PNG_EXIF = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # where a PNG may hold an orientation
-# What OpenAI's interface and browsers take. An MPO is a JPEG to all who know no better.
+# Formats that OpenAI's API and browsers accept. Programs that do not know MPO read it as a JPEG.
 WEB_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 
 
 def check_size(height: int, width: int) -> None:
-    """InputError for no pixels and for an aspect ratio over 200, which the image processor refuses."""
+    """InputError for an image without pixels, or with an aspect ratio over 200: image processors refuse it."""
     if min(height, width) < 1 or max(height, width) > 200 * min(height, width):
         raise InputError(f"{width} x {height} pixels: the sides must be positive and differ at most 200-fold")
 
 
 def load_image(media: Media) -> Image.Image:
-    """The picture of a Media as `open_image` gives it."""
+    """The image of a Media, decoded as in `open_image`."""
     return open_image(media.data if media.data is not None else media.path)
 
 
 def open_image(file: bytes | str | Path) -> Image.Image:
-    """The picture in an encoded file (its bytes or its path) as `as_seen` gives it. Raises PIL's errors, too."""
+    """The image in an encoded file (its bytes or its path), converted as in `as_seen`. Raises PIL's errors, too."""
     from PIL import Image
 
     with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
@@ -46,12 +46,12 @@ def open_image(file: bytes | str | Path) -> Image.Image:
 
 
 def as_seen(image: Image.Image) -> Image.Image:
-    """An opened picture as a person sees it, in RGB. Trainer, engines, report, contact sheets and judges all use this.
+    """An opened image as a person sees it, in RGB. Trainer, engines, report, contact sheets and judges all use this.
 
-    It is turned as its EXIF data say, and transparency is laid on white. Samples of more than 8 bits are scaled by
-    their depth, floating-point ones by their range. Colour profiles are not applied: the published models were trained
-    without them. `image` itself is changed, too. Raises InputError for several frames, and for floating-point samples
-    that are no numbers.
+    It is rotated by its EXIF orientation, and transparency is composited on white. Samples of more than 8 bits are
+    scaled by their depth, floating-point samples by their range. Colour profiles are not applied: the published models
+    were trained without them. `image` itself is modified, too. Raises InputError for several frames, and for NaN or
+    infinite samples.
     """
     from PIL import Image, ImageCms, ImageOps
 
@@ -73,11 +73,13 @@ def as_seen(image: Image.Image) -> Image.Image:
 
 
 def check_still(image: Image.Image) -> None:
-    """InputError for an animation or several pages: showing the first alone would lose the others in silence."""
-    # The further frames of an MPO, a camera's JPEG, are the same picture: a preview, or another eye's view.
+    """InputError for an animation or several pages: all frames but the first would be lost silently."""
+    # The further frames of an MPO (a camera's JPEG) show the same scene: a preview, or the other half of a stereo pair.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         num_frames = image.n_frames  # type: ignore[attr-defined]
-        raise InputError(f"{num_frames} frames: only still pictures can be shown; save one frame, or each by itself")
+        raise InputError(
+            f"{num_frames} frames: only still images can be used; save one frame, or each frame as an image of its own"
+        )
 
 
 def _scale_transparent_colour(image: Image.Image) -> None:
@@ -93,7 +95,7 @@ def _scale_transparent_colour(image: Image.Image) -> None:
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """A grey picture of integer or floating-point samples with 8 bits a sample, in mode L, or LA with transparency."""
+    """A grey image of integer or floating-point samples with 8 bits a sample: mode L, or LA with transparency."""
     import numpy as np
     from PIL import Image
 
@@ -117,7 +119,7 @@ def _is_unsigned(tags: Mapping[int, Any]) -> bool:
 
 
 def _black_and_white(image: Image.Image, samples: np.ndarray, tags: Mapping[int, Any]) -> tuple[float, float]:
-    """The samples that stand for black and for white. InputError for floating-point samples that are no numbers."""
+    """The sample values of black and of white. InputError for NaN or infinite samples."""
     import numpy as np
 
     low, high = samples.min(), samples.max()
@@ -128,37 +130,39 @@ def _black_and_white(image: Image.Image, samples: np.ndarray, tags: Mapping[int,
     if image.mode == "I" and low >= 0:
         if tags.get(BITS) == (16,):
             return 0, 2**15 - 1  # signed
-        # Most files with 32 bits hold samples of a smaller depth: the smallest that can is taken for theirs.
+        # Most 32-bit files hold samples of a smaller depth: the smallest depth that can hold them is assumed.
         full = 2**32 - 1 if _is_unsigned(tags) else 2**31 - 1
         return 0, next(white for white in (2**8 - 1, 2**16 - 1, full) if high <= white)
     if not np.isfinite([low, high]).all():
         broken = samples.size - int(np.isfinite(samples).sum())
-        raise InputError(f"{broken} of {samples.size} samples NaN or infinite: fill them first, or leave it out")
+        raise InputError(
+            f"{broken} of {samples.size} samples are NaN or infinite: replace them first, or leave the image out"
+        )
     return float(low), float(high)
 
 
 def image_media(data: bytes) -> Media:
-    """A Media for encoded image bytes, with the size as seen. Raises PIL's errors when the header cannot be read."""
+    """A Media of encoded image bytes, with the size after rotation. Raises PIL's errors for an unreadable header."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
-        if _orientation(image, data) in SIDEWAYS and image.format != "TIFF":  # PIL gives a TIFF's size as turned
+        if _orientation(image, data) in SIDEWAYS and image.format != "TIFF":  # PIL gives a TIFF's size after rotation
             width, height = height, width
     return Media(kind="image", uid=hashlib.sha256(data).hexdigest()[:32], data=data, height=height, width=width)
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
-    """How the EXIF data of an opened picture turn it, from 1 (not at all) to 8."""
+    """The EXIF orientation of an opened image: 1 (upright) to 8."""
     if image.format == "PNG" and not any(mark in data for mark in PNG_EXIF):
-        return 1  # PIL would decode all of it to look behind the pixels
+        return 1  # PIL would decode the whole image to look for EXIF data after the pixels
     return int(image.getexif().get(ORIENTATION, 1))
 
 
 def web_image(data: bytes) -> tuple[str, bytes]:
-    """(media type, file) of an encoded picture for browsers and vision models that are asked over HTTP.
+    """(media type, bytes) of an encoded image for browsers and for vision models behind an HTTP API.
 
-    The file itself where they take its format and see in it what `as_seen` gives, else a PNG of that.
+    The bytes are the given ones if clients accept their format and show what `as_seen` gives; else a PNG of that.
     """
     from PIL import Image
 
@@ -173,7 +177,7 @@ def web_image(data: bytes) -> tuple[str, bytes]:
 
 
 def blank(example: Example) -> Example:
-    """The same example with every image white, of the same size: the control that shows whether the model looks."""
+    """The example with white images of the same sizes: a control that shows whether the model uses its images."""
     messages = [Message(m.role, [_blank_part(part) for part in m.parts]) for m in example.messages]
     return replace(example, messages=messages)
 
@@ -182,7 +186,7 @@ def _blank_part(part: Part) -> Part:
     if part.media is None:
         return part
     if part.media.kind != "image":
-        raise InputError("eval.blank_images blanks images only; this row holds a video.")
+        raise InputError("eval.blank_images blanks images only; this row has a video.")
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -1,49 +1,131 @@
-"""What predictions are worth: accuracy with its interval, macro F1, per class, several samples, pairs compared."""
+"""The answer row: one answer as a line of predictions.jsonl and of rollouts/step_<N>.jsonl. One writer, one reader.
+
+    {"id": "test.parquet:17", "prediction": "Laptop", "data_source": "computer_dataset", "truth": "Desktop",
+     "response": "<think>…</think><class>Laptop</class>", "numbers": {"accuracy": 0.0}, "outcome": "wrong", …}
+
+`prediction` is what was read in the response, null when it could not be read. It is missing in rollouts of rows whose
+data_source has no recipe: nothing knows how to read these.
+"""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from statistics import fmean
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from timemaster.types import InputError
+from timemaster.types import Example, InputError, Rollout, Turn
 
-UNPARSED = "(unparsed)"
-ACCURACY = ("acc", "accuracy", "correct")  # a reward's own word for it, verl's first
-NUM_RESAMPLES = 2000
-Answers = TypeVar("Answers")  # a prediction, or the predictions of one item
+OUTCOMES = {
+    "right": "right",
+    "wrong": "wrong",
+    "unparsed": "nothing could be read in the response",
+    "measured": "read; its worth is a number, not right or wrong",
+    "unscored": "nothing says what it is worth",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
-    """One answer. Example: Prediction(data_source="computer_dataset", truth="Laptop", predicted=None, …)"""
+class Answer:
+    """One answer. Example: Answer(id="test.parquet:17", data_source="ctu", truth="Desktop", prediction="Laptop", …)"""
 
+    id: str  # of the example
     data_source: str
     truth: str
-    predicted: str | None  # None: the answer could not be read
-    labels: list[str]  # the task's classes; empty for tasks without
-    reward: float | None  # None: a judge could not settle a part of it
-    parts: dict[str, float]
-    num_tokens: int  # sampled
-    num_prompt_tokens: int = 0  # before the first sampled one, image tokens included
+    prediction: str | None  # None: the response could not be read
+    is_read: bool = True  # False: the data source has no recipe, so nothing tried to read the response
+    prompt: str = ""
+    media: list[str] = field(default_factory=list)  # uids
+    response: str = ""
+    score: float | None = None  # total of the rewards, of those parts that are known; None: nothing scored it
+    parts: dict[str, float] = field(default_factory=dict)  # of the score, unweighted
+    error: str = ""  # why a part of the score could not be computed, or the environment failed
+    unknown: list[str] = field(default_factory=list)  # parts of the score that a judge could not settle
+    tokens: int = 0  # sampled
+    prompt_tokens: int = 0  # before the first sampled one, image tokens included
+    finish_reason: str = ""
+    turns: list[dict[str, Any]] = field(default_factory=list)  # kind, text, media, finish_reason; [] for a single turn
+    choices: tuple[str, ...] = ()  # what a prediction is one of; () for open answers; not in the files
+    numbers: dict[str, float] = field(default_factory=dict)  # what the task's evaluation measured; the headline first
+    outcome: str = ""  # one of OUTCOMES; "" before it was measured
+
+    @property
+    def reward(self) -> float | None:
+        """The score when all its parts are known, else None."""
+        return None if self.unknown else self.score
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """A line of a comparison. Example: Result(name="1nn_euclid", kind="baseline", accuracy=0.576, n=250, …)"""
+def answer_of_rollout(example: Example, rollout: Rollout) -> Answer:
+    """A rollout as an answer that is not read yet; see `Evaluation.read_answer`."""
+    score = rollout.score
+    return Answer(
+        id=rollout.id,
+        data_source=example.data_source,
+        truth=example.answer,
+        prediction=None,
+        prompt=prompt_text(example),
+        media=[media.uid for media in rollout.media],
+        response=rollout.text,
+        score=score.total if score else None,
+        parts=score.parts if score else {},
+        error=score.error if score else rollout.failure,
+        unknown=list(score.unknown) if score else [],
+        tokens=sum(rollout.mask),
+        prompt_tokens=rollout.mask.index(1) if 1 in rollout.mask else len(rollout.mask),
+        finish_reason=rollout.finish_reason,
+        turns=[turn_row(turn) for turn in rollout.turns] if len(rollout.turns) > 1 else [],
+    )
 
-    name: str
-    kind: str  # "baseline", "model", "predictions", "checkpoint" or "quoted"
-    accuracy: float
-    n: int | None = None  # None, as everything below: not known
-    ci95: tuple[float, float] | None = None
-    macro_f1: float | None = None
-    unparsed: float | None = None  # share of all answers
-    p: float | None = None  # McNemar's, against the reference
-    note: str = ""  # where it comes from
+
+def turn_row(turn: Turn) -> dict[str, Any]:
+    """A turn as a JSON object. Example: {"kind": "sampled", "text": "…", "media": [], "finish_reason": "stop"}"""
+    media = [media.uid for media in turn.media]
+    return {"kind": turn.kind, "text": turn.text, "media": media, "finish_reason": turn.finish_reason}
+
+
+def answer_of_text(example: Example, response: str, prediction: str | None) -> Answer:
+    """An answer that no engine of a run gave: a classifier's, an API model's."""
+    media = [part.media.uid for message in example.messages for part in message.parts if part.media]
+    return Answer(
+        id=example.id,
+        data_source=example.data_source,
+        truth=example.answer,
+        prediction=prediction,
+        prompt=prompt_text(example),
+        media=media,
+        response=response,
+    )
+
+
+def prompt_text(example: Example) -> str:
+    """The text of an example's messages, with "[image]" and "[video]" where media stand."""
+    return "\n".join(part.text or f"[{part.kind}]" for message in example.messages for part in message.parts)
+
+
+def to_row(answer: Answer) -> dict[str, Any]:
+    """The answer as a JSON object. An answer that nothing read has no prediction, numbers and outcome."""
+    row = asdict(answer)
+    hidden = {"choices", "is_read"} | (set() if answer.is_read else {"prediction", "numbers", "outcome"})
+    first = {name: row[name] for name in ("id", "prediction") if name not in hidden}
+    return first | {name: value for name, value in row.items() if name not in hidden and (name != "turns" or value)}
+
+
+def from_row(row: Mapping[str, Any]) -> Answer:
+    """The answer of a JSON object, also of one that an older version wrote, which lacks some names.
+
+    Raises InputError when id, data_source, truth or prediction has another type.
+    """
+    given: dict[str, Any] = {}
+    for name, kind in (("id", str), ("data_source", str), ("truth", str), ("prediction", str | None)):
+        if not isinstance(row.get(name, None if name == "prediction" else ()), kind):
+            raise InputError(f"{name} is {row.get(name, 'missing')!r}")
+        given[name] = row.get(name)
+    for name in ("media", "parts", "unknown", "turns", "numbers"):
+        given[name] = row.get(name) or ({} if name in ("parts", "numbers") else [])
+    for name in ("prompt", "response", "error", "finish_reason", "outcome"):
+        given[name] = str(row.get(name) or "")
+    for name in ("tokens", "prompt_tokens"):
+        given[name] = row.get(name) or 0
+    return Answer(**given, score=row.get("score"), is_read="prediction" in row)
 
 
 def how_sampled(temperature: float, top_p: float = 1.0, top_k: int = -1) -> str:
@@ -52,239 +134,3 @@ def how_sampled(temperature: float, top_p: float = 1.0, top_k: int = -1) -> str:
         return "greedy"
     more = (f", top-p {top_p:g}" if top_p < 1 else "") + (f", top-k {top_k}" if top_k > 0 else "")
     return f"sampled at temperature {temperature:g}{more}"
-
-
-def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a proportion. Source: Wilson (1927), https://doi.org/10.1080/01621459.1927.10502953"""
-    if n == 0:
-        return 0.0, 1.0
-    p, zz = successes / n, z * z
-    centre = (p + zz / (2 * n)) / (1 + zz / n)
-    half = z / (1 + zz / n) * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
-def summarise(answers: Sequence[Prediction]) -> dict[str, Any]:
-    """All figures of a set of predictions; with several data sources also each by itself under `by_data_source`.
-
-    None stands for what does not exist: accuracy where nothing says what is right (`rightness`), macro F1 and unparsed
-    without labels, the format's rate without such a part, means of nothing.
-    """
-    return _by_source(answers, _summary, lambda one: one.data_source)
-
-
-def summarise_samples(items: Sequence[Sequence[Prediction]], seed: int = 1) -> dict[str, Any]:
-    """The figures of several sampled answers per item, as `summarise` gives them, with
-
-        n                        items; every other count is of answers
-        accuracy                 the mean over the samples, as `pass_at_k` of 1
-        majority                 accuracy, macro F1 and unparsed of the majority vote; None for tasks without labels
-        pass_at_k                by k = 1, 2, 4, …, the number of samples
-
-    Intervals are percentiles of a seeded bootstrap over items: an item's samples stay together, for they are not
-    independent.
-    """
-    return _by_source(items, lambda some: _sampled_summary(some, seed), lambda item: item[0].data_source)
-
-
-def _by_source(
-    answers: Sequence[Answers], figures: Callable[[Sequence[Answers]], dict[str, Any]], source: Callable[[Answers], str]
-) -> dict[str, Any]:
-    out = figures(answers)
-    sources = sorted({source(one) for one in answers})
-    if len(sources) > 1:
-        out["by_data_source"] = {s: figures([one for one in answers if source(one) == s]) for s in sources}
-    return out
-
-
-def _summary(answers: Sequence[Prediction]) -> dict[str, Any]:
-    n = len(answers)
-    correct = rightness(answers)
-    labels = list(dict.fromkeys(label for one in answers for label in one.labels))
-    per_class = {label: _class_figures(label, answers) for label in labels}
-    formats = [one.parts["format"] for one in answers if "format" in one.parts]
-    rewards = [one.reward for one in answers if one.reward is not None]
-    parts = sorted({name for one in answers for name in one.parts})
-    return {
-        "n": n,
-        "accuracy": fmean(correct) if correct else None,
-        "accuracy_ci95": list(wilson(sum(correct), n)) if correct else None,
-        "macro_f1": fmean(c["f1"] for c in per_class.values()) if per_class else None,
-        "format_rate": fmean(formats) if formats else None,
-        "unparsed": sum(one.predicted is None for one in answers) if labels else None,
-        "per_class": per_class,
-        "reward_mean": fmean(rewards) if rewards else None,
-        "unknown": n - len(rewards),
-        "parts": {name: fmean(one.parts[name] for one in answers if name in one.parts) for name in parts},
-        "response_tokens_mean": fmean(one.num_tokens for one in answers) if n else None,
-        "prompt_tokens_mean": fmean(one.num_prompt_tokens for one in answers) if n else None,
-        "confusion": _confusion(labels, answers),
-    }
-
-
-def _sampled_summary(items: Sequence[Sequence[Prediction]], seed: int) -> dict[str, Any]:
-    num_samples = len(items[0])
-    figures = _summary([one for item in items for one in item])
-    figures |= {"n": len(items), "num_samples": num_samples, "majority": None, "pass_at_k": {}}
-    correct = rightness([one for item in items for one in item])
-    if correct is None:
-        return figures
-    right = [sum(correct[i * num_samples : (i + 1) * num_samples]) for i in range(len(items))]
-    powers = [2**i for i in range(num_samples.bit_length()) if 2**i < num_samples]
-    columns = {str(k): [pass_at_k(num_samples, c, k) for c in right] for k in [*powers, num_samples]}
-    voted = [majority(item) for item in items]
-    with_labels = all(one.labels for one in voted)
-    if with_labels:
-        columns["majority"] = [float(bool(is_correct(one))) for one in voted]
-    intervals = bootstrap(columns, seed)
-    figures["accuracy_ci95"] = intervals["1"]
-    if with_labels:
-        of_votes = _summary(voted)
-        figures["majority"] = {name: of_votes[name] for name in ("accuracy", "macro_f1", "unparsed")}
-        figures["majority"]["accuracy_ci95"] = intervals.pop("majority")
-    pass_at = {k: {"value": fmean(columns[k]), "ci95": interval} for k, interval in intervals.items()}
-    return figures | {"pass_at_k": pass_at}
-
-
-def is_correct(one: Prediction) -> bool | None:
-    """Whether an answer is right; None where nothing says so. The first of these that there is decides:
-
-    the accuracy in the reward's dictionary (`own_accuracy`, 1 is right); with labels, whether the truth was chosen; a
-    reward part called accuracy; the reward, where it is 0 or 1 (a scaled one does not say what is right).
-    """
-    own = own_accuracy(one.parts)
-    if own is not None:
-        return own >= 1.0
-    if one.labels:
-        return one.predicted == one.truth
-    worth = next((one.parts[name] for name in ACCURACY if name in one.parts), None)
-    if worth is not None:
-        return worth >= 1.0
-    return one.reward == 1.0 if one.reward in (0.0, 1.0) else None
-
-
-def own_accuracy(parts: Mapping[str, float]) -> float | None:
-    """What a reward called `acc`, `accuracy` or `correct` in its dictionary. Example: {"score/acc": 1.0} gives 1.0"""
-    names = (name for word in ACCURACY for name in parts if name.endswith(f"/{word}"))
-    return next((parts[name] for name in names), None)
-
-
-def rightness(answers: Sequence[Prediction]) -> list[bool] | None:
-    """Whether each answer is right; None where nothing says so.
-
-    Two kinds of answers are wrong although nothing says so: those whose reward a judge left unknown, and those whose
-    reward's dictionary holds no accuracy while others of their data source have one.
-    """
-    told = {one.data_source for one in answers if own_accuracy(one.parts) is not None}
-    found = [is_correct(one) for one in answers]
-    is_open = [
-        right is None and one.reward is not None and one.data_source not in told
-        for one, right in zip(answers, found, strict=True)
-    ]
-    return None if any(is_open) or set(found) <= {None} else [bool(right) for right in found]
-
-
-def majority(samples: Sequence[Prediction]) -> Prediction:
-    """The majority vote of several answers to one item, of which rewards say nothing."""
-    if len(samples) == 1:
-        return samples[0]
-    return replace(samples[0], predicted=vote([one.predicted for one in samples]), parts={})
-
-
-def vote(predicted: Sequence[str | None]) -> str | None:
-    """The label most answers chose; of equally many, the one that got there first. Unparsed answers do not vote."""
-    counts: Counter[str] = Counter()
-    winner = None
-    for label in predicted:
-        if label is not None:
-            counts[label] += 1
-            winner = label if winner is None or counts[label] > counts[winner] else winner
-    return winner
-
-
-def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
-    """Estimated probability that one of `k` answers is right: 1 - C(n - c, k) / C(n, k), without bias.
-
-    Source: Chen et al. (2021), https://arxiv.org/abs/2107.03374, section 2.1
-    """
-    assert 0 <= num_right <= num_samples
-    assert 1 <= k <= num_samples
-    return 1.0 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
-
-
-def bootstrap(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, list[float]]:
-    """95 % intervals of the columns' means: percentiles over NUM_RESAMPLES draws of the same items for all columns.
-
-    A column of nothing but 0 or nothing but 1, which no draw can vary, gets Wilson's interval.
-    """
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    values = np.array(list(columns.values())).T  # [items, columns]
-    draws = (values[rng.integers(0, len(values), len(values))].mean(axis=0) for _ in range(NUM_RESAMPLES))
-    ends = np.percentile(np.array(list(draws)), [2.5, 97.5], axis=0)
-    out = {name: [float(low), float(high)] for name, low, high in zip(columns, *ends, strict=True)}
-    constant = [name for name, column in columns.items() if set(column) in ({0.0}, {1.0})]
-    return out | {name: list(wilson(round(sum(columns[name])), len(values))) for name in constant}
-
-
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """Two sets of answers to the same items. Example: Paired(only_first=31, only_second=12, p=0.0054)"""
-
-    only_first: int  # items that the first alone has right
-    only_second: int
-    p: float  # of so uneven a split, or a more uneven one, were both equally good
-
-
-def mcnemar(
-    first: Mapping[str, Prediction], second: Mapping[str, Prediction], names: tuple[str, str] = ("first", "second")
-) -> Paired:
-    """McNemar's test, exact and two-sided, of answers by example id.
-
-    p = min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2), where b and c items are right in one set alone.
-    Source: McNemar (1947), https://doi.org/10.1007/BF02295996. Raises InputError when ids or truths do not match.
-    """
-    check_pairs(first, second, names)
-    b = sum(bool(is_correct(one)) and not is_correct(second[key]) for key, one in first.items())
-    c = sum(bool(is_correct(one)) and not is_correct(first[key]) for key, one in second.items())
-    tail = sum(math.comb(b + c, i) for i in range(min(b, c) + 1))
-    return Paired(b, c, min(1.0, 2 * tail / 2 ** (b + c)))
-
-
-def check_pairs(
-    first: Mapping[str, Prediction], second: Mapping[str, Prediction], names: tuple[str, str] = ("first", "second")
-) -> None:
-    """InputError unless both hold the same ids with the same truths."""
-    alone = [sorted(first.keys() - second.keys()), sorted(second.keys() - first.keys())]
-    if alone[0] or alone[1]:
-        each = (f"{len(ids)} are only in {name} {ids[:1]}" for ids, name in zip(alone, names, strict=True))
-        raise InputError(
-            f"{names[0]} and {names[1]} cannot be paired: of their examples, {' and '.join(each)}. Answer the same "
-            "rows of the same file with both, leaving none out."
-        )
-    other = [key for key, one in first.items() if one.truth != second[key].truth]
-    if other:
-        raise InputError(
-            f"{names[0]} and {names[1]} cannot be paired: {len(other)} examples have another truth, as {other[0]}: "
-            f"{first[other[0]].truth!r} and {second[other[0]].truth!r}. One of them answered another file of that name."
-        )
-
-
-def _class_figures(label: str, answers: Sequence[Prediction]) -> dict[str, float]:
-    hits = sum(one.truth == label == one.predicted for one in answers)
-    said, true = sum(one.predicted == label for one in answers), sum(one.truth == label for one in answers)
-    unparsed = sum(one.truth == label and one.predicted is None for one in answers)
-    return {
-        "n": true,
-        "precision": hits / said if said else 0.0,
-        "recall": hits / true if true else 0.0,
-        "f1": 2 * hits / (said + true) if said + true else 0.0,
-        "unparsed": unparsed,
-    }
-
-
-def _confusion(labels: list[str], answers: Sequence[Prediction]) -> dict[str, dict[str, int]]:
-    """truth -> predicted -> count, with unparsed answers in a column of their own; {} without labels."""
-    counts = Counter((one.truth, one.predicted or UNPARSED) for one in answers)
-    return {truth: {said: counts[truth, said] for said in [*labels, UNPARSED]} for truth in labels}

@@ -1,8 +1,8 @@
 """Multimodal rotary positions (M-RoPE), built in one place for every forward pass of the trainer.
 
-Text advances all three axes together; an image or video spreads over (time, height, width) from where the text stopped,
-and text resumes one past the largest position used. This is what vLLM samples with; transformers agrees on still
-images and differs on long videos, so the model is always given these.
+Text advances on all three axes (time, height, width) together. An image or video occupies a grid that starts at the
+next position, and the text after it continues one past the largest position of the grid. vLLM samples with the same
+positions. transformers has the same for still images and others for long videos, so the trainer never uses its own.
 
 Source of the scheme: Qwen2-VL (https://arxiv.org/abs/2409.12191), section 2.1; the absolute clock of videos:
 Qwen2.5-VL (https://arxiv.org/abs/2502.13923), section 2.1.2.
@@ -14,7 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from timemaster.models.vision import VisionSpec, grid_thw, num_tokens, second_per_grid
+from timemaster.models.family import VisionSpec
+from timemaster.models.grid import grid_thw, second_per_grid
+from timemaster.models.vision import num_tokens
 from timemaster.types import InputError, Media
 
 
@@ -39,16 +41,16 @@ def find_spans(token_ids: Sequence[int], media: Sequence[Media], spec: VisionSpe
 def mrope_positions(token_ids: Sequence[int], media: Sequence[Media], spec: VisionSpec) -> np.ndarray:
     """Positions [3, num_tokens] (time, height, width), int64, of one sequence that starts at position 0."""
     positions = np.empty((3, len(token_ids)), dtype=np.int64)
-    cursor, at = 0, 0
+    cursor, position = 0, 0  # the next token, and the next position
     for item, (start, length) in zip(media, find_spans(token_ids, media, spec), strict=True):
-        positions[:, cursor:start] = at + np.arange(start - cursor)
-        at += start - cursor
+        positions[:, cursor:start] = position + np.arange(start - cursor)
+        position += start - cursor
         frames, height, width = grid_thw(item, spec)
         grid = np.indices((frames, height // spec.merge_size, width // spec.merge_size))
         if item.kind == "video":
             grid[0] = (grid[0] * (second_per_grid(item, spec) * spec.tokens_per_second)).astype(np.int64)
-        positions[:, start : start + length] = at + grid.reshape(3, -1)
-        at = int(positions[:, start : start + length].max()) + 1
+        positions[:, start : start + length] = position + grid.reshape(3, -1)
+        position = int(positions[:, start : start + length].max()) + 1
         cursor = start + length
-    positions[:, cursor:] = at + np.arange(len(token_ids) - cursor)
+    positions[:, cursor:] = position + np.arange(len(token_ids) - cursor)
     return positions

@@ -1,11 +1,11 @@
 """The embedded default: a Qwen2.5-VL of about one million parameters, made here without any download.
 
 It is an ordinary Hugging Face folder (config, safetensors, tokenizer, processor): plain transformers and plain vLLM
-load it. Real architecture, small sizes, random weights with a standard deviation that lets it learn within hundreds of
-steps. The byte-level BPE tokenizer is trained on the texts it is given and carries Qwen's special tokens; digits stay
-single, as in Qwen2.5.
+load it. The architecture is the published one with small sizes. The weights are random, with a standard deviation that
+lets the model learn within hundreds of steps. The byte-level BPE tokenizer is trained on given texts and has Qwen's
+special tokens; each digit is a token, as in Qwen2.5.
 
-    python -m timemaster.models.tiny checkpoints/tiny --text-from data/italy_power_image/sft.parquet
+    timemaster tiny checkpoints/tiny --text-from data/italy_power_image/sft.parquet
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SPECIAL_TOKENS = [
     "<|image_pad|>",
     "<|video_pad|>",
 ]
-# ChatML with vision markers: the wire format of Qwen2.5-VL's own template, without its default system turn.
+# ChatML with vision markers: the format of Qwen2.5-VL's own template, without its default system turn.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
@@ -54,7 +54,7 @@ DEFAULT_TEXTS = (
 
 
 def make_tokenizer(texts: Iterable[str], vocab_size: int = 640) -> Any:
-    """A Qwen2 tokenizer trained on `texts`: bytes, merges, single digits, Qwen's special tokens, ChatML."""
+    """A Qwen2 tokenizer trained on `texts`, with single digits, Qwen's special tokens and the chat template."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
@@ -83,7 +83,7 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int = 640) -> Any:
 
 
 def make_config(tokenizer: Any, hidden_size: int, num_layers: int) -> Any:
-    """A Qwen2_5_VLConfig of small sizes around the tokenizer's ids; 14-pixel patches, merged 2 x 2, as published."""
+    """A Qwen2_5_VLConfig of small sizes with the tokenizer's ids; patches as published: 14 pixels, merged 2 x 2."""
     from transformers import Qwen2_5_VLConfig
 
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
@@ -129,7 +129,7 @@ def make_config(tokenizer: Any, hidden_size: int, num_layers: int) -> Any:
 
 
 def init_weights(model: Any, std: float, seed: int) -> None:
-    """Normal weights of the given std (norms at one, biases at zero). At 0.02 a model this small stays at chance."""
+    """Normal weights of the given std; norms are 1, biases 0. With std 0.02 so small a model does not learn."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -144,7 +144,7 @@ def init_weights(model: Any, std: float, seed: int) -> None:
 def write_tiny(
     folder: str | Path, texts: Sequence[str] = DEFAULT_TEXTS, hidden_size: int = 128, num_layers: int = 2, seed: int = 0
 ) -> Path:
-    """Write the folder and return it. `texts` train the tokenizer; the sizes are of the language model."""
+    """Write the folder and return it. The tokenizer is trained on `texts`; the sizes are the language model's."""
     from transformers import (
         Qwen2_5_VLForConditionalGeneration,
         Qwen2_5_VLProcessor,
@@ -173,7 +173,7 @@ def write_tiny(
 
 
 def texts_of(parquet: str | Path) -> list[str]:
-    """Every text of a parquet file's prompts, for training the tokenizer."""
+    """All texts in the messages of a parquet file, for training the tokenizer."""
     from timemaster.data.store import read_examples
 
     examples, _ = read_examples([str(parquet)])
@@ -183,7 +183,7 @@ def texts_of(parquet: str | Path) -> list[str]:
 def main() -> None:
     """Command line."""
     print_any_letter()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(prog="timemaster tiny", description="Make a tiny Qwen2.5-VL without a download.")
     parser.add_argument("folder", help="where to write the model")
     parser.add_argument("--text-from", default="", help="parquet whose texts train the tokenizer")
     parser.add_argument("--hidden-size", type=int, default=128)
@@ -191,14 +191,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.hidden_size < 1 or args.hidden_size % 64 or args.num_layers < 1:
-        parser.error("--hidden-size is a multiple of 64, --num-layers at least 1")
+        parser.error("--hidden-size must be a multiple of 64, --num-layers at least 1")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         texts = [*DEFAULT_TEXTS, *(texts_of(args.text_from) if args.text_from else [])]
         write_tiny(args.folder, texts, args.hidden_size, args.num_layers, args.seed)
     except (InputError, OSError) as error:
         parser.exit(2, f"{error}\n")
-    log.info("a tiny Qwen2.5-VL lies in %s", args.folder)
+    log.info("wrote a tiny Qwen2.5-VL to %s", args.folder)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The weights of a Hugging Face folder of Qwen2.5-VL: their names, and whether all of them are there.
+"""The weights in a model's folder: their names and shapes, reading them, and whether the folder is complete.
 
-transformers only warns when a weight is missing and goes on with random numbers; vLLM does not see that a part of a
-fused weight is missing. Here a folder is whole, or it is an InputError.
+transformers only warns when a weight is missing and continues with random numbers; vLLM does not notice that a part of
+a fused weight is missing. Here an incomplete folder is an InputError.
 """
 
 from __future__ import annotations
@@ -12,47 +12,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from timemaster.models.family import family_of
 from timemaster.models.folder import load_model_config
 from timemaster.types import InputError
 
-Shapes = dict[str, tuple[int, ...]]  # by the names that weights have in memory, see `live_name`
-HEAD = "lm_head.weight"
-
-
-def published_name(name: str) -> str:
-    """The name Qwen2.5-VL's own files use, which every version of transformers and vLLM reads."""
-    return name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
-
-
-def live_name(name: str) -> str:
-    """The name transformers gives in memory to a weight of a file; the inverse of `published_name`."""
-    if name.startswith(("lm_head.", "model.language_model.", "model.visual.")):
-        return name
-    return "model." + name if name.startswith("visual.") else name.replace("model.", "model.language_model.", 1)
+Shapes = dict[str, tuple[int, ...]]  # by the names that weights have in memory, see `Family.live_name`
 
 
 def weight_files(model: str) -> list[Path]:
-    """The files with the weights of a folder. InputError when one that its index names is not there."""
+    """The files with the weights of a folder. InputError when a file that its index names is missing."""
     folder = Path(model)
     index = folder / "model.safetensors.index.json"
-    found = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors"))
     if index.exists():
         try:
             names: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{index} cannot be read: {error}. Copy or download it again.") from error
-        found = [folder / name for name in sorted(set(names.values()))]
-        for path in found:
+        files = [folder / name for name in sorted(set(names.values()))]
+        for path in files:
             if not path.exists():
                 _refuse(
-                    model, f"lacks the file {path.name}, with", [n for n, file in names.items() if file == path.name]
+                    model, f"lacks the file {path.name}, with", [n for n, name in names.items() if name == path.name]
                 )
-    if not found:
+    if not files:
         raise InputError(f"{model} has no .safetensors files with weights. Save the model in that format.")
-    return found
+    return files
 
 
-NEEDED = (  # one file of each line makes a folder usable
+NEEDED = (  # a usable folder has one file of each line
     ("config.json",),
     ("tokenizer.json", "vocab.json"),
     ("tokenizer_config.json",),
@@ -61,7 +49,7 @@ NEEDED = (  # one file of each line makes a folder usable
 
 
 def check_folder(model: str) -> None:
-    """InputError when a file of a local model folder is missing or cut short. Reads no tensor and imports no torch."""
+    """InputError when a file of a local model folder is missing or cut short. Reads no tensors, imports no torch."""
     folder = Path(model)
     for names in NEEDED:
         if not any((folder / name).exists() for name in names):
@@ -70,13 +58,13 @@ def check_folder(model: str) -> None:
         try:
             json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise InputError(f"{path} is no JSON: {error}. It may be cut short: copy or download it again.") from error
+            raise InputError(f"{path} is not JSON: {error}. It may be cut short: copy or download it again.") from error
     stored_shapes(model)
 
 
 @contextmanager
 def opened_weights(path: Path, framework: str) -> Iterator[Any]:
-    """A .safetensors file as safetensors opens it, for "np" or "pt". InputError for one that is cut short or gone."""
+    """A .safetensors file as safetensors opens it, for "np" or "pt". InputError if it is cut short or missing."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -84,46 +72,67 @@ def opened_weights(path: Path, framework: str) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path} cannot be read: {error}. If it is cut short, copy or download it again; if it is gone, a run that "
-            "still trains may have removed the checkpoint (trainer.max_ckpt_to_keep)."
+            f"{path} cannot be read: {error}. If it is cut short, copy or download it again; if it is missing, a run "
+            "that still trains may have removed the checkpoint (trainer.max_ckpt_to_keep)."
         ) from error
 
 
 def stored_shapes(model: str) -> Shapes:
-    """Name and shape of every weight in a folder, a tied head left out. Reads headers only."""
+    """Name and shape of every weight in a folder, without a tied head. Reads headers only."""
+    config = load_model_config(model)
+    family = family_of(config)
     shapes: Shapes = {}
     for path in weight_files(model):
         with opened_weights(path, "np") as file:
-            shapes |= {live_name(name): tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
-    if load_model_config(model).get("tie_word_embeddings", False):
-        shapes.pop(HEAD, None)
+            shapes |= {family.live_name(name): tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
+    if config.get("tie_word_embeddings", False):
+        shapes.pop(family.head, None)
     return shapes
 
 
 def wanted_shapes(model: str) -> Shapes:
-    """The weights that the configuration of a folder asks for, a tied head left out. Imports torch."""
+    """Name and shape of every weight that the config.json of a folder asks for, without a tied head. Imports torch."""
     import torch
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    config = Qwen2_5_VLConfig.from_pretrained(model)
+    family = family_of(load_model_config(model))
+    model_class = family.model_class()
+    config = model_class.config_class.from_pretrained(model)
     with torch.device("meta"):
-        shapes = {n: tuple(p.shape) for n, p in Qwen2_5_VLForConditionalGeneration(config).named_parameters()}
+        shapes = {name: tuple(parameter.shape) for name, parameter in model_class(config).named_parameters()}
     if config.tie_word_embeddings:
-        shapes.pop(HEAD, None)
+        shapes.pop(family.head, None)
     return shapes
 
 
+def read_layers(model: str) -> Iterator[list[tuple[str, Any]]]:
+    """The weights of a folder in portions of (name in memory, tensor), for engines that run already.
+
+    A tied head comes last, under its own name: some engines keep a copy of it.
+    """
+    family = family_of(load_model_config(model))
+    embeddings: list[tuple[str, Any]] = []
+    names: set[str] = set()
+    for path in weight_files(model):
+        with opened_weights(path, "pt") as file:
+            portion = [(family.live_name(name), file.get_tensor(name)) for name in sorted(file.keys())]
+        names |= {name for name, _ in portion}
+        embeddings += [(family.head, tensor) for name, tensor in portion if name == family.embeddings]
+        yield portion
+    if family.head not in names:
+        yield embeddings
+
+
 def check_weights(model: str) -> None:
-    """InputError that names the weights of a folder which are missing, too many or of another shape."""
+    """InputError unless a folder has the weights that its config.json asks for; it names those that differ."""
     compare_weights(model, stored_shapes(model), wanted_shapes(model))
 
 
 def compare_weights(source: str, found: Shapes, wanted: Shapes) -> None:
-    """InputError unless `source` has the weights `wanted`, and no others."""
+    """InputError unless `found`, the weights of `source`, are the `wanted` ones and no others."""
     _refuse(source, "lacks", sorted(wanted.keys() - found.keys()))
-    _refuse(source, "has weights that are not asked for:", sorted(found.keys() - wanted.keys()))
+    _refuse(source, "has unexpected weights:", sorted(found.keys() - wanted.keys()))
     other = [f"{name} {found[name]} for {shape}" for name, shape in wanted.items() if found[name] != shape]
-    _refuse(source, "has other shapes than are asked for:", other)
+    _refuse(source, "has weights of unexpected shapes:", other)
 
 
 def _refuse(model: str, what: str, names: list[str]) -> None:

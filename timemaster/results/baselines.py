@@ -31,8 +31,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from timemaster.results.predictions import NAME, prediction_row, write_predictions
+from timemaster.results.predictions import NAME, write_predictions
 from timemaster.series.numeric import series_of
+from timemaster.tasks import Task
 from timemaster.types import Example, InputError
 
 log = logging.getLogger(__name__)
@@ -60,12 +61,12 @@ def classify(name: str, train: Sequence[Example], test: Sequence[Example], windo
     check_settings([name], window)
     panel = _panel([*train, *test])
     known, new = panel[: len(train)], panel[len(train) :]
-    labels = [example.answer for example in train]
+    classes = [example.answer for example in train]
     if not name.startswith("1nn"):  # one call: rocket is slow to start
-        return [str(label) for label in _classifier(name, window).fit(known, _array(labels)).predict(new)]
+        return [str(one) for one in _classifier(name, window).fit(known, _array(classes)).predict(new)]
     size = -(-len(new) // NUM_CHUNKS)
     chunks = [new[i : i + size] for i in range(0, len(new), size)]
-    answer = partial(_nearest, name, window, known, labels)
+    answer = partial(_nearest, name, window, known, classes)
     with tqdm(total=len(new), desc=name, unit="row", leave=False, disable=None) as bar:
         predicted: list[str] = []
         num_cells = len(known) * len(new) * panel[0].size * (panel.shape[2] * window if name == "1nn_dtw" else 1)
@@ -87,8 +88,8 @@ def _each(answer: Callable[[Any], list[str]], chunks: Sequence[Any], num_cells: 
         yield from pool.map(answer, chunks)
 
 
-def _nearest(name: str, window: float, known: Any, labels: Sequence[str], chunk: Any) -> list[str]:
-    return [str(label) for label in _classifier(name, window).fit(known, _array(labels)).predict(chunk)]
+def _nearest(name: str, window: float, known: Any, classes: Sequence[str], chunk: Any) -> list[str]:
+    return [str(one) for one in _classifier(name, window).fit(known, _array(classes)).predict(chunk)]
 
 
 def _classifier(name: str, window: float) -> Any:
@@ -103,10 +104,10 @@ def _classifier(name: str, window: float) -> Any:
     return RocketClassifier(num_kernels=10_000, rocket_transform=name, random_state=SEED)
 
 
-def _array(labels: Sequence[str]) -> Any:
+def _array(classes: Sequence[str]) -> Any:
     import numpy as np
 
-    return np.array(labels)
+    return np.array(classes)
 
 
 def _panel(examples: Sequence[Example]) -> Any:
@@ -128,8 +129,14 @@ def _panel(examples: Sequence[Example]) -> Any:
     return np.array(rows, dtype=float)
 
 
-def baseline(name: str, train: Sequence[Example], test: Sequence[Example], folder: Path, window: float = 1.0) -> Path:
-    """The predictions.jsonl of a baseline in `folder`; made, or kept from an equal earlier call."""
+def baseline(
+    name: str, task: Task, rows: tuple[Sequence[Example], Sequence[Example]], folder: Path, window: float = 1.0
+) -> Path:
+    """The predictions.jsonl of a baseline in `folder`; made, or kept from an equal earlier call.
+
+    `rows`: those to learn from and those to answer.
+    """
+    train, test = rows
     settings: dict[str, Any] = {"baseline": name, "seed": SEED, "sktime": importlib.metadata.version("sktime")}
     settings |= {"window": window} if name == "1nn_dtw" else {}
     files = sorted({str(example.extra["file"]) for example in [*train, *test]})
@@ -147,8 +154,8 @@ def baseline(name: str, train: Sequence[Example], test: Sequence[Example], folde
     log.info("%s: learning from %d series, answering %d", name, len(train), len(test))
     started = time.perf_counter()
     predicted = classify(name, train, test, window)
-    rows = [prediction_row(example, label, label) for example, label in zip(test, predicted, strict=True)]
-    path = write_predictions(folder, rows)
+    answers = [task.evaluation.outside_answer(row, said, said) for row, said in zip(test, predicted, strict=True)]
+    path = write_predictions(folder, [[answer] for answer in answers])
     seconds = round(time.perf_counter() - started, 1)
     about.write_text(
         json.dumps(settings | {"files": files, "seconds": seconds, "key": key.hexdigest()}, indent=2), encoding="utf-8"

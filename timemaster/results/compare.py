@@ -1,6 +1,6 @@
 """One table of everything that was tried on a dataset: checkpoints, classical baselines, API models, published numbers.
 
-    python -m timemaster.results.compare recipes.ctu --data data/ctu_image --runs checkpoints/TimeMaster_CTU/RUN
+    timemaster compare recipes.ctu --data data/ctu_image --runs checkpoints/TimeMaster_CTU/RUN
         --baselines 1nn_euclid,1nn_dtw,rocket --zero-shot --few-shot 2 --base-url URL --model NAME
 
 writes outputs/compare/<task>/ with compare.md, compare.csv, compare.png and, of each baseline and API model, the
@@ -13,29 +13,29 @@ row, the best checkpoint or --reference NAME.
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from timemaster.judge import Chat, Store, add_chat_options, chat_from, settings_of
-from timemaster.metrics.answers import Prediction, Result, check_pairs, mcnemar, summarise
+from timemaster.judge import Chat, Store, add_chat_options, chats_from, settings_of
+from timemaster.metrics.answers import Answer, answer_of_text
+from timemaster.metrics.evaluation import Number
+from timemaster.metrics.paired import check_pairs
 from timemaster.results.baselines import baseline, check_settings
 from timemaster.results.predictions import NAME, read_predictions, write_predictions
 from timemaster.results.prompting import ask_model, choose_shots
 from timemaster.results.published import quoted
+from timemaster.results.table import Result, markdown, write_csv
 from timemaster.system.console import print_any_letter
 from timemaster.tasks import Task, load_task
+from timemaster.tasks.rows import with_task_answers
 from timemaster.types import Example, InputError
 
 log = logging.getLogger(__name__)
-HEADINGS = ("answers by", "n", "accuracy", "95 % interval", "macro F1", "unparsed", "p")
-
-
 OF_TEST = re.compile(r"step_\d+(_t[\d.e-]+)?(_n\d+)?(_blank)?")  # else the name says of which rows it is
 
 
@@ -55,41 +55,53 @@ def compare(task: Task, options: argparse.Namespace) -> list[Result]:
     """
     folder, out = Path(options.data), options.out or Path("outputs/compare") / task.name
     baselines, models = baseline_rows(options), model_rows(options)
-    labels = run_labels([Path(run) for run in options.runs])
-    found = [entry for run, label in labels.items() for entry in run_entries(run, label)]
-    found += [Entry(*_split_name(given)) for given in options.predictions]
-    names = [*(row[0] for row in baselines), *(row[0] for row in models), *(entry.name for entry in found)]
+    check_kind(task, options)
+    run_names = names_of_runs([Path(run) for run in options.runs])
+    evaluated = [entry for run, name in run_names.items() for entry in run_entries(run, name)]
+    evaluated += [Entry(*_split_name(given)) for given in options.predictions]
+    names = [*(row[0] for row in baselines), *(row[0] for row in models), *(entry.name for entry in evaluated)]
     check_names(names, options.reference)
     test = read_rows(task, [folder / "test.parquet"])
-    for entry in found:
+    for entry in evaluated:
         read_answers(task, entry, test)
     files = [folder / "train.parquet", *folder.glob("validation.parquet")]
     train = read_rows(task, files) if baselines or options.few_shot else []
     chats = _chats(options, out)
-    shots = {way: choose_shots(train, task.labels, way, options.seed) for _, _, way in models}
+    shots = {way: choose_shots(train, task.evaluation.choices, way, options.seed) for _, _, way in models}
     entries = []
     for name, given in baselines:
-        entries.append(Entry(name, "baseline", baseline(given, train, test, out / name, options.dtw_window)))
+        entries.append(Entry(name, "baseline", baseline(given, task, (train, test), out / name, options.dtw_window)))
     for name, model, way in models:
-        lines = ask_model(chats[model], task, test, shots[way], name)
-        entries.append(Entry(name, "model", write_predictions(out / re.sub(r"[^\w.-]+", "_", name), lines)))
-    results = measure(task, [*entries, *found], test, options.reference)
+        answers = ask_model(chats[model], task, test, shots[way], name)
+        path = write_predictions(out / re.sub(r"[^\w.-]+", "_", name), [[answer] for answer in answers])
+        entries.append(Entry(name, "model", path))
+    results = measure_entries(task, [*entries, *evaluated], test, options.reference)
     write_table(out, task, [*results, *quoted(task.data_source)], test)
     return results
 
 
 def read_rows(task: Task, files: Sequence[Path]) -> list[Example]:
     """The rows of a task's parquet files, with the raw series. Raises InputError for bad rows and another's rows."""
-    from timemaster.data.store import check_labels, read_examples, report_bad_rows, with_task_labels
+    from timemaster.data.store import read_examples, report_bad_rows
 
-    tasks = {task.data_source: task}
     examples, _ = read_examples([str(file) for file in files], "raise", task.data_source, with_series=True)
     own = [example for example in examples if example.data_source == task.data_source]
     if not own:
         other = sorted({example.data_source for example in examples})
         raise InputError(f"{files[0]} holds rows of {', '.join(other)}; the recipe is of {task.data_source!r}.")
-    report_bad_rows(check_labels(own, tasks), len(own), "raise")
-    return with_task_labels(own, tasks)
+    spelled, bad = with_task_answers(own, {task.data_source: task})
+    report_bad_rows(bad, len(own), "raise")
+    return spelled
+
+
+def check_kind(task: Task, options: argparse.Namespace) -> None:
+    """InputError for baselines and examples in the prompt where answers are open: both need a list of classes."""
+    asked = [name for name in ("baselines", "few_shot") if getattr(options, name)]
+    if asked and not task.evaluation.choices:
+        raise InputError(
+            f"--{asked[0].replace('_', '-')}: it needs a task with a closed list of classes, and the answers of "
+            f"{task.name} are open. Leave it out."
+        )
 
 
 def baseline_rows(options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -111,16 +123,16 @@ def model_rows(options: argparse.Namespace) -> list[tuple[str, str, int]]:
     return [(f"{model} {f'{way}-shot' if way else 'zero-shot'}", model, way) for model in options.model for way in ways]
 
 
-def run_labels(runs: Sequence[Path]) -> dict[Path, str]:
-    """What each run is called: as many of its last folders as tell it from the others."""
+def names_of_runs(runs: Sequence[Path]) -> dict[Path, str]:
+    """What each run is called: as many of its last folders as distinguish it from the others."""
     parts = {run: path.parts for path, run in {run.resolve(): run for run in runs}.items()}
     depths = range(1, max(map(len, parts.values()), default=1) + 1)
     depth = next((n for n in depths if len({own[-n:] for own in parts.values()}) == len(parts)), 1)
     return {run: "/".join(own[-depth:]) for run, own in parts.items()}
 
 
-def run_entries(run: Path, label: str) -> list[Entry]:
-    """The evaluations of a run, by step, named <label>/<evaluation>. Raises InputError when there are none."""
+def run_entries(run: Path, name: str) -> list[Entry]:
+    """The evaluations of a run, by step, called <name>/<evaluation>. Raises InputError when there are none."""
     found = [path.parent for path in run.glob(f"eval/step_*/{NAME}")]
     paths = [path for path in found if OF_TEST.fullmatch(path.name)]
     if not paths:
@@ -131,7 +143,7 @@ def run_entries(run: Path, label: str) -> list[Entry]:
         )
     steps = {path: int(re.sub(r"^step_(\d+).*$", r"\1", path.name)) for path in paths}
     ordered = sorted(paths, key=lambda path: (steps[path], path.name))
-    return [Entry(f"{label}/{path.name}", "checkpoint", path / NAME) for path in ordered]
+    return [Entry(f"{name}/{path.name}", "checkpoint", path / NAME) for path in ordered]
 
 
 def _split_name(given: str) -> tuple[str, str, Path]:
@@ -155,111 +167,79 @@ def _chats(options: argparse.Namespace, out: Path) -> dict[str, Chat]:
     if not options.model:
         return {}
     store = Store(options.cache or out / "replies.sqlite")
-    settings = settings_of(options)
-    return {model: chat_from(settings, store, "compare", model=model) for model in options.model}
+    return dict(zip(options.model, chats_from(settings_of(options), store, "compare"), strict=True))
 
 
-def read_answers(task: Task, entry: Entry, test: Sequence[Example]) -> dict[str, Prediction]:
-    """The answers of a row by example id. Raises InputError when its file is not about exactly the rows of `test`."""
-    truths = {example.id: _truth(task, example) for example in test}
-    answers = read_predictions(entry.path, task.data_source, task.labels)
+def read_answers(task: Task, entry: Entry, test: Sequence[Example]) -> dict[str, Answer]:
+    """The measured answers of an entry by example id. Raises InputError when its file has other rows than `test`."""
+    truths = {example.id: answer_of_text(example, "", None) for example in test}
+    answers = read_predictions(entry.path, task.data_source, task.evaluation)
     check_pairs(truths, answers, (str(test[0].extra["file"]), str(entry.path)))
     return answers
 
 
-def measure(task: Task, entries: Sequence[Entry], test: Sequence[Example], reference: str = "") -> list[Result]:
-    """What each predictions file is worth on `test`, and whether it differs from the reference's row.
+def measure_entries(task: Task, entries: Sequence[Entry], test: Sequence[Example], reference: str = "") -> list[Result]:
+    """A row of the table for each predictions file about `test`, with its paired test against the reference's row.
 
-    Raises InputError when a file is not about exactly these rows.
+    Raises InputError when a file has other rows than `test`, or nothing says what its answers are worth.
     """
+    evaluation, number = task.evaluation, task.evaluation.headline
     answers = {entry.name: read_answers(task, entry, test) for entry in entries}
     results = []
     for entry in entries:
-        figures = summarise(list(answers[entry.name].values()))
-        low, high = figures["accuracy_ci95"]
+        figures = evaluation.figures([[answer] for answer in answers[entry.name].values()], seed=1)
+        if figures[number.name] is None:
+            raise InputError(f"{entry.path}: no {number.name} is known of its answers, so they cannot be compared.")
+        low, high = figures[f"{number.name}_ci95"]
+        others = {key: figures[key] for key in evaluation.columns}
         results.append(
             Result(
-                name=entry.name, kind=entry.kind, accuracy=figures["accuracy"], n=figures["n"],
-                ci95=(low, high), macro_f1=figures["macro_f1"],
-                unparsed=figures["unparsed"] / figures["n"], note=str(entry.path),
+                name=entry.name, kind=entry.kind, value=figures[number.name], n=figures["n"], ci95=(low, high),
+                others=others, unparsed=figures["unparsed"] / figures["n"], note=str(entry.path),
             )
         )  # fmt: skip
     if not results:
         return []
-    name = choose_reference(results, reference)
-    pairs = {one.name: mcnemar(answers[one.name], answers[name], (one.name, name)) for one in results}
-    return [one if one.name == name else replace(one, p=pairs[one.name].p) for one in results]
+    name = choose_reference(results, reference, number)
+    tests = {r.name: evaluation.paired_test(answers[r.name], answers[name], (r.name, name)) for r in results}
+    return [result if result.name == name else replace(result, p=tests[result.name].p) for result in results]
 
 
-def _truth(task: Task, example: Example) -> Prediction:
-    return Prediction(
-        data_source=task.data_source, truth=example.answer, predicted=example.answer, labels=list(task.labels),
-        reward=0.0, parts={}, num_tokens=0,
-    )  # fmt: skip
-
-
-def choose_reference(results: Sequence[Result], name: str) -> str:
+def choose_reference(results: Sequence[Result], name: str, number: Number) -> str:
     """The row that others are tested against: `name`, else the best checkpoint that saw its images, else the best."""
-    seeing = [one for one in results if one.kind == "checkpoint" and not one.name.endswith("_blank")]
-    return name or max(seeing or results, key=lambda one: one.accuracy).name
+    seeing = [result for result in results if result.kind == "checkpoint" and not result.name.endswith("_blank")]
+    sign = 1 if number.higher_is_better else -1
+    return name or max(seeing or results, key=lambda result: sign * result.value).name
 
 
 def write_table(out: Path, task: Task, results: Sequence[Result], test: Sequence[Example]) -> None:
     """compare.md, compare.csv and compare.png in `out`; the table also on the console."""
     from timemaster.results.plot_results import comparison_png
 
-    label, most = Counter(example.answer for example in test).most_common(1)[0]
-    reference = next((one.name for one in results if one.n is not None and one.p is None), "")
-    notes = [one.note for one in results if one.kind == "quoted"]
-    about = [
-        f"# {task.name}: {len(test)} test rows, {len(task.labels)} classes\n",
-        *markdown(results, reference),
-        f"\nAlways {label} would be right in {100 * most / len(test):.1f} %. Answers that could not be read are wrong. "
-        "Intervals are Wilson's." + f" p: McNemar's exact test on the same rows against {reference}." * bool(reference),
+    evaluation = task.evaluation
+    trivial = evaluation.trivial([example.answer for example in test])
+    reference = next((result.name for result in results if result.n is not None and result.p is None), "")
+    notes = [result.note for result in results if result.kind == "quoted"]
+    classes = f", {len(evaluation.choices)} classes" if evaluation.choices else ""
+    tested = f"p: {evaluation.test_name} on the same rows against {reference}." if reference else ""
+    remarks = [trivial.text if trivial else "", evaluation.unread_note, evaluation.interval_note, tested]
+    lines = [
+        f"# {task.name}: {len(test)} test rows{classes}\n",
+        *markdown(results, evaluation.headline, evaluation.columns, reference),
+        "\n" + " ".join(remark for remark in remarks if remark),
         *(f"\n(quoted): quoted, not reproduced here, n unknown; {note}." for note in dict.fromkeys(notes)),
     ]
     out.mkdir(parents=True, exist_ok=True)
-    (out / "compare.md").write_text("\n".join(about) + "\n", encoding="utf-8")
-    with open(out / "compare.csv", "w", encoding="utf-8", newline="") as file:
-        rows = [asdict(one) for one in results]
-        writer = csv.writer(file)
-        writer.writerow(["name", "kind", "n", "accuracy", "low95", "high95", "macro_f1", "unparsed", "p", "note"])
-        for row in rows:
-            low, high = row["ci95"] or (None, None)
-            cells = [row["macro_f1"], row["unparsed"], row["p"], row["note"]]
-            writer.writerow([row["name"], row["kind"], row["n"], row["accuracy"], low, high, *cells])
-    (out / "compare.png").write_bytes(comparison_png(results, f"{task.name}: {len(test)} test rows", most / len(test)))
-    log.info("\n%s\n\n  written to %s", "\n".join(about), out)
-
-
-def markdown(results: Sequence[Result], reference: str) -> list[str]:
-    """The lines of the table, its columns aligned. Accuracies in percent."""
-    rows: list[Sequence[str]] = [HEADINGS]
-    for one in results:
-        p = "reference" if one.name == reference else "" if one.p is None else _p(one.p)
-        interval = "" if one.ci95 is None else f"{100 * one.ci95[0]:.1f} – {100 * one.ci95[1]:.1f}"
-        name = f"{one.name} (quoted)" if one.kind == "quoted" else one.name
-        percent = "" if one.unparsed is None else f"{100 * one.unparsed:.1f} %"
-        f1 = "" if one.macro_f1 is None else f"{one.macro_f1:.3f}"
-        rows.append([name, str(one.n or "unknown"), f"{100 * one.accuracy:.1f} %", interval, f1, percent, p])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
-    rows.insert(1, ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)])
-    return ["| " + " | ".join([row[0].ljust(widths[0]), *_right(row[1:], widths[1:])]) + " |" for row in rows]
-
-
-def _right(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    (out / "compare.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_csv(out / "compare.csv", results, evaluation.headline, evaluation.columns)
+    picture = comparison_png(results, f"{task.name}: {len(test)} test rows", evaluation.headline, trivial)
+    (out / "compare.png").write_bytes(picture)
+    log.info("\n%s\n\n  written to %s", "\n".join(lines), out)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    out = argparse.ArgumentParser(
-        prog="python -m timemaster.results.compare", description="One table of all that was tried."
-    )
+    out = argparse.ArgumentParser(prog="timemaster compare", description="One table of all that was tried.")
     out.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     out.add_argument("--data", required=True, help="its folder with train, validation and test.parquet")
     out.add_argument(

@@ -1,6 +1,6 @@
 """Plots against numbers: what two runs of one dataset, image and numeric, reached and what their prompts cost.
 
-    python -m timemaster.results.modalities IMAGE_RUN NUMERIC_RUN [--out DIR] [--tokens-of data/ctu_image/test.parquet]
+    timemaster modalities IMAGE_RUN NUMERIC_RUN [--out DIR] [--tokens-of data/ctu_image/test.parquet]
 
 Prints a table and writes modalities.json and modalities.png. `--tokens-of` also counts what the rows of a file cost at
 full length by the rules of Qwen2.5's tokenizer and image processor, whatever model the runs used, as numbers written
@@ -22,12 +22,13 @@ import yaml
 
 from timemaster.config import DataConfig, NumericConfig
 from timemaster.data.store import read_examples
-from timemaster.models.vision import num_tokens, vision_spec
+from timemaster.models.vision import default_vision_spec, num_tokens
 from timemaster.results.published import TOKEN_RATIO
 from timemaster.run.inputs import numeric_style
+from timemaster.run.step_names import by_step
 from timemaster.series.numeric import series_of, write_series
 from timemaster.system.console import print_any_letter
-from timemaster.tasks import find_recipes, load_tasks
+from timemaster.tasks import SeriesClassification, find_recipes, load_tasks
 from timemaster.types import InputError
 
 log = logging.getLogger("timemaster.results.modalities")
@@ -43,14 +44,10 @@ PUBLISHED_MIN_PIXELS = 512 * 28 * 28  # of the fine-tuning tool that the publish
 
 def latest_evaluation(run: Path) -> dict[str, Any]:
     """metrics.json of the last greedy evaluation of a run, and its `folder`. InputError when there is none."""
-    steps = sorted(
-        (int(path.parent.name[5:]), path)
-        for path in run.glob("eval/step_*/metrics.json")
-        if path.parent.name[5:].isdigit()
-    )
-    if not steps:
+    found = [path for folder in by_step(run / "eval", "step_*").values() if (path := folder / "metrics.json").is_file()]
+    if not found:
         raise InputError(f"{run} has no eval/step_<N>/metrics.json: evaluate the run first (EVAL=True).")
-    path = steps[-1][1]
+    path = found[-1]
     return json.loads(path.read_text(encoding="utf-8")) | {"folder": str(path.parent)}
 
 
@@ -66,7 +63,7 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
     ratio, if there is one.
     """
     tasks = load_tasks(find_recipes())
-    vision = vision_spec({"vision_config": {}}, min_pixels, DataConfig().max_pixels)  # as published
+    vision = default_vision_spec(min_pixels, DataConfig().max_pixels)
     examples, _ = read_examples([file], with_series=True)
     numbers, images = [], []
     for example in examples:
@@ -75,7 +72,7 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
         except InputError as error:
             raise InputError(f"{example.id}: {error}") from error
         task = tasks.get(example.data_source)
-        names = task.plot.channels if task else ()
+        names = task.plot.channels if isinstance(task, SeriesClassification) else ()
         numbers.append(count_tokens(write_series(values, names, numeric_style(style, task))))
         images += [num_tokens(p.media, vision) for m in example.messages for p in m.parts if p.media is not None]
     if not images:
@@ -133,9 +130,7 @@ def main() -> None:
     from timemaster.results.plot_modalities import modalities_png
     from timemaster.system.console import setup_logging
 
-    parser = argparse.ArgumentParser(
-        prog="python -m timemaster.results.modalities", description="Plots against numbers."
-    )
+    parser = argparse.ArgumentParser(prog="timemaster modalities", description="Plots against numbers.")
     parser.add_argument("image_run", type=Path, help="run folder with data.modality=image, evaluated")
     parser.add_argument("numeric_run", type=Path, help="run folder with data.modality=numeric, evaluated")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for modalities.json and .png (default: here)")

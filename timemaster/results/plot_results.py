@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from timemaster.media.images import open_image
-from timemaster.metrics.answers import Result, how_sampled
+from timemaster.metrics.answers import how_sampled
+from timemaster.metrics.evaluation import Number, Trivial
+from timemaster.results.table import Result, short
 from timemaster.series.fonts import fonts_for
 
 if TYPE_CHECKING:
@@ -97,29 +99,36 @@ def confusion_png(confusion: dict[str, dict[str, int]], title: str) -> bytes:
     return png(figure, 110)
 
 
-def comparison_png(results: Sequence[Result], title: str, chance: float) -> bytes:
-    """A row each: accuracy with its 95 % interval, quoted ones hollow; `chance` is that of the most frequent class."""
+def comparison_png(results: Sequence[Result], title: str, number: Number, trivial: Trivial | None) -> bytes:
+    """A row for each result: the headline with its 95 % interval, quoted ones hollow; `trivial` is a dashed line."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     figure = Figure(figsize=(8.6, 1.5 + 0.34 * len(results)), layout=ConstrainedLayoutEngine(w_pad=0.12))
     axes = figure.subplots()
-    most = "always the most frequent class"  # in the legend: beside the line it may cross the axis or a point
-    axes.axvline(100 * chance, color="#999999", linestyle="--", linewidth=1, zorder=0, label=most)
+    scale = 100 if number.is_share else 1
+    if trivial:  # its text is in the legend: beside the line it may cross the axis or a point
+        axes.axvline(
+            scale * trivial.value, color="#999999", linestyle="--", linewidth=1, zorder=0, label=trivial.legend
+        )
     shown = set()
     for y, one in enumerate(results):
         label, colour, marker = KINDS[one.kind]
-        low, high = one.ci95 or (one.accuracy, one.accuracy)
-        axes.plot([100 * low, 100 * high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
+        low, high = one.ci95 or (one.value, one.value)
+        axes.plot([scale * low, scale * high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
         axes.plot(
-            100 * one.accuracy, y, marker, color=colour, markersize=7, linestyle="none",
+            scale * one.value, y, marker, color=colour, markersize=7, linestyle="none",
             markerfacecolor="white" if one.kind == "quoted" else colour, label=None if label in shown else label,
         )  # fmt: skip
         shown.add(label)
-        text = f"{100 * one.accuracy:.1f}" + (f"  [{100 * low:.1f}, {100 * high:.1f}]" if one.ci95 else "")
+        text = short(number, one.value)
+        text += f"  [{short(number, low)}, {short(number, high)}]" if one.ci95 else ""
         axes.text(1.015, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.set_yticks(range(len(results)), [one.name for one in results], fontsize=9, **LITERAL)
-    axes.set(ylim=(len(results) - 0.4, -0.6), xlim=(-1, 101), xlabel="accuracy in %, with its 95 % interval")
+    unit = " in %" if number.is_share else ""
+    axes.set(ylim=(len(results) - 0.4, -0.6), xlabel=f"{number.heading}{unit}, with its 95 % interval")
+    if number.is_share:
+        axes.set_xlim(-1, 101)
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

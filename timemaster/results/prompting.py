@@ -1,7 +1,7 @@
-"""Any OpenAI-compatible vision model as a classifier: a dataset's own question, zero-shot or after a few examples.
+"""Any OpenAI-compatible vision model asked a dataset's own question, zero-shot or after a few examples.
 
-Few-shot is VL-Time's way (https://github.com/AdityaLab/DeepTime): the examples are turns of the same conversation, a
-plot with the question and an answer with nothing but the label. Answers are read like a policy's own.
+Few-shot prompts are built as VL-Time does (https://github.com/AdityaLab/DeepTime): the examples are turns of the same
+conversation, a plot with the question and an answer with nothing but the class. Answers are read like the policy's.
 """
 
 from __future__ import annotations
@@ -15,57 +15,53 @@ from typing import Any
 from tqdm import tqdm
 
 from timemaster.judge import Chat, Reply, chat_turn
-from timemaster.results.predictions import prediction_row
-from timemaster.tasks import Task, predict
+from timemaster.metrics.answers import Answer
+from timemaster.tasks import Task
 from timemaster.types import Example, InputError
 
 
-def choose_shots(examples: Sequence[Example], labels: Sequence[str], per_class: int, seed: int) -> list[Example]:
-    """`per_class` examples of every label, drawn and mixed by `seed`. InputError where a class has too few."""
+def choose_shots(examples: Sequence[Example], classes: Sequence[str], per_class: int, seed: int) -> list[Example]:
+    """`per_class` examples of every class, drawn and shuffled by `seed`. InputError when a class has too few."""
     rng = random.Random(seed)
     chosen = []
-    for label in labels:
-        own = [example for example in examples if example.answer == label]
+    for name in classes:
+        own = [example for example in examples if example.answer == name]
         if len(own) < per_class:
-            raise InputError(f"--few-shot {per_class}: the class {label} has {len(own)} rows to choose from; ask less.")
+            raise InputError(f"--few-shot {per_class}: the class {name} has {len(own)} rows to choose from; ask less.")
         chosen += rng.sample(own, per_class)
-    rng.shuffle(chosen)  # in the order of the labels, the last class would be the nearest
+    rng.shuffle(chosen)  # sorted by class, the last class would always be nearest to the question
     return chosen
 
 
-def shot_turns(shots: Sequence[Example]) -> list[dict[str, Any]]:
-    """Each of `shots` as the dataset asks it, answered with its label."""
+def shot_turns(task: Task, shots: Sequence[Example]) -> list[dict[str, Any]]:
+    """Each of `shots` as the dataset asks it, with its answer."""
     turns = []
     for shot in shots:
         turns += [chat_turn(message) for message in shot.messages]
-        turns.append({"role": "assistant", "content": f"<class>{shot.answer}</class>"})
+        turns.append({"role": "assistant", "content": task.evaluation.demonstrated(shot.answer)})
     return turns
 
 
-def ask_model(
-    chat: Chat, task: Task, examples: Sequence[Example], shots: Sequence[Example], label: str
-) -> list[dict[str, Any]]:
-    """The lines of predictions.jsonl for `examples`, asked as many at a time as the chat allows.
+def ask_model(chat: Chat, task: Task, examples: Sequence[Example], shots: Sequence[Example], name: str) -> list[Answer]:
+    """The measured answers to `examples`; as many calls at a time as the chat allows. `name` is for messages.
 
-    Replies are kept in the chat's cache: the same call asks again only for what failed. Raises ChatRefused, of which
-    BudgetSpent is one, and InputError when calls failed for good: their rows would be measured as wrong answers.
+    Replies are kept in the chat's cache: the same call asks again only what failed. Raises ChatRefused (BudgetSpent is
+    one), and InputError when calls failed for good: otherwise their rows would count as wrong answers.
     """
-    replies = asyncio.run(_ask_all(chat, examples, shot_turns(shots), label))
+    replies = asyncio.run(_ask_all(chat, examples, shot_turns(task, shots), name))
     failed = [reply.error for reply in replies if reply.error]
     if failed:
         raise InputError(
-            f"{label}: {len(failed)} of {len(replies)} calls failed for good (the first: {failed[0]}), which measures "
+            f"{name}: {len(failed)} of {len(replies)} calls failed for good (the first: {failed[0]}), which measures "
             f"nothing. The other replies are kept in {chat.store.path}: start again, and only the rest is asked."
         )
     return [
-        prediction_row(example, predict(task, reply.text), reply.text)
+        task.evaluation.outside_answer(example, reply.text, task.evaluation.read(reply.text))
         for example, reply in zip(examples, replies, strict=True)
     ]
 
 
-async def _ask_all(
-    chat: Chat, examples: Sequence[Example], before: Sequence[dict[str, Any]], label: str
-) -> list[Reply]:
+async def _ask_all(chat: Chat, examples: Sequence[Example], before: Sequence[dict[str, Any]], name: str) -> list[Reply]:
     """The replies in order, with a progress bar. When a call raises, those in flight are waited for: they are paid."""
     waiting = deque(enumerate(examples))
     replies: dict[int, Reply] = {}
@@ -80,7 +76,7 @@ async def _ask_all(
                     waiting.clear()  # nothing new is asked
             bar.update(1)
 
-    with tqdm(total=len(examples), desc=label, unit="row", leave=False, disable=None) as bar:
+    with tqdm(total=len(examples), desc=name, unit="row", leave=False, disable=None) as bar:
         ended = await asyncio.gather(*(work() for _ in range(chat.concurrency)), return_exceptions=True)
     for error in ended:
         if error is not None:

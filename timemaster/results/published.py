@@ -1,18 +1,18 @@
-"""Accuracies and token costs that others published, by data_source, to stand beside ours: quoted, not reproduced here.
+"""Published results and token costs by data_source, to be shown beside ours: quoted, not reproduced here.
 
-The figure is assets/num_image.pdf of https://github.com/langfengQ/TimeMaster, whose bars were measured. How many test
-rows are behind a number, and which, it does not say; so there is no interval, and no test against it.
+The source is assets/num_image.pdf of https://github.com/langfengQ/TimeMaster: the heights of its bars were measured. It
+does not say how many test rows a number is based on, nor which; so there is no interval and no paired test.
 """
 
 from __future__ import annotations
 
-from timemaster.metrics.answers import Result
+from timemaster.results.table import Result
 
 SOURCE = "TimeMaster, arXiv 2506.13705, the repository's figure num_image.pdf"
 IMAGE = "TimeMaster 3B SFT+RL, plots"
 NUMERIC = "TimeMaster 3B SFT+RL, numbers as text"
 
-PERCENT = {
+PERCENT = {  # of right answers
     "rcw_dataset": {IMAGE: 75.56, NUMERIC: 10.40},
     "lightning_dataset": {IMAGE: 68.49, NUMERIC: 10.98},
     "ecg_dataset": {IMAGE: 60.00, NUMERIC: 25.40},
@@ -32,6 +32,6 @@ TOKEN_RATIO = {
 
 
 def quoted(data_source: str) -> list[Result]:
-    """The published accuracies of a dataset; none for one that nothing was published of."""
+    """The published results of a dataset; empty if nothing was published."""
     found = PERCENT.get(data_source, {})
-    return [Result(name=name, kind="quoted", accuracy=value / 100, note=SOURCE) for name, value in found.items()]
+    return [Result(name=name, kind="quoted", value=value / 100, note=SOURCE) for name, value in found.items()]

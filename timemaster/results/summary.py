@@ -1,18 +1,21 @@
 """The closing table of the quickstart, its summary.json and its picture.
 
-python -m timemaster.results.summary FOLDER
+timemaster summary FOLDER
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from timemaster.run.step_names import by_step
 from timemaster.system.console import print_any_letter, setup_logging
 from timemaster.types import InputError
 
@@ -37,7 +40,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 def last_step(evaluations: Path) -> int:
     """The last step of which there are greedy answers to rows with their images."""
-    steps = [int(path.name[5:]) for path in evaluations.glob("step_*") if path.name[5:].isdigit()]
+    steps = by_step(evaluations, "step_*")
     if not steps:
         raise InputError(f"{evaluations} holds no step_<N>: evaluate the run first, EVAL=True with its script.")
     return max(steps)
@@ -106,11 +109,13 @@ def some_of_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return chosen
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table and write the files."""
     print_any_letter()
+    parser = argparse.ArgumentParser(prog="timemaster summary", description="The closing table of the quickstart.")
+    parser.add_argument("folder", type=Path, help="folder that quickstart.sh or small.sh made")
+    folder: Path = parser.parse_args(arguments).folder
     setup_logging()
-    folder = Path(*sys.argv[1:2])
     try:
         summary = collect(folder)
     except (InputError, OSError) as error:

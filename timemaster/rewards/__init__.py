@@ -9,9 +9,11 @@ Knows nothing about tokens, engines or datasets. `scoring` also takes functions 
 """
 
 from timemaster.rewards.extension import extension
+from timemaster.rewards.load import load_function
 from timemaster.rewards.parse import predict_label, tag_contents
 from timemaster.rewards.parts import accuracy, format_lenient, format_strict, format_tags
-from timemaster.rewards.scoring import RewardFn, RewardPart, Scorer, as_reward, check_parts, load_function, score
+from timemaster.rewards.reward_part import RewardFn, RewardPart, as_reward, check_parts
+from timemaster.rewards.scoring import Scorer, score
 
 __all__ = [
     "RewardFn",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 
+from timemaster.config.registries import ENGINES, load
 from timemaster.rollout.engine import Engine, EngineSpec
 from timemaster.types import InputError
 
@@ -36,16 +37,9 @@ def preload(name: str, device: str) -> None:
             import vllm.v1.worker.cpu_worker
         else:
             import vllm  # noqa: F401
-    else:
-        import timemaster.rollout.hf  # noqa: F401
+    load(ENGINES[name])
 
 
 def make_engine(name: str, spec: EngineSpec) -> Engine:
-    """Start an engine. `name` is "vllm" or "hf"."""
-    if name == "vllm":
-        from timemaster.rollout.vllm import VllmEngine
-
-        return VllmEngine(spec)
-    from timemaster.rollout.hf import HfEngine
-
-    return HfEngine(spec)
+    """Start the engine that `ENGINES` has under `name`."""
+    return load(ENGINES[name])(spec)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from timemaster.models.folder import load_model_config
-from timemaster.models.vision import PixelCache, banned_token_ids, grid_thw, vision_spec
+from timemaster.models.vision import PixelCache, vision_spec
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.wire import Arrivals, unpack
 from timemaster.types import Completion, Prompt, Sampling
@@ -22,16 +22,16 @@ class HfEngine:
     """See `timemaster.rollout.engine.Engine`."""
 
     def __init__(self, spec: EngineSpec) -> None:
-        from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
+        from transformers import GenerationConfig
 
         self._spec = spec
         self._vision = vision_spec(load_model_config(spec.model_path), spec.min_pixels, spec.max_pixels)
         self._pixels = PixelCache(spec.model_path, self._vision)
         dtype = getattr(torch, spec.dtype)
-        model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(spec.model_path, dtype=dtype)
+        model: Any = self._vision.family.model_class().from_pretrained(spec.model_path, dtype=dtype)
         self._model = model.to(spec.device).eval()
         if spec.head_dtype == "float32":
-            head = self._model.lm_head
+            head = self._model.get_output_embeddings()
             head.forward = lambda hidden: torch.nn.functional.linear(hidden.float(), head.weight.float())
         self._model.generation_config = GenerationConfig()  # the folder's own may hold a repetition penalty
         self._queue: list[tuple[str, Prompt, Sampling]] = []
@@ -67,10 +67,10 @@ class HfEngine:
         ids = torch.tensor([[pad] * (longest - len(p.token_ids)) + p.token_ids for p in prompts])
         attention = torch.tensor([[0] * (longest - len(p.token_ids)) + [1] * len(p.token_ids) for p in prompts])
         media = [item for prompt in prompts for item in prompt.media]
-        inputs: dict[str, Any] = {"mm_token_type_ids": (ids == self._vision.image_token_id).int()}
+        inputs = self._vision.family.generate_inputs(ids, self._vision)
         if media:
-            inputs["pixel_values"] = torch.cat([self._pixels.get(item) for item in media])
-            inputs["image_grid_thw"] = torch.tensor([grid_thw(item, self._vision) for item in media])
+            pixels = [self._pixels.get(item) for item in media]
+            inputs |= self._vision.family.image_inputs(pixels, media, self._vision)
         inputs = {name: value.to(self._spec.device) for name, value in inputs.items()}
         greedy = sampling.temperature == 0
         warp = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p}
@@ -82,7 +82,7 @@ class HfEngine:
             do_sample=not greedy,
             num_return_sequences=sampling.n,
             max_new_tokens=sampling.max_tokens,
-            suppress_tokens=banned_token_ids(self._vision),
+            suppress_tokens=list(self._vision.banned_token_ids),
             eos_token_id=self._spec.stop_token_ids,
             pad_token_id=pad,
             return_dict_in_generate=True,
@@ -106,7 +106,7 @@ class HfEngine:
             raise RuntimeError(f"the hf engine receives weights by object_store only, not {self._spec.wire}")
 
     def own_head(self) -> bool:
-        return self._model.lm_head.weight is not self._model.get_input_embeddings().weight
+        return self._model.get_output_embeddings().weight is not self._model.get_input_embeddings().weight
 
     def start_weight_update(self) -> None:
         self._targets = self._model.state_dict()

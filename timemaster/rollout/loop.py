@@ -11,13 +11,23 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from timemaster.rollout.engine import Engine
 from timemaster.tokens.render import Renderer
 from timemaster.types import Completion, Example, Group, Media, Message, Prompt, Rollout, Sampling, Score
 
-ScoreFn = Callable[[Rollout, Example], Future[Score]]  # starts to score; does not wait
 Respond = Callable[[Example, str], list[Message] | None]
+
+
+class Scoring(Protocol):
+    """What scores the rollouts of one prompt."""
+
+    def add(self, index: int, rollout: Rollout) -> Future[Score | None]:
+        """Start to score rollout number `index`, without waiting. The Future gives None for one with `failure`."""
+
+
+StartGroup = Callable[[Example, int], Scoring]  # given the example and the number of its rollouts
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,7 +66,8 @@ class _Open:
     """A group in the making."""
 
     request: Request
-    answers: list[tuple[Rollout, Future[Score]] | None]
+    scoring: Scoring
+    answers: list[tuple[Rollout, Future[Score | None]] | None]
 
     def is_complete(self) -> bool:
         return all(answer is not None and answer[1].done() for answer in self.answers)
@@ -74,7 +85,7 @@ class RolloutLoop:
         self,
         engine: Engine,
         renderer: Renderer,
-        score: ScoreFn,
+        score: StartGroup,
         respond: Callable[[Example], Respond | None],  # the next turns of an example's task, None for single turns
         max_model_len: int,
     ) -> None:
@@ -86,13 +97,19 @@ class RolloutLoop:
     def add(self, request: Request) -> None:
         """Begin to answer a prompt."""
         assert request.key not in self._open
-        self._open[request.key] = _Open(request=request, answers=[None] * request.sampling.n)
+        n = request.sampling.n
+        scoring = self.score(request.example, n)
+        self._open[request.key] = _Open(request=request, scoring=scoring, answers=[None] * n)
         params = replace(request.sampling, seed=stable_seed(f"{request.seed}/{request.example.id}"))
         self.engine.submit(str(request.key), request.prompt, params)
 
     def num_open(self) -> int:
         """Prompts that were added and are not done."""
         return len(self._open)
+
+    def num_unfinished(self) -> int:
+        """Sequences that are not done: sampled now, waiting for the engine, or with their environment."""
+        return sum(answer is None for one in self._open.values() for answer in one.answers)
 
     def advance(self) -> list[tuple[int, Group]]:
         """Decode a little. The groups that are complete, every rollout scored, with the keys of their requests.
@@ -138,7 +155,7 @@ class RolloutLoop:
             follow_up = self._take(request.example, sequence, completion, request.version, request.sampling)
             if follow_up is None:
                 rollout = _finish(request.example, sequence, completion.finish_reason)
-                self._open[i].answers[j] = rollout, self.score(rollout, request.example)
+                self._open[i].answers[j] = rollout, self._open[i].scoring.add(j, rollout)
                 continue
             turn = f"{i}/{j}/{len(sequence.texts)}"
             self._live[turn] = (i, j, sequence)

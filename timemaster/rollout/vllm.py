@@ -80,7 +80,7 @@ class VllmEngine:
 
         self._spec = spec
         self._link_folder = tempfile.TemporaryDirectory(prefix="timemaster-")  # for as long as the engine lives
-        self._image_token = vision_spec(load_model_config(spec.model_path), 0, 0).image_token_id
+        self._vision = vision_spec(load_model_config(spec.model_path), spec.min_pixels, spec.max_pixels)
         device_args: dict[str, Any] = {"gpu_memory_utilization": spec.gpu_memory_utilization}
         if spec.device == "cpu":
             device_args = {"kv_cache_memory_bytes": int(spec.cpu_kv_cache_gib * 2**30)}
@@ -100,7 +100,7 @@ class VllmEngine:
             enable_chunked_prefill=spec.device
             != "cpu",  # its CPU build cannot rewind the generator of a seeded request
             limit_mm_per_prompt={"image": max(spec.max_images, 1), "video": 0},
-            mm_processor_kwargs={"size": {"shortest_edge": spec.min_pixels, "longest_edge": spec.max_pixels}},
+            mm_processor_kwargs={"size": self._vision.family.processor_size(spec.min_pixels, spec.max_pixels)},
             mm_device_do_normalize=False,
             logprobs_mode="processed_logprobs",
             logits_processors=["timemaster.rollout.vllm_plugins:BanVisionTokens"],
@@ -144,7 +144,7 @@ class VllmEngine:
         """One placeholder per image, as vLLM expects; it expands them again."""
         out: list[int] = []
         for token in token_ids:
-            if token != self._image_token or not out or out[-1] != token:
+            if token != self._vision.image_token_id or not out or out[-1] != token:
                 out.append(token)
         return out
 
@@ -169,7 +169,7 @@ class VllmEngine:
         self._llm.init_weight_transfer_engine({"init_info": init_info})
 
     def own_head(self) -> bool:
-        return any(self._llm.collective_rpc("own_head"))
+        return any(self._llm.collective_rpc("own_head", args=(self._vision.family.vllm_language_model,)))
 
     def start_weight_update(self) -> None:
         self._llm.start_weight_update()

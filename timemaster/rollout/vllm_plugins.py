@@ -18,7 +18,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate
 from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunnerProcessor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SecondRunnerProcessor
 
-from timemaster.models.vision import banned_token_ids, vision_spec
+from timemaster.models.vision import vision_spec
 from timemaster.rollout.wire import Chunk, unpack
 
 
@@ -27,9 +27,12 @@ class WorkerExtension:
 
     model_runner: Any
 
-    def own_head(self) -> bool:
-        """Whether the head keeps a weight of its own. On CPU it does also when tied: a copy, packed for the kernel."""
-        model: Any = self.model_runner.get_model().language_model
+    def own_head(self, language_model: str) -> bool:
+        """Whether the head keeps a weight of its own. On CPU it does also when tied: a copy, packed for the kernel.
+
+        `language_model`: path of the module in vLLM's model that has the head, see `Family.vllm_language_model`.
+        """
+        model: Any = self.model_runner.get_model().get_submodule(language_model)
         return hasattr(model.lm_head, "cpu_linear") or model.lm_head.weight is not model.model.embed_tokens.weight
 
     @torch.no_grad()
@@ -49,9 +52,8 @@ class BanVisionTokens(FirstRunnerProcessor, SecondRunnerProcessor):
 
     def __init__(self, vllm_config: Any, where: Any, is_pin_memory: bool = False) -> None:
         """`where`: the device (first runner), or the state of the requests (second)."""
-        spec = vision_spec(vllm_config.model_config.hf_config.to_dict(), 0, 0)
         # Not a tensor: vLLM builds this in its memory pool for weights, which a level-2 sleep discards.
-        self._banned = banned_token_ids(spec)
+        self._banned = vision_spec(vllm_config.model_config.hf_config.to_dict(), 0, 0).banned_token_ids
 
     def apply(self, logits: torch.Tensor, context: Any = None) -> torch.Tensor:
         for token in self._banned:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
-from timemaster.models.weights import HEAD, wanted_shapes
+from timemaster.models.family import family_of
+from timemaster.models.folder import load_model_config
+from timemaster.models.weights import stored_shapes
 from timemaster.types import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ class Arrivals:
 
     def __init__(self, model_path: str, own_head: bool, preserve: Sequence[str]) -> None:
         """`own_head`: the engine needs the head's weight, tied or not. `preserve`: patterns of names never sent."""
-        names = wanted_shapes(model_path).keys() | ({HEAD} if own_head else set())
+        head = family_of(load_model_config(model_path)).head
+        names = stored_shapes(model_path).keys() | ({head} if own_head else set())
         self._expected = {name for name in names if not any(fnmatch(name, pattern) for pattern in preserve)}
         self._missing: set[str] = set()
 

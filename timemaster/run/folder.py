@@ -1,6 +1,6 @@
-"""A run's folder and voice: config, metrics, TensorBoard or wandb, rollouts, console line, progress bar, signals.
+"""A run's folder and what it reports: config, metrics, rollouts, console, progress bar, checkpoints, signals.
 
-A training run holds the lock of its folder from before it changes anything there until it ends.
+A training run locks its folder before it changes anything there, and until it ends.
 
 checkpoints/<project>/<experiment>/
     config.yaml  overrides.yaml  metrics.jsonl  tensorboard/  rollouts/step_<N>.jsonl  global_step_<N>/  eval/step_<N>/
@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -25,17 +25,22 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from tqdm import tqdm
 
-from timemaster.backends.checkpoint import begin, checkpoints, commit, latest, no_space, read_state
 from timemaster.config import Config, run_dir
 from timemaster.config.overrides import overrides
-from timemaster.judge import encoded
+from timemaster.data.stream import Order
+from timemaster.judge import ChatRefused, encoded
 from timemaster.media.images import web_image
-from timemaster.run.inputs import forget_lists
-from timemaster.run.sinks import TensorBoard, Wandb
+from timemaster.metrics.answers import to_row
+from timemaster.metrics.evaluation import answers_of
+from timemaster.run.checkpoints import begin, checkpoints, commit, latest, no_space, read_state
+from timemaster.run.inputs import forget_lists, rows_identity
+from timemaster.run.sinks import Sink, make_sinks
+from timemaster.run.step_names import by_step
+from timemaster.system.files import replacing
 from timemaster.system.locks import folder_lock
 from timemaster.system.signals import handled
-from timemaster.tasks import Task, load_tasks, predict
-from timemaster.types import Group, InputError, Media, WorkerDied
+from timemaster.tasks import evaluations_of, load_tasks
+from timemaster.types import Example, Group, InputError, Media, WorkerDied
 
 if TYPE_CHECKING:
     from timemaster.workers.handle import Workers
@@ -43,35 +48,52 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumePoint:
+    """Where a run continues. Example: ResumePoint(checkpoint="…/global_step_40", step=40, updates_done=80)"""
+
+    checkpoint: str = ""  # its folder; "" for a new run
+    step: int = 0  # the last step that is done
+    updates_done: int = 0  # optimizer updates up to there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """Which steps a run does. Example: StepPlan(num_rows=768, total=72, resume=ResumePoint())"""
+
+    num_rows: int  # that it trains on
+    total: int  # steps of the run, those before `resume` included
+    resume: ResumePoint
+
+
 class Run:
-    """One run on disk and on the console. Use as a context; `stop_requested` turns True on Ctrl-C and SIGTERM."""
+    """One run on disk and on the console. Use as a context. `stop_requested` becomes True on Ctrl-C and SIGTERM."""
 
     def __init__(self, cfg: Config, mode: str) -> None:
         self.cfg, self.mode = cfg, mode
         self.folder = Path(run_dir(cfg))
-        self.identity: dict[str, Any] = {}  # what a run must keep to be continued; set by `resume_point`
+        self.identity: dict[str, Any] = {}  # what must not change when it is resumed; set by `resume_point`
+        self.steps_done = self.steps_saved = 0
         self.tasks = load_tasks(cfg.data.recipes)
+        self.evaluations = evaluations_of(self.tasks)
         self.stop_requested = False
         self.seconds: dict[str, float] = {}
         self._bar: tqdm[Any] | None = None
-        self._sinks: list[Any] = []
+        self._sinks: list[Sink] = []
         self._open = ExitStack()
 
     def __enter__(self) -> Run:
-        if self.mode == "eval":  # leaves the record of the training run alone, and has nothing to save on Ctrl-C
+        if self.mode == "eval":  # changes nothing of the training run, and has nothing to save on Ctrl-C
             return self
         with ExitStack() as opened:
             opened.enter_context(folder_lock(self.folder, "a training run"))
-            if self.cfg.trainer.resume_mode == "disable" and (found := latest(self.folder)):
+            if self.cfg.trainer.resume_mode == "disable" and (existing := latest(self.folder)):
                 raise InputError(
-                    f"{self.folder} already holds {found} and trainer.resume_mode=disable: remove the folder, choose "
-                    "another trainer.experiment_name, or set trainer.resume_mode=auto to continue it."
+                    f"{self.folder} already holds {existing} and trainer.resume_mode=disable: remove the folder, "
+                    "choose another trainer.experiment_name, or set trainer.resume_mode=auto to continue it."
                 )
             forget_lists(self.folder)
-            if "tensorboard" in self.cfg.trainer.logger:
-                self._sinks.append(TensorBoard(self.folder))
-            if "wandb" in self.cfg.trainer.logger:
-                self._sinks.append(Wandb(self.cfg, self.folder))
+            self._sinks = make_sinks(self.cfg, self.folder)
             opened.callback(self._close_sinks)
             opened.enter_context(handled(self._interrupt))
             self._open = opened.pop_all()
@@ -91,7 +113,7 @@ class Run:
         name = signal.Signals(number).name
         if number == signal.SIGALRM:
             log.warning("the step takes longer than trainer.stop_seconds: the run ends without it")
-        if self.stop_requested or number == signal.SIGALRM or self._bar is None:  # no step has begun: nothing to save
+        if self.stop_requested or number == signal.SIGALRM or self._bar is None:  # no step has begun
             raise KeyboardInterrupt(name)
         self.stop_requested = True
         limit = ""
@@ -99,48 +121,65 @@ class Run:
             signal.setitimer(signal.ITIMER_REAL, self.cfg.trainer.stop_seconds)
             limit = f", if it takes no more than trainer.stop_seconds={self.cfg.trainer.stop_seconds:g}"
         log.warning(
-            "%s: this step is finished and saved%s, then the run ends. A second one ends it at once.", name, limit
+            "%s: this step is finished and saved%s, then the run ends. A second signal ends it at once.", name, limit
         )
 
     def say(self, text: str) -> None:
         """A line on the console."""
         log.info("%s", text)
 
-    def resume_point(self, rows: dict[str, Any]) -> tuple[str, int]:
-        """(checkpoint folder, step) to continue from, ("", 0) for a new run. `rows`: see `inputs.rows_identity`.
+    def plan_steps(self, order: Order, rows: Sequence[Example]) -> StepPlan:
+        """Which steps to do over `rows`. Raises as `resume_point`."""
+        t = self.cfg.trainer
+        total = t.total_training_steps or order.num_steps(t.total_epochs)
+        return StepPlan(num_rows=order.num_rows, total=total, resume=self.resume_point(rows_identity(rows)))
+
+    def plan_lines(self, plan: StepPlan) -> list[tuple[str, object]]:
+        """What the console tells of the plan before the first step: (name, value)."""
+        epochs = plan.num_rows / self.cfg.data.train_batch_size
+        steps = f"{plan.resume.step} done, {plan.total} in all ({epochs:.1f} an epoch)"
+        return [("run folder", self.folder), ("train rows", plan.num_rows), ("steps", steps)]
+
+    def resume_point(self, rows: dict[str, Any]) -> ResumePoint:
+        """Where to continue from. Drops what was logged after that point. `rows`: see `inputs.rows_identity`.
 
         Raises InputError when the checkpoint is of another kind of run, or of other rows or another order of them.
         """
         data = self.cfg.data
         self.identity = {"mode": self.mode, **rows, "train_batch_size": data.train_batch_size}
         self.identity |= {"seed": data.seed, "shuffle": data.shuffle, "mixture": dict(data.mixture)}
-        model = self.cfg.model.path  # from here, so that a project may be moved
+        model = self.cfg.model.path  # a relative path, so that a project may be moved
         self.identity |= {"modality": data.modality, "model": os.path.relpath(model) if os.path.isdir(model) else model}
-        found, step = latest(self.folder), 0
-        if found is not None:
-            step = self._check_same(found, rows)
-            log.info("resuming after step %d from %s", step, found)
-        self._forget_after(step)
+        checkpoint, point = latest(self.folder), ResumePoint()
+        if checkpoint is not None:
+            point = self._check_same(checkpoint, rows)
+            log.info("resuming after step %d from %s", point.step, checkpoint)
+        self._forget_after(point.step)
+        self.steps_done = self.steps_saved = point.step
         with full_disk(self.folder):
             write_config(self.folder, self.cfg)
-        return str(found or ""), step
+        return point
 
-    def _check_same(self, found: Path, rows: dict[str, Any]) -> int:
-        """The step of a checkpoint. InputError when it is not of a run like this one."""
-        state = read_state(found)
+    def _check_same(self, checkpoint: Path, rows: dict[str, Any]) -> ResumePoint:
+        """The point that a checkpoint was written at. Raises InputError when it is not of a run like this one."""
+        state = read_state(checkpoint)
         changed = _changes(state, self.identity)
         if not rows.keys() <= state.keys():
-            log.warning("%s is of an older version, which kept no digest of its rows: taken as the same", found)
+            log.warning(
+                "%s was written by an older version and has no digest of its rows: they are taken as the same",
+                checkpoint,
+            )
         if changed:
             raise InputError(
-                f"{found} cannot be continued: it was written with {'; '.join(changed)}. Restore these, or choose "
+                f"{checkpoint} cannot be continued: it was written with {'; '.join(changed)}. Restore these, or choose "
                 "another trainer.experiment_name."
             )
-        return int(state["step"])
+        return ResumePoint(checkpoint=str(checkpoint), step=state["step"], updates_done=state["updates_done"])
 
-    def start_bar(self, first: int, total: int) -> None:
-        """Show progress over steps, with the time left."""
-        self._bar = tqdm(total=total, initial=first, desc=self.mode, unit="step", dynamic_ncols=True, disable=None)
+    def start_bar(self, plan: StepPlan) -> None:
+        """Show the progress over steps, with the time left."""
+        settings: dict[str, Any] = {"desc": self.mode, "unit": "step", "dynamic_ncols": True, "disable": None}
+        self._bar = tqdm(total=plan.total, initial=plan.resume.step, **settings)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -150,7 +189,7 @@ class Run:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def log_step(self, step: int, metrics: dict[str, float], shown: Sequence[str]) -> None:
-        """Write a step's metrics everywhere and one line with those in `shown` to the console."""
+        """The step is done: write its metrics everywhere, and those in `shown` as one line to the console."""
         self.seconds["step"] = sum(self.seconds.values())
         row = {"step": step, **metrics, **{f"seconds/{name}": value for name, value in self.seconds.items()}}
         with full_disk(self.folder):
@@ -165,66 +204,70 @@ class Run:
         if self._bar is not None:
             self._bar.update(1)
         self.seconds = {}
+        self.steps_done = step
 
     def _forget_after(self, step: int) -> None:
-        """Drop metrics rows, events and rollouts of steps after `step`: a resumed run does them again."""
+        """Remove metrics, events and rollouts of steps after `step`: a resumed run does these steps again."""
         for sink in self._sinks:
             sink.forget_after(step)
-        for rollouts in self.folder.glob("rollouts/step_*.jsonl"):
-            if int(rollouts.stem[5:]) > step:
+        for logged_step, rollouts in by_step(self.folder / "rollouts", "step_*.jsonl").items():
+            if logged_step > step:
                 rollouts.unlink()
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return
         rows = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
 
     def write_rollouts(self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]]) -> None:
-        """rollouts/step_<N>.jsonl: what was asked, answered, scored and learnt; the images in rollouts/media/, once.
+        """Write rollouts/step_<N>.jsonl: prompts, answers, scores, advantages (null: the answer is not trained on).
 
-        Whole groups, so that an answer stands beside all it was compared with; advantage null: not learnt from.
+        Whole groups are written, because an answer's advantage comes from the comparison with its group. Each image is
+        written once, to rollouts/media/.
         """
         num_shown = -(-self.cfg.trainer.rollouts_to_log // max(len(groups[0].rollouts), 1))
         folder = self.folder / "rollouts"
         with full_disk(self.folder):
             (folder / "media").mkdir(parents=True, exist_ok=True)
             with open(folder / f"step_{step}.jsonl", "w", encoding="utf-8") as file:
-                for group, own in list(zip(groups, advantages, strict=True))[:num_shown]:
-                    rows = rollout_rows(group, self.tasks.get(group.example.data_source))
-                    for row, advantage in zip(rows, own, strict=True):
-                        file.write(json.dumps({**row, "step": step, "advantage": advantage}) + "\n")
+                for group, values in list(zip(groups, advantages, strict=True))[:num_shown]:
+                    answers = answers_of(group, self.evaluations.get(group.example.data_source))
+                    for answer, advantage in zip(answers, values, strict=True):
+                        file.write(json.dumps({**to_row(answer), "step": step, "advantage": advantage}) + "\n")
             for media in (media for group in groups[:num_shown] for media in images(group)):
                 path = folder / "media" / media.uid
                 if not path.exists():
-                    half = path.with_suffix(".tmp")  # a kill must not leave a part of a picture under its name
-                    half.write_bytes(web_image(encoded(media))[1])
-                    half.replace(path)
+                    with replacing(path) as temporary:
+                        temporary.write_bytes(web_image(encoded(media))[1])
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What of a run differs from its checkpoint, in words. Example: ["seed 1, now 2", "other answers in its rows"]"""
+    """How a run differs from its checkpoint, in words. Example: ["seed 1, now 2", "other answers in its rows"]"""
     differing = [name for name, value in now.items() if before.get(name, value) != value]
     out = [f"{name} {before[name]!r}, now {now[name]!r}" for name in differing if not name.startswith("row_")]
-    if "rows" not in differing:  # else every digest differs, too
+    if "rows" not in differing:  # with another number of rows every digest differs too
         if "row_set" in differing:
-            out += [
-                f"other {name[4:]} in its rows" for name in differing if name.startswith("row_") and name != "row_set"
-            ]
+            parts = [name for name in differing if name.startswith("row_") and name != "row_set"]
+            out += [f"other {name.removeprefix('row_')} in its rows" for name in parts]
         elif any(name.startswith("row_") for name in differing):
             out.append("its rows in another order")
     return out
 
 
-def due(cfg: Config, step: int) -> bool:
-    """Whether a checkpoint is to be written after `step`."""
+def save_due(cfg: Config, step: int) -> bool:
+    """Whether trainer.save_freq asks for a checkpoint after `step`."""
     return bool(cfg.trainer.save_freq) and step % cfg.trainer.save_freq == 0
 
 
+def validation_due(cfg: Config, step: int, total: int) -> bool:
+    """Whether trainer.test_freq asks for a validation after `step`. If it is set, the last step has one, too."""
+    return bool(cfg.trainer.test_freq) and (step == total or step % cfg.trainer.test_freq == 0)
+
+
 def save(run: Run, workers: Workers, step: int) -> None:
-    """Write the checkpoint of a step: temporary name, sync, rename, then prune. Sharded state needs all ranks."""
-    signal.setitimer(signal.ITIMER_REAL, 0)  # the limit after SIGTERM is that of a step
+    """Write the checkpoint of a step; see timemaster/run/checkpoints.py. All ranks take part."""
+    signal.setitimer(signal.ITIMER_REAL, 0)  # trainer.stop_seconds limits the step, not the checkpoint
     started = time.perf_counter()
     folder = begin(run.folder, step, workers.checkpoint_bytes)
     try:
@@ -235,27 +278,39 @@ def save(run: Run, workers: Workers, step: int) -> None:
         if not any(os.strerror(number) in str(error) for number in FULL):
             raise
         raise no_space(run.folder, step, workers.checkpoint_bytes) from error
+    run.steps_saved = step
     log.info("saved %s (%.1f s)", final, time.perf_counter() - started)
 
 
-def is_done(run: Run, first: int, total: int) -> bool:
-    """Whether the `total` steps asked for are done already; then a line says which setting decides."""
-    t = run.cfg.trainer
-    if first < total:
+@contextmanager
+def saved_when_judge_refuses(run: Run, workers: Workers) -> Iterator[None]:
+    """A judge that refuses for good ends the run. The steps that are done are saved before."""
+    try:
+        yield
+    except ChatRefused:
+        if run.steps_done > run.steps_saved:
+            save(run, workers, run.steps_done)
+        raise
+
+
+def is_done(run: Run, plan: StepPlan) -> bool:
+    """Whether all steps of the plan are done already. If so, a line on the console names the setting to raise."""
+    t, done = run.cfg.trainer, plan.resume.step
+    if done < plan.total:
         return False
     name = f"trainer.total_training_steps={t.total_training_steps}"
     if not t.total_training_steps:
-        name = f"trainer.total_epochs={t.total_epochs}, which is {total} steps"
-    run.say(f"nothing to do: {first} steps are done, and {name}. Raise it to go on.")
+        name = f"trainer.total_epochs={t.total_epochs}, which is {plan.total} steps"
+    run.say(f"nothing to do: {done} steps are done, and {name}. Raise it to go on.")
     return True
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the quota, the limit of a file's size
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk is full, the quota is, a file is at its size limit
 
 
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
-    """A write below `folder` that finds no room becomes an InputError that says what to do."""
+    """Raises InputError, which says what to do, when a write below `folder` fails because the disk is full."""
     try:
         yield
     except OSError as error:
@@ -270,14 +325,14 @@ def full_disk(folder: Path) -> Iterator[None]:
 
 
 def write_config(folder: Path, cfg: Config) -> None:
-    """The resolved settings as config.yaml; those that the command line gave, in its words, as overrides.yaml."""
+    """Write all settings as config.yaml, and those of the command line, as they were typed, as overrides.yaml."""
     (folder / "config.yaml").write_text(yaml.safe_dump(asdict(cfg), sort_keys=False), encoding="utf-8")
     given = yaml.safe_dump(overrides(), allow_unicode=True, width=math.inf)
     (folder / "overrides.yaml").write_text(given, encoding="utf-8")
 
 
 def _step_of(line: str) -> float:
-    """The step of a row of metrics.jsonl; infinity for a line that a full disk or a kill cut short."""
+    """The step of a line of metrics.jsonl; infinity for a line that was cut short by a full disk or a kill."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -286,31 +341,8 @@ def _step_of(line: str) -> float:
 
 def images(group: Group) -> list[Media]:
     """The distinct images of a group's prompt and turns."""
-    found = {media.uid: media for rollout in group.rollouts for media in rollout.media if media.kind == "image"}
-    return list(found.values())
-
-
-def rollout_rows(group: Group, task: Task | None) -> list[dict[str, Any]]:
-    """A group as JSON rows, with what its task reads in the answer; `media` are the names of its images, by content."""
-    prompt = "\n".join(part.text or f"[{part.kind}]" for m in group.example.messages for part in m.parts)
-    return [
-        {
-            "id": rollout.id,
-            **({"prediction": predict(task, rollout.text)} if task else {}),
-            "data_source": group.example.data_source,
-            "prompt": prompt,
-            "media": [media.uid for media in rollout.media],
-            "response": rollout.text,
-            "truth": group.example.answer,
-            "score": rollout.score.total if rollout.score else None,
-            "parts": rollout.score.parts if rollout.score else {},
-            "error": rollout.score.error if rollout.score else "",
-            "unknown": list(rollout.score.unknown) if rollout.score else [],
-            "tokens": sum(rollout.mask),
-            "finish_reason": rollout.finish_reason,
-        }
-        for rollout in group.rollouts
-    ]
+    by_uid = {media.uid: media for rollout in group.rollouts for media in rollout.media if media.kind == "image"}
+    return list(by_uid.values())
 
 
 def _short(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a run reads before it starts: device, rows and their tokens, engine settings, the table of derived sizes."""
+"""What a run prepares before it starts: checks of its inputs, rows, their tokens, engine settings."""
 
 from __future__ import annotations
 
@@ -15,40 +15,45 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from timemaster.backends.checkpoint import check_export
 from timemaster.config import Config, NumericConfig, compute_dtype, head_dtype, run_dir, world_size
-from timemaster.data.store import bad_row, check_labels, count_rows, read_examples, report_bad_rows, with_task_labels
+from timemaster.data.store import bad_row, count_rows, read_examples, report_bad_rows
 from timemaster.data.stream import Order, make_stream
-from timemaster.models.folder import load_model_config, local_folder, pin
-from timemaster.models.vision import vision_spec
+from timemaster.models.family import family_of
+from timemaster.models.folder import load_model_config, local_folder, pinned
+from timemaster.models.vision import check_pixels, vision_spec
 from timemaster.models.weights import check_folder
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.engines import resolve_engine
+from timemaster.run.checkpoints import check_export
 from timemaster.series.numeric import as_numbers
-from timemaster.tasks import Task, load_tasks
+from timemaster.tasks import SeriesClassification, Task, load_tasks
+from timemaster.tasks.rows import with_task_answers
 from timemaster.tokens.render import Renderer
-from timemaster.types import Example, InputError, Prompt, Sample
+from timemaster.types import Example, InputError, Prompt, PromptRow, Sample, SampleRow
 
 log = logging.getLogger(__name__)
 SKIPPED, DROPPED = "skipped_rows.jsonl", "dropped_rows.jsonl"
 TOO_LONG = "are too long: raise data.max_prompt_length or lower data.max_pixels"
-Job = tuple[Example, Prompt]
 Rendered = TypeVar("Rendered", Prompt, Sample)
 
 
-def check_inputs(cfg: Config, files: list[str]) -> None:
-    """Find a wrong model, recipe, file or folder at once, before any process is started. Raises InputError."""
-    model = load_model_config(cfg.model.path, cfg.model.revision)
-    pin(cfg.model)
+def check_inputs(cfg: Config, files: list[str]) -> Config:
+    """Check the model, recipes, files and folder of a run before any process is started. Raises InputError.
+
+    Returns the settings with model.revision as a commit: see `pinned`.
+    """
+    model = load_model_config(cfg.model.path, cfg.model.revision)  # first: it explains what is wrong with a path
+    cfg = replace(cfg, model=pinned(cfg.model))
+    check_pixels(vision_spec(model, cfg.data.min_pixels, cfg.data.max_pixels))
     if Path(cfg.model.path).is_dir():
         check_folder(cfg.model.path)
         check_export(Path(cfg.model.path))
-    most = model.get("text_config", model).get("max_position_embeddings")  # at the top as published
+    limit = model.get("text_config", model).get("max_position_embeddings")  # published models have no text_config
     longest = cfg.data.max_prompt_length + cfg.data.max_response_length
-    if most and longest > most:
+    if limit and longest > limit:
         raise InputError(
-            f"data.max_prompt_length + data.max_response_length = {longest}: {cfg.model.path} is made for at most "
-            f"{most} tokens. Lower one of them."
+            f"data.max_prompt_length + data.max_response_length = {longest}: {cfg.model.path} supports at most "
+            f"{limit} tokens. Lower one of them."
         )
     load_tasks(cfg.data.recipes)
     count_rows(files)
@@ -61,6 +66,7 @@ def check_inputs(cfg: Config, files: list[str]) -> None:
         raise InputError(
             f"the run's folder {folder} cannot be written: {error.strerror}. Set trainer.default_local_dir to another."
         ) from error
+    return cfg
 
 
 def make_renderer(cfg: Config) -> Renderer:
@@ -74,7 +80,7 @@ def read_rows(
 ) -> list[tuple[Example, Rendered]]:
     """The rows of parquet files, rendered. Bad rows stop the run, or are skipped, counted and listed.
 
-    Bad is a row that cannot be read or rendered, an answer that is no label of the row's task, and, where rows are to
+    Bad is a row that cannot be read or rendered, an answer that the row's task cannot have, and, where rows are to
     be `scored` by their task's rewards, a row without a task. A file without data_source is the only recipe's, if any.
     """
     if not files:
@@ -83,12 +89,12 @@ def read_rows(
     numeric = cfg.data.modality == "numeric"
     only = next(iter(tasks)) if len(tasks) == 1 else ""
     examples, bad = read_examples(files, cfg.data.on_bad_row, only, with_series=numeric)
-    wrong = check_labels(examples, tasks)
+    num_rows = len(examples)
+    examples, wrong = with_task_answers(examples, tasks)
     if scored and not cfg.reward.path:
         wrong += [bad_row(e, _no_task(e, tasks)) for e in examples if e.data_source not in tasks]
     refused = {(row.file, row.row) for row in wrong}
     rows = []
-    examples = with_task_labels(examples, tasks)
     for example in tqdm(examples, desc="reading rows", leave=False, disable=None):
         if (example.extra["file"], example.extra["row"]) in refused:
             continue
@@ -97,7 +103,7 @@ def read_rows(
             rows.append((shown, render(shown)))
         except InputError as error:
             wrong.append(bad_row(example, str(error)))
-    report_bad_rows(wrong, len(examples), cfg.data.on_bad_row)
+    report_bad_rows(wrong, num_rows, cfg.data.on_bad_row)
     _check_classes(examples, [example for example, _ in rows], tasks, "cannot be used: mend the file")
     bad += wrong
     if bad:
@@ -112,19 +118,22 @@ def _check_classes(before: Sequence[Example], after: Sequence[Example], tasks: M
     counts = Counter((e.data_source, e.answer) for e in before if e.data_source in tasks)
     gone = counts.keys() - {(e.data_source, e.answer) for e in after}
     for source, answer in sorted(gone):
-        if answer in tasks[source].labels:
+        if answer in tasks[source].evaluation.choices:
             raise InputError(f"All {counts[source, answer]} rows of class {answer!r} of {source} {why}.")
 
 
 def in_numbers(cfg: Config, example: Example, tasks: Mapping[str, Task]) -> Example:
     """The example with its series as text in the place of its plot."""
     task = tasks.get(example.data_source)
-    return as_numbers(example, task.plot.channels if task else (), numeric_style(cfg.data.numeric, task))
+    channels = task.plot.channels if isinstance(task, SeriesClassification) else ()
+    return as_numbers(example, channels, numeric_style(cfg.data.numeric, task))
 
 
 def numeric_style(style: NumericConfig, task: Task | None) -> NumericConfig:
     """`style`, with the task's decimals where it leaves them open."""
-    return replace(style, decimals=task.decimals) if task and style.decimals is None else style
+    if style.decimals is not None or not isinstance(task, SeriesClassification):
+        return style
+    return replace(style, decimals=task.decimals)
 
 
 def _no_task(example: Example, tasks: Mapping[str, Task]) -> str:
@@ -132,32 +141,32 @@ def _no_task(example: Example, tasks: Mapping[str, Task]) -> str:
     return f"data_source is {example.data_source!r}, the recipes have {known}: name its recipe, or set reward.path"
 
 
-def load_jobs(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -> list[Job]:
-    """Rows with their prompts; prompts over data.max_prompt_length are dropped, counted and listed, never cut."""
+def load_prompts(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -> list[PromptRow]:
+    """Rows with their prompts. Prompts over data.max_prompt_length are dropped, counted and listed, never truncated."""
     rows = read_rows(cfg, files, folder, renderer.prompt, scored=True)
     limit = cfg.data.max_prompt_length
     dropped = [{"id": e.id, "tokens": len(p.token_ids)} for e, p in rows if len(p.token_ids) > limit]
-    jobs = [(e, p) for e, p in rows if len(p.token_ids) <= limit]
-    _report_dropped(cfg, folder, dropped, len(jobs), limit)
-    _check_classes([e for e, _ in rows], [e for e, _ in jobs], load_tasks(cfg.data.recipes), TOO_LONG)
-    return jobs
+    kept = [PromptRow(e, p) for e, p in rows if len(p.token_ids) <= limit]
+    _report_dropped(cfg, folder, dropped, len(kept), limit)
+    _check_classes([e for e, _ in rows], [row.example for row in kept], load_tasks(cfg.data.recipes), TOO_LONG)
+    return kept
 
 
-def load_samples(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -> list[tuple[Example, Sample]]:
-    """Rows with their samples; those over max_prompt_length + max_response_length are dropped, counted and listed."""
+def load_samples(cfg: Config, files: list[str], renderer: Renderer, folder: Path) -> list[SampleRow]:
+    """Rows with their samples. Those over max_prompt_length + max_response_length are dropped, counted and listed."""
     limit = cfg.data.max_prompt_length + cfg.data.max_response_length
     rows = read_rows(cfg, files, folder, renderer.sample, scored=False)
     dropped = [{"id": s.id, "tokens": len(s.token_ids)} for _, s in rows if len(s.token_ids) > limit]
-    kept = [(example, sample) for example, sample in rows if len(sample.token_ids) <= limit]
+    kept = [SampleRow(e, s) for e, s in rows if len(s.token_ids) <= limit]
     _report_dropped(cfg, folder, dropped, len(kept), limit)
-    _check_classes([e for e, _ in rows], [e for e, _ in kept], load_tasks(cfg.data.recipes), TOO_LONG)
+    _check_classes([e for e, _ in rows], [row.example for row in kept], load_tasks(cfg.data.recipes), TOO_LONG)
     return kept
 
 
 def rows_identity(rows: Sequence[Example]) -> dict[str, object]:
-    """The number of the rows that are trained on, and digests that tell what of them changed.
+    """The number of training rows and digests of them: a resumed run finds out whether and how they changed.
 
-    `row_set` is of the rows whatever their order, the others are of one part of each row, in order.
+    `row_set` does not depend on the order of the rows. Each other digest covers one part of every row, in order.
     """
     parts: dict[str, list[str]] = {"row_ids": [], "row_texts": [], "row_answers": [], "row_images": []}
     for row in rows:
@@ -166,8 +175,8 @@ def rows_identity(rows: Sequence[Example]) -> dict[str, object]:
         parts["row_texts"].append(repr([(role, part.kind, part.text) for role, part in shown]))
         parts["row_answers"].append(repr((row.answer, row.data_source)))
         parts["row_images"].append(repr([part.media.uid for _, part in shown if part.media]))
-    whole = sorted(repr(one) for one in zip(*parts.values(), strict=True))
-    return {"rows": len(rows), "row_set": _digest(whole)} | {name: _digest(own) for name, own in parts.items()}
+    row_set = sorted(repr(row) for row in zip(*parts.values(), strict=True))
+    return {"rows": len(rows), "row_set": _digest(row_set)} | {name: _digest(part) for name, part in parts.items()}
 
 
 def _digest(items: Sequence[str]) -> str:
@@ -175,13 +184,13 @@ def _digest(items: Sequence[str]) -> str:
 
 
 def order_of_rows(cfg: Config, rows: Sequence[Example]) -> Order:
-    """In which order the rows are taken: all alike, or mixed by data.mixture."""
-    d = cfg.data
-    return make_stream([row.data_source for row in rows], d.train_batch_size, d.seed, d.shuffle, d.mixture)
+    """The order in which the rows are trained on: as one set, or with data sources mixed by data.mixture."""
+    data = cfg.data
+    return make_stream([row.data_source for row in rows], data.train_batch_size, data.seed, data.shuffle, data.mixture)
 
 
 def forget_lists(folder: Path) -> None:
-    """Remove the lists of rows that an earlier start left out: this one makes its own."""
+    """Remove the lists of skipped and dropped rows that an earlier start of the run wrote."""
     for name in (SKIPPED, DROPPED):
         (folder / name).unlink(missing_ok=True)
 
@@ -203,19 +212,20 @@ def _list_rows(path: Path, rows: list[dict[str, object]]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def most_images(cfg: Config, jobs: list[Job]) -> int:
+def most_images(cfg: Config, rows: Sequence[PromptRow]) -> int:
     """The most images that a sequence can hold: those of its prompt and those that its task may add in later turns."""
     tasks = load_tasks(cfg.data.recipes)
     added = {source: task.max_new_images for source, task in tasks.items()}
-    return max(len(prompt.media) + added.get(example.data_source, 0) for example, prompt in jobs)
+    return max(len(row.prompt.media) + added.get(row.example.data_source, 0) for row in rows)
 
 
 def engine_spec(cfg: Config, device: str, model_path: str, max_images: int, stop: int) -> EngineSpec:
     """The engines' settings for this run."""
     rollout = cfg.rollout
+    family = family_of(load_model_config(cfg.model.path, cfg.model.revision))
     colocated = device == "cuda" and rollout.placement == "colocated"
-    plain = device == "cpu" or cfg.trainer.val_only  # an evaluation has no trainer to open a GPU wire with
-    wire = "object_store" if plain or resolve_engine(rollout.name) == "hf" else "ipc" if colocated else "nccl"
+    no_gpu_wire = device == "cpu" or cfg.trainer.val_only  # an evaluation has no trainer that would open one
+    wire = "object_store" if no_gpu_wire or resolve_engine(rollout.name) == "hf" else "ipc" if colocated else "nccl"
     return EngineSpec(
         model_path=model_path,
         dtype=compute_dtype(cfg, device),
@@ -234,12 +244,12 @@ def engine_spec(cfg: Config, device: str, model_path: str, max_images: int, stop
         max_num_batched_tokens=rollout.max_num_batched_tokens,
         enforce_eager=rollout.enforce_eager,
         sleep_level=rollout.sleep_level if colocated and not cfg.trainer.val_only else 0,
-        preserve=["*visual.*"] if cfg.model.freeze_vision_tower else [],
+        preserve=[family.vision_pattern] if cfg.model.freeze_vision_tower else [],
     )
 
 
 def describe(cfg: Config, rows: list[tuple[str, object]], table: dict[str, tuple[int, bool]], sample: str) -> None:
-    """Print derived sizes, what is trained, and one decoded sample, before the first step."""
+    """Print derived sizes, the trained and frozen parts, and one decoded sample, before the first step."""
     log.info("")
     for name, value in [*rows, ("trainer ranks", world_size(cfg))]:
         log.info("  %-34s %s", name, value)
@@ -251,4 +261,5 @@ def describe(cfg: Config, rows: list[tuple[str, object]], table: dict[str, tuple
 def decoded(renderer: Renderer, token_ids: list[int]) -> str:
     """Text of a row as the model sees it, with runs of image tokens written as a count."""
     text = renderer.decode(token_ids, skip_special_tokens=False)
-    return re.sub(r"(<\|image_pad\|>)+", lambda run: f"[{run[0].count('image_pad')} image tokens]", text)
+    token = renderer.spec.family.image_token
+    return re.sub(f"({re.escape(token)})+", lambda run: f"[{run[0].count(token)} image tokens]", text)

@@ -1,7 +1,7 @@
-"""Files as people have them, made what readers expect: encodings, zips, and the variants of `.ts` and `.arff` files.
+"""Prepares files for their readers: encodings, zip files, and the variants of `.ts` and `.arff` files.
 
-Knows nothing about series: the values of a `.ts` or `.arff` row stay text here. What cannot be made right is refused
-in words, and nothing is left out without a word.
+Knows nothing about series: the values of a `.ts` or `.arff` row stay text here. Raises InputError for a file that
+cannot be prepared, and warns of everything that is left out.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from timemaster.types import InputError
 
 logger = logging.getLogger(__name__)
 
-NUM_LISTED = 5  # names in a message
-MAX_NESTED = 3  # zips within each other
+NUM_LISTED = 5  # names that a message lists
+MAX_NESTED = 3  # levels of zip files in zip files
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 OTHER_TMPDIR = "choose another folder for temporary files: TMPDIR=DIR"
-OTHER_LIMITS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)  # of other than disks
-ENCRYPTED = 0x1  # bit of a zip entry's flags
+OTHER_LIMITS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)  # errors that do not come from a disk
+ENCRYPTED = 0x1  # a bit in the flags of a zip entry
 
 CLASS = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,]*"""
 ARFF_ROW = re.compile(rf"(?P<values>.*?)\s*,\s*(?P<label>{CLASS})")
@@ -37,20 +37,20 @@ ARFF_ATTRIBUTE = re.compile(r"""@attribute\s+(?:'[^']*'|"[^"]*"|\S+)\s*(?P<type>
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first names and the number of the others. Example: a, b, c, d, e, and 3 more"""
     more = f", and {len(names) - NUM_LISTED} more" if len(names) > NUM_LISTED else ""
     return ", ".join(names[:NUM_LISTED]) + more
 
 
 def report_left_out(what: str, names: Sequence[str], why: str) -> None:
-    """Warns of what a reader leaves out: how many of `what`, the first of their names, and why."""
+    """Warn that a reader leaves something out: the number of `what`, the first names, and the reason."""
     if names:
         logger.warning("%d %s left out, %s: %s", len(names), what, why, listed(names))
 
 
 @contextmanager
 def writing(path: Path | str, otherwise: str) -> Iterator[None]:
-    """Makes an InputError of a full or read-only disk; `otherwise` tells how another place is chosen."""
+    """Turn the error of a full or read-only disk into InputError. `otherwise` says how to choose another place."""
     try:
         yield
     except OSError as error:
@@ -64,7 +64,7 @@ def writing(path: Path | str, otherwise: str) -> Iterator[None]:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new folder while the block lasts."""
+    """A new folder for the time of the block."""
     with writing("The folder for temporary files", OTHER_TMPDIR):
         folder = tempfile.TemporaryDirectory()
     with folder as name:
@@ -72,7 +72,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def text_of(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte-order mark, or of a UTF-16 one with it. Else InputError."""
+    """The text of a file in UTF-8, or in UTF-16 with a byte-order mark. Raises InputError for other encodings."""
     return decoded(_read_bytes(path), str(path))
 
 
@@ -98,10 +98,11 @@ def _read_bytes(path: Path) -> bytes:
 
 @contextmanager
 def unpacked(archives: Sequence[Path]) -> Iterator[Path]:
-    """A folder with the content of zip files while the block lasts: each, and each zip inside, in a folder of its own.
+    """A folder with the content of zip files, for the time of the block. Each zip file has a folder of its own there.
 
-    What macOS adds (`__MACOSX/`, `.DS_Store`) is left away. Raises InputError, with what to do, for a file that is
-    damaged, encrypted, empty, packed in a way that Python does not know, or that holds paths out of its folder.
+    Zip files in zip files are unpacked, too. Files that macOS adds (`__MACOSX/`, `.DS_Store`) are left out. Raises
+    InputError for a file that is damaged, encrypted or empty, has a compression that Python does not know, or contains
+    paths outside its folder.
     """
     with temporary_folder() as folder:
         with writing(folder, OTHER_TMPDIR):
@@ -112,7 +113,7 @@ def unpacked(archives: Sequence[Path]) -> Iterator[Path]:
 
 def _unzip(archive: Path, folder: Path, shown: str, depth: int) -> None:
     if not depth:
-        raise InputError(f"{shown}: zips within zips, more than {MAX_NESTED} deep. Unpack it and give the folder.")
+        raise InputError(f"{shown}: zip files in zip files, over {MAX_NESTED} levels. Unpack it and give the folder.")
     try:
         stream = archive.open("rb")
     except OSError as error:
@@ -126,7 +127,7 @@ def _unzip(archive: Path, folder: Path, shown: str, depth: int) -> None:
     except (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, UnicodeError) as error:
         raise _damaged(shown, error) from error
     except OSError as error:
-        if error.errno is None:  # of a decoder, not of a disk
+        if error.errno is None:  # from a decoder, not from a disk
             raise _damaged(shown, error) from error
         raise
     for inner in sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".zip" and path.is_file()):
@@ -135,20 +136,20 @@ def _unzip(archive: Path, folder: Path, shown: str, depth: int) -> None:
 
 def _damaged(shown: str, error: Exception) -> InputError:
     return InputError(
-        f"{shown}: not a zip file, or a damaged one ({error}). If it was downloaded, delete it and fetch it again; "
-        "unpack other kinds of archives and give the folder."
+        f"{shown}: not a zip file, or a damaged one ({error}). If it was downloaded, delete it and download it again; "
+        "unpack other types of archives and give the folder."
     )
 
 
 def _members(content: zipfile.ZipFile, shown: str) -> list[zipfile.ZipInfo]:
-    """The entries to unpack, with the separators of this system."""
+    """The entries to unpack, with "/" as the separator in their paths."""
     members = []
     for member in content.infolist():
-        member.filename = member.filename.replace("\\", "/")  # as some programs write on Windows
+        member.filename = member.filename.replace("\\", "/")  # some programs write backslashes on Windows
         path = PurePosixPath(member.filename)
         if path.is_absolute() or ".." in path.parts:
             raise InputError(
-                f"{shown}: holds the path {member.filename!r}, out of its folder. Take it from a source that you trust."
+                f"{shown}: contains the path {member.filename!r}, outside its folder. Use a source that you trust."
             )
         if "__MACOSX" in path.parts or path.name == ".DS_Store":
             continue
@@ -156,10 +157,12 @@ def _members(content: zipfile.ZipFile, shown: str) -> list[zipfile.ZipInfo]:
             raise InputError(f"{shown}: is encrypted. Unpack it with its password, and give the folder.")
         members.append(member)
     if not any(not member.is_dir() for member in members):
-        raise InputError(f"{shown}: is an empty zip file. Fetch it again, or give the folder with the files.")
+        raise InputError(f"{shown}: is an empty zip file. Download it again, or give the folder with the files.")
     twice = [name for name, count in Counter(member.filename for member in members).items() if count > 1]
     if twice:
-        logger.warning("%s: holds %d files more than once, the last is taken: %s", shown, len(twice), listed(twice))
+        logger.warning(
+            "%s: contains %d files twice or more; the last one is used: %s", shown, len(twice), listed(twice)
+        )
     return members
 
 
@@ -167,10 +170,10 @@ def _members(content: zipfile.ZipFile, shown: str) -> list[zipfile.ZipInfo]:
 
 
 def clean_ts(path: Path) -> tuple[str, list[str]]:
-    """The text of a `.ts` file in the form that sktime reads, and the class of each row in the file's own spelling.
+    """The text of a `.ts` file in the form that sktime reads, and the class of each row as the file spells it.
 
-    Comments may stand anywhere, tags in any case and with any blanks, classes in quotes; the text has the class 0
-    everywhere, and the file's line numbers. InputError for a file without classes and for a row without one.
+    Accepts comments anywhere, tags in any case and with any blanks, and classes in quotes. In the returned text every
+    class is 0, and line numbers are those of the file. Raises InputError for a file or a row without a class.
     """
     lines, first = _lines(path)
     is_timed = False
@@ -178,7 +181,7 @@ def clean_ts(path: Path) -> tuple[str, list[str]]:
         words = line.split()
         tag, value = (words[0].lower(), " ".join(words[1:2]).lower()) if words else ("", "")
         if tag == "@targetlabel" or (tag == "@classlabel" and value == "false"):
-            raise InputError(f"{path}: its series have no classes ({line}). Give a set for classification.")
+            raise InputError(f"{path}: its series have no classes ({line}). Give a classification dataset.")
         is_timed |= tag == "@timestamps" and value == "true"
         lines[number] = "@classLabel true 0" if tag == "@classlabel" else " ".join(words)
     classes = []
@@ -194,13 +197,14 @@ def clean_ts(path: Path) -> tuple[str, list[str]]:
 
 
 def clean_arff(path: Path) -> tuple[str, list[str]]:
-    """The text of an `.arff` file in the form that sktime reads, and the class of each row. As `clean_ts`."""
+    """The text of an `.arff` file in the form that sktime reads, and the class of each row. See `clean_ts`."""
     lines, first = _lines(path)
     types = [found["type"] for line in lines[:first] if (found := ARFF_ATTRIBUTE.fullmatch(line))]
     nominal = [number for number, kind in enumerate(types, start=1) if kind.startswith("{")]
     if nominal and nominal != [len(types)]:
         raise InputError(
-            f"{path}: attributes {nominal} of {len(types)} are classes. One must be, the last; the others numbers."
+            f"{path}: attributes {nominal} of {len(types)} are classes. The last one must be a class, "
+            "and all others numbers."
         )
     is_relational = any(kind.lower().startswith("relational") for kind in types)
     row = ARFF_CHANNELS if is_relational else ARFF_ROW
@@ -229,12 +233,12 @@ def _unquoted(name: str) -> str:
 
 
 def _lines(path: Path) -> tuple[list[str], int]:
-    """The lines of a file, the comments empty, and the position of the line after @data."""
+    """The lines of a file, with comments emptied, and the position of the line after @data."""
     data = _read_bytes(path)
     if data.startswith(UTF16):
         data = decoded(data, str(path)).encode()
     raw = [line.strip() for line in data.removeprefix(codecs.BOM_UTF8).splitlines()]
-    # Before anything is decoded: comments are often in the encoding of their writer.
+    # Comments are removed before decoding, because they are often in another encoding.
     texts = [b"" if line.startswith((b"#", b"%")) else line for line in raw]
     lines = [decoded(line, f"{path}, line {number}") for number, line in enumerate(texts, start=1)]
     first = next((number for number, line in enumerate(lines, start=1) if line.lower() == "@data"), 0)

@@ -1,4 +1,4 @@
-"""Which fonts hold the letters of a text: matplotlib's own has no Chinese, Japanese, Korean or Indian ones."""
+"""Finds fonts for the letters of a text: matplotlib's own font has no Chinese, Japanese, Korean or Indian letters."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ log = logging.getLogger(__name__)
 
 
 def fonts_for(texts: Iterable[str]) -> list[Any]:
-    """matplotlib's font entries (`name`, `fname`, `index`) that hold all letters of `texts`, its own font first.
+    """matplotlib's font entries (`name`, `fname`, `index`) that together have all letters of `texts`.
 
-    Installed fonts are opened only when its own lacks a letter. Letters that none holds are named in a warning.
+    The first is matplotlib's own; installed fonts are opened only if it lacks a letter. Warns of letters that no font
+    has.
     """
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font

@@ -1,4 +1,4 @@
-"""Labels as people write them."""
+"""Comparing labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unicodedata
 
 
 def label_key(text: str) -> str:
-    """What two writings of one label have in common: case, outer spaces and Unicode's ways to write a letter are gone.
+    """A key that is equal for equal labels: case, outer spaces and the Unicode form make no difference.
 
     Source: canonical caseless matching, The Unicode Standard, section 3.13, D145.
     """

@@ -1,12 +1,11 @@
-"""Line plots of series, fast: one reused figure per process, only what changes is drawn again.
+"""Fast line plots of series: each process reuses one figure and redraws only what changes.
 
-The look is matplotlib's default with `tight_layout()` and `bbox_inches="tight"`, as the published TimeMaster data has
-it. Making a new figure with these two for every series costs about 150 ms. Between two series of one length only the
-lines and the y axis differ; and the layout depends on the series only through the sizes of a few texts of the y axis
-(`_Canvas._key`). So matplotlib lays out and draws the rest once per such key, and that picture is restored under every
-further series.
+Plots look like matplotlib's default with `tight_layout()` and `bbox_inches="tight"`, as in the published data. A new
+figure for every series would take about 150 ms. Between two series of one length only the lines and the y axis
+differ, and the layout depends on the series only through the sizes of a few texts of the y axis (`_Canvas._key`). So
+matplotlib lays out and draws the rest once for each such key; for further series, the pixels are restored.
 
-matplotlib is imported when the first plot is drawn, never with this module.
+matplotlib is imported when the first plot is drawn.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from timemaster.types import InputError
 
 DPI = 100
 MIN_PARALLEL = 400  # below this many plots, starting processes costs more than it saves
-CHUNK = 16  # plots a worker takes at a time
-MAX_LAYOUTS = 64  # kept per figure; each holds its pixels
+CHUNK = 16  # plots that a worker takes at a time
+MAX_LAYOUTS = 64  # kept for each figure; each holds pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +34,17 @@ class PlotStyle:
     title: str = ""
     x_label: str = ""
     y_label: str = ""
-    channels: tuple[str, ...] = ()  # names of the lines, for a legend in the upper right corner; () draws none
-    axes: bool = True  # False draws the bare lines, without frame, ticks and text about them, and crops nothing
-    y_range: tuple[float, float] | None = None  # of the y axis, the same for every series; None fits it to each
-    rows: bool = False  # of bare lines: every channel in a row of its own, zero in its middle, one scale for all rows
-    width: int = 600  # pixels, before the crop to what is drawn
-    height: int = 250  # pixels, before the crop to what is drawn
+    channels: tuple[str, ...] = ()  # names of the lines, for a legend in the upper right corner; (): no legend
+    axes: bool = True  # False: bare lines without frame, ticks and text, not cropped
+    y_range: tuple[float, float] | None = None  # of the y axis, the same for every series; None: fitted to each series
+    rows: bool = False  # bare lines only: each channel in a row of its own, zero in the middle, one scale for all rows
+    width: int = 600  # pixels, before cropping
+    height: int = 250  # pixels, before cropping
     line_width: float = 2.0  # points (1/72 inch, at 100 pixels per inch)
     title_size: float = 9.0  # points
     label_size: float = 8.0  # points
     tick_size: float = 7.0  # points; also of the legend
-    margin: int = 5  # pixels left around what is drawn after the crop
+    margin: int = 5  # pixels around the drawing, after cropping
 
     def __post_init__(self) -> None:
         if self.rows and (self.axes or self.y_range):
@@ -53,11 +52,11 @@ class PlotStyle:
 
 
 def draw_png(series: Series, style: PlotStyle) -> bytes:
-    """The plot of `series` as an RGB PNG; one line per channel over the reading's number.
+    """The plot of `series` as an RGB PNG: one line for each channel, over the number of the reading.
 
-    With axes the size varies by some pixels with the y tick labels (571 to 589 x 230 for the default style), without
-    it is `style.width` x `style.height`. Raises InputError for an empty series, values that are not finite, and another
-    number of channels than `style.channels` names.
+    With axes, the size varies by some pixels with the y tick labels (571 to 589 x 230 for the default style). Without
+    axes, it is `style.width` x `style.height`. Raises InputError for an empty series, values that are not finite, and a
+    number of channels that differs from `style.channels`.
     """
     if style.channels and len(style.channels) != len(series.values):
         named = ", ".join(style.channels)
@@ -76,7 +75,7 @@ def draw_png(series: Series, style: PlotStyle) -> bytes:
 def draw_many(series: Sequence[Series], style: PlotStyle, num_workers: int = 0) -> list[bytes]:
     """The plots of all `series`, in order, with a progress bar.
 
-    `num_workers` processes draw (0: one per core); few plots, or one worker, are drawn in this process.
+    `num_workers` processes draw them (0: one for each core). With one worker or few plots, this process draws.
     """
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -87,7 +86,7 @@ def draw_many(series: Sequence[Series], style: PlotStyle, num_workers: int = 0) 
     bar = partial(tqdm, total=len(series), desc="plots", unit="plot", disable=None)
     if num_workers == 1 or len(series) < MIN_PARALLEL:
         return [draw_png(item, style) for item in bar(series)]
-    # Not plain fork: this process may hold threads (pyarrow's, tqdm's). The server imports matplotlib once for all.
+    # Not plain fork, because this process may have threads (pyarrow's, tqdm's). The server imports matplotlib once.
     available = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in available else "spawn")
     if "forkserver" in available:
@@ -103,18 +102,18 @@ def _canvas(style: PlotStyle, num_channels: int, length: int) -> _Canvas:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """All that series of one key share; lengths in pixels from the lower left corner."""
+    """What all series of one key share. Lengths are pixels from the lower left corner."""
 
     sides: dict[str, float]  # of the axes, as fractions of the figure
     background: Any  # the figure's pixels without lines, legend and y axis
-    left: float  # what is drawn begins here, the y axis aside
-    right: float  # and ends here
+    left: float  # left end of the drawing, without the y axis
+    right: float  # right end of the drawing
     bottom: float
     top: float
 
 
 def _in_rows(values: list[list[float]]) -> list[list[float]]:
-    """The channels one under another, the first on top, 2 apart, each between -1 and 1 about its row's middle."""
+    """The channels shifted so that each has a row, 2 high, around its middle. The first channel is on top."""
     largest = max(abs(value) for channel in values for value in channel) or 1.0
     return [
         [v / largest + 2 * row for v in channel] for row, channel in zip(range(len(values))[::-1], values, strict=True)
@@ -132,7 +131,7 @@ class _Canvas:
         self.style = style
         self.layouts: dict[tuple[float, ...], _Layout] = {}
         self.text_sizes: dict[tuple[str, bool], tuple[float, float]] = {}
-        with matplotlib.style.context("default"):  # a user's own settings must not change the data
+        with matplotlib.style.context("default"):  # the user's matplotlib settings must not change the plots
             self.figure = Figure(figsize=(style.width / DPI, style.height / DPI), dpi=DPI)
             self.canvas = FigureCanvasAgg(self.figure)
             self.axes = self.figure.add_subplot()
@@ -140,9 +139,9 @@ class _Canvas:
                 self.axes.plot(range(length), [0.0] * length, linewidth=style.line_width, animated=True)[0]
                 for _ in range(num_channels)
             ]
-            self.over: list[Any] = [*self.lines]  # drawn for each series, in this order
+            self.over: list[Any] = [*self.lines]  # artists that are drawn for each series, in this order
             if style.channels:
-                # Not matplotlib's "best" place: it is looked for among the values, and would jump between series.
+                # Not matplotlib's "best" place, which depends on the values and would differ between series.
                 legend = self.axes.legend(self.lines, style.channels, loc="upper right", fontsize=style.tick_size)
                 legend.set_animated(True)
                 self.over.append(legend)
@@ -177,11 +176,11 @@ class _Canvas:
         self.axes.set_title(style.title, fontsize=style.title_size)
         self.axes.set_xlabel(style.x_label, fontsize=style.label_size)
         self.axes.set_ylabel(style.y_label, fontsize=style.label_size)
-        # Not tick_params(labelsize=...): the number of ticks depends on that size, and the look is the default size's.
+        # Not tick_params(labelsize=...), because it changes the number of ticks.
         for text in [*self.axes.get_xticklabels(), *self.axes.get_yticklabels()]:
             text.set_fontsize(style.tick_size)
-        # matplotlib puts the y label beside the widest tick label, by measuring all of them several times. The gaps
-        # are the same for every series: take them from its own first drawing.
+        # matplotlib puts the y label beside the widest tick label and measures all of them several times to find it.
+        # The gaps are the same for every series, so take them from matplotlib's first drawing.
         self.canvas.draw()
         ticks_end = self.axes.bbox.x0 - self._tick_label_width()
         self.gap_to_label = ticks_end - axis.label.get_position()[0]
@@ -191,8 +190,8 @@ class _Canvas:
         axis.set_animated(True)
 
     def _layout(self) -> _Layout:
-        """The layout for the present y limits, with the axes put in place."""
-        # matplotlib lays out from its default sides, and the ticks of that size decide: they may differ afterwards.
+        """The layout for the current y limits. Moves the axes to their places in it."""
+        # matplotlib computes the layout with the ticks of its default sides; afterwards, the ticks may differ.
         self.figure.subplots_adjust(**self.start)
         key = self._key() if self.style.axes else ()
         if key not in self.layouts:
@@ -211,11 +210,11 @@ class _Canvas:
         return self.layouts[key]
 
     def _key(self) -> tuple[float, ...]:
-        """All that the layout takes from a series: three sizes of text, and how high the tick labels reach; pixels."""
+        """What the layout depends on, in pixels: three sizes of text, and how far tick labels reach above the axes."""
         tick_width = self._place_y_label()
-        # The "1e-6" or "+1e3" over the axis stands beside the title or, where the two would touch, pushes it up.
+        # The text "1e-6" or "+1e3" above the axis is beside the title. If they would touch, the title moves up.
         offset = self._text_size(self.axes.yaxis.get_major_formatter().get_offset(), offset=True)
-        reach = 0.0  # a title stands higher than any tick label reaches
+        reach = 0.0  # with a title, tick labels do not reach the top
         if not self.style.title:
             tick, text = self._ticks()[-1]
             top = self.axes.transData.transform((0.0, tick))[1] + self._text_size(text)[1]
@@ -226,7 +225,7 @@ class _Canvas:
         return {side: getattr(self.figure.subplotpars, side) for side in ("left", "right", "bottom", "top")}
 
     def _place_y_label(self) -> float:
-        """Puts the y label beside the present tick labels; gives the width of the widest, in pixels."""
+        """Put the y label beside the current tick labels. Returns the width of the widest one, in pixels."""
         axis, width = self.axes.yaxis, self._tick_label_width()
         axis.set_label_coords(self.axes.bbox.x0 - width - self.gap_to_label, 0.5, axis.label.get_transform())
         return width
@@ -235,7 +234,7 @@ class _Canvas:
         return max(self._text_size(text)[0] for _, text in self._ticks())
 
     def _ticks(self) -> list[tuple[float, str]]:
-        """The ticks in view and their labels, from below."""
+        """The visible ticks and their labels, from bottom to top."""
         axis = self.axes.yaxis
         ticks = [float(tick) for tick in axis.get_majorticklocs()]
         low, high = sorted(axis.get_view_interval())
@@ -244,7 +243,7 @@ class _Canvas:
         return [(tick, text) for tick, text in labels if low - slack <= tick <= high + slack]
 
     def _text_size(self, text: str, offset: bool = False) -> tuple[float, float]:
-        """Pixels (width, height) of a tick label or, with `offset`, of the text over the axis."""
+        """Width and height in pixels of a tick label or, with `offset`, of the text above the axis."""
         if (text, offset) not in self.text_sizes:
             axis = self.axes.yaxis
             label = axis.get_offset_text() if offset else axis.get_major_ticks(1)[0].label1
@@ -262,7 +261,7 @@ class _Canvas:
             margin = self.style.margin
             left = min(layout.left, self.axes.bbox.x0 - tick_width - self.gap_to_left) - margin
             bottom = layout.bottom - margin
-            # As matplotlib crops: whole pixels counted from the lower left. The sizes often are whole but for rounding.
+            # Crop as matplotlib does: whole pixels from the lower left. 1e-6 corrects rounding errors.
             width = int(layout.right + margin - left + 1e-6)
             height = int(layout.top + margin - bottom + 1e-6)
             x, y = max(0, round(left)), max(0, round(pixels.shape[0] - bottom - height))

@@ -1,8 +1,8 @@
-"""Recordings as their hosts keep them: UCI HAR's folder, PhysioNet records, TF-C's `.pt` files, sound clips.
+"""Readers of recordings in the formats of their hosts: UCI HAR, PhysioNet, TF-C's `.pt` files, sound clips.
 
-What is read becomes `Series`, as `series.read_splits` makes of the UCR/UEA archives. Sets too large for the memory are
-planned first, as series without values (`plan_windows`, `plan_clips`), cut and thinned out, and then filled.
-wfdb, soundfile and torch are imported only when such a file is read.
+They return `Series`, as `splits.read_splits` does for UCR/UEA archives. A set that does not fit into memory is planned
+first, as series without values (`plan_windows`, `plan_clips`). Then it is split and sampled, and only the series that
+remain are filled with values. wfdb, soundfile and torch are imported only when such a file is read.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ logger = logging.getLogger(__name__)
 
 PHYSIONET = "https://physionet.org/files"
 TFC_FILES = {"train": "train.pt", "validation": "val.pt", "test": "test.pt"}
-SEED = 1  # of `at_most`
+SEED = 1  # of the draw in `at_most`
 SOUND = re.compile(r"\.aif[fc]?", re.IGNORECASE)
-CODE_NAMES = ("_reconstruct", "scalar")  # what numpy's arrays are pickled by, besides their types
+CODE_NAMES = ("_reconstruct", "scalar")  # functions that a pickled numpy array refers to, besides its types
 
 
 @contextmanager
 def opened(source: Path, *names: str) -> Iterator[Path]:
-    """`source` as a folder: itself, or a zip unpacked (zips inside it, too) while the block lasts.
+    """`source` as a folder, for the time of the block. Zip files, and zip files in them, are unpacked for this time.
 
-    A folder that holds zips, as downloaded, and no file called like one of `names` counts as its zips.
+    If `source` is a folder with zip files, as downloaded, they are unpacked, unless a file in the folder matches one of
+    `names`. Raises InputError when `source` does not exist.
     """
     if not source.exists():
         raise InputError(f"No such folder or file: {source.absolute()}")
@@ -52,7 +53,7 @@ def opened(source: Path, *names: str) -> Iterator[Path]:
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """The first file called `name` in `folder` or below it. A warning names the others."""
+    """The first file named `name` in `folder` or below it; None without one. A warning lists the others."""
     found = sorted(path for path in folder.rglob(name) if path.is_file())
     if not found:
         return None
@@ -61,7 +62,7 @@ def find(folder: Path, name: str) -> Path | None:
 
 
 def at_most(series: Sequence[Series], most: int) -> list[Series]:
-    """`series`, or `most` of them, drawn by a fixed seed with the shares of the classes kept, and one of each at least.
+    """At most `most` of the series, drawn with a fixed seed. Classes keep their shares, and at least one series each.
 
     Raises InputError when `most` is less than the number of classes.
     """
@@ -74,16 +75,16 @@ def at_most(series: Sequence[Series], most: int) -> list[Series]:
     if most < len(of_class):
         raise InputError(f"{most} series cannot hold {len(of_class)} classes: {', '.join(sorted(of_class))}.")
     for positions in of_class.values():
-        if not chosen.intersection(positions):  # so rare that its share is less than one
+        if not chosen.intersection(positions):  # its share is less than one series
             largest = max(of_class.values(), key=lambda others: len(chosen.intersection(others)))
             chosen.remove(max(chosen.intersection(largest)))
             chosen.add(positions[0])
-    logger.info("%d of %d series are used, drawn with the shares of the classes kept", most, len(series))
+    logger.info("%d of %d series are used; the classes keep their shares", most, len(series))
     return [item for position, item in enumerate(series) if position in chosen]
 
 
 def numbered(series: Sequence[Series]) -> list[Series]:
-    """The series with their positions as index."""
+    """The series with their positions in the list as `index`."""
     return [replace(item, index=index) for index, item in enumerate(series)]
 
 
@@ -93,9 +94,9 @@ def numbered(series: Sequence[Series]) -> list[Series]:
 def read_uci_har(folder: Path, channels: Sequence[str], class_names: Mapping[str, str]) -> dict[str, list[Series]]:
     """The "train" and "test" windows of UCI HAR, e.g. channels=("body_acc_x", "body_acc_y", "body_acc_z").
 
-    `folder` is the archive's or holds it; signals lie in `<split>/Inertial Signals/` or `<split>/`, plain or gzipped.
-    Where `subject_<split>.txt` is there, each series has `meta["group"]`, the volunteer. Raises InputError for a
-    missing file, a class that `class_names` does not know, files of different lengths and what is no finite number.
+    `folder` is the archive's folder or contains it. Signals are in `<split>/Inertial Signals/` or `<split>/`, plain or
+    gzipped. If `subject_<split>.txt` exists, `meta["group"]` of each series is the volunteer. Raises InputError for a
+    missing file, a class that is not in `class_names`, files of different lengths and values that are not finite.
     """
     roots = dict.fromkeys(p.parents[1] for p in sorted(folder.rglob("y_train.txt*")) if p.parent.name == "train")
     if not roots:
@@ -111,7 +112,7 @@ def _har_split(folder: Path, split: str, channels: Sequence[str], class_names: M
     subjects = _har_lines(folder, f"subject_{split}.txt")
     lengths = {len(lines) for lines in (codes, *signals.values(), subjects) if lines is not None}
     if len(lengths) != 1:
-        raise InputError(f"{folder}: its files have {sorted(lengths)} lines; they must be as many in each.")
+        raise InputError(f"{folder}: its files have {sorted(lengths)} lines; all must have the same number.")
     series = []
     for index, code in enumerate(codes):
         if code not in class_names:
@@ -130,7 +131,7 @@ def _har_needed(folder: Path, name: str) -> list[str]:
 
 
 def _har_lines(folder: Path, name: str) -> list[str] | None:
-    """The lines of a file, plain or gzipped; None where it is not there. A line without text is no window: refused."""
+    """The lines of a file, plain or gzipped; None if it does not exist. Raises InputError for an empty line."""
     for plain in (folder / name, folder / "Inertial Signals" / name):
         path = plain if plain.is_file() else plain.with_name(f"{name}.gz")
         if not path.is_file():
@@ -161,18 +162,20 @@ def _numbers(line: str, where: str) -> list[float]:
 
 
 def fetch_physionet(project: str, names: Sequence[str], folder: Path, host: str = PHYSIONET) -> Path:
-    """The files `names` of a project ("emgdb/1.0.0") in `folder`, compared with the sums that the project publishes."""
+    """Downloads files of a project ("emgdb/1.0.0") to `folder` and checks them against the project's SHA256SUMS.txt."""
     lines = text_of(download(f"{host}/{project}/SHA256SUMS.txt", "", folder)).splitlines()
     sums = {words[-1].removeprefix("./"): words[0] for line in lines if len(words := line.split()) == 2}
     for name in names:
         if name not in sums:
-            raise InputError(f"{host}/{project}/SHA256SUMS.txt does not list {name}. Fetch it by hand: --source DIR.")
+            raise InputError(
+                f"{host}/{project}/SHA256SUMS.txt does not list {name}. Download it by hand: --source DIR."
+            )
         download(f"{host}/{project}/{name}", sums[name], folder)
     return folder
 
 
 def read_reference(path: Path, class_names: Mapping[str, str]) -> dict[str, str]:
-    """Record -> label of a PhysioNet REFERENCE.csv ("A00001,N" a line, no header). InputError for an unknown class."""
+    """Record -> label of a PhysioNet REFERENCE.csv (lines like "A00001,N"). Raises InputError for an unknown class."""
     rows = []
     for number, row in enumerate(csv.reader(text_of(path).splitlines()), start=1):
         cells = [cell.strip() for cell in row]
@@ -185,16 +188,16 @@ def read_reference(path: Path, class_names: Mapping[str, str]) -> dict[str, str]
 
 
 def _as_index(path: Path, rows: Sequence[tuple[int, str, str]]) -> dict[str, str]:
-    """Name -> label of an index file's (line, name, label). InputError for none, and for a name with two labels."""
+    """Name -> label of an index file's (line, name, label). InputError without rows, and for a name with two labels."""
     if not rows:
-        raise InputError(f"{path}: names nothing. Fetch it again.")
+        raise InputError(f"{path}: has no rows. Download it again.")
     first: dict[str, tuple[int, str]] = {}
     repeated = []
     for number, name, label in rows:
         before, known = first.setdefault(name, (number, label))
         if known != label:
             raise InputError(
-                f"{path}: {name} is {known!r} in line {before} and {label!r} in line {number}. Take one of them out."
+                f"{path}: {name} is {known!r} in line {before} and {label!r} in line {number}. Remove one of them."
             )
         if before != number:
             repeated.append(name)
@@ -203,52 +206,52 @@ def _as_index(path: Path, rows: Sequence[tuple[int, str, str]]) -> dict[str, str
 
 
 def windows(values: Sequence[float], length: int) -> Iterator[list[float]]:
-    """Windows of `length` readings, one after another, without overlap; what is left at the end is dropped."""
+    """Consecutive windows of `length` readings without overlap. The rest at the end is dropped."""
     for start in range(0, len(values) - length + 1, length):
         yield list(values[start : start + length])
 
 
 def find_records(folder: Path) -> dict[str, Path]:
-    """The PhysioNet records in `folder` or below it, by name: paths without suffix, the nearest of equal names."""
+    """PhysioNet records in `folder` or below it: name -> path without suffix. Of equal names, the least nested one."""
     paths = sorted(folder.rglob("*.hea"), key=lambda path: (len(path.parts), path))
     nearest: dict[str, Path] = {}
     again = [str(path) for path in paths if nearest.setdefault(path.stem, path) != path]
-    report_left_out("records", again, f"others of their names are nearer to {folder}")
+    report_left_out("records", again, "files of the same names are less nested")
     return {name: path.with_suffix("") for name, path in nearest.items()}
 
 
 def plan_records(labels: Mapping[str, str], records: Mapping[str, Path], length: int) -> dict[str, list[Series]]:
     """The windows of each record of `labels` (record -> label), as `plan_windows` gives them.
 
-    Records that `labels` does not name, and those shorter than a window, are left out and named. Raises InputError
-    for one that is not in `records`, and when no record of a class is left.
+    Records that are not in `labels`, and records shorter than a window, are left out and listed. Raises InputError for
+    a record that is not in `records`, and when no record of a class is left.
     """
     missing = [record for record in labels if record not in records]
     if missing:
-        raise InputError(f"{len(missing)} records are not there: no {listed([f'{record}.hea' for record in missing])}.")
-    report_left_out("records", [record for record in records if record not in labels], "the index does not name them")
+        raise InputError(f"{len(missing)} records are missing: no {listed([f'{record}.hea' for record in missing])}.")
+    report_left_out("records", [record for record in records if record not in labels], "the index does not list them")
     planned = {record: plan_windows(records[record], label, length) for record, label in labels.items()}
     why = f"shorter than a window of {length} readings"
     report_left_out("records", [record for record, cut in planned.items() if not cut], why)
     gone = set(labels.values()) - {item.label for cut in planned.values() for item in cut}
     if gone:
-        raise InputError(f"No record is left of {', '.join(sorted(gone))}: all are {why}.")
+        raise InputError(f"No record of {', '.join(sorted(gone))} is left: all are {why}.")
     return {record: cut for record, cut in planned.items() if cut}
 
 
 def plan_windows(record: Path, label: str, length: int) -> list[Series]:
-    """The windows of a PhysioNet record, one after another without overlap, the rest dropped; values not yet read."""
+    """Consecutive windows of a PhysioNet record, without overlap and without values. The rest at the end is dropped."""
     size = _wfdb("rdheader", record).sig_len
-    if size is None:  # the header need not say
+    if size is None:  # the header does not have to say
         size = _wfdb("rdrecord", record).sig_len
-    elif size == 0:  # which readers take for unknown or for empty
-        raise InputError(f"{record}.hea says 0 readings: give their number, or leave it out.")
+    elif size == 0:  # some readers take 0 for unknown, others for empty
+        raise InputError(f"{record}.hea says 0 readings: write their number, or leave the field out.")
     starts = range(0, size - length + 1, length)
     return [Series([], label, i, {"group": record.name, "start": start}) for i, start in enumerate(starts)]
 
 
 def fill_windows(planned: Sequence[Series], records: Mapping[str, Path], rate: float, length: int) -> list[Series]:
-    """What `plan_windows` planned, with the readings of the `records` by name; each record is opened once."""
+    """The series that `plan_windows` planned, with readings. `records`: name -> path. Opens each record once."""
     filled: dict[int, Series] = {}
     order = sorted(range(len(planned)), key=lambda i: str(planned[i].meta["group"]))
     name, values = "", []
@@ -263,10 +266,10 @@ def fill_windows(planned: Sequence[Series], records: Mapping[str, Path], rate: f
 
 
 def read_record(path: Path, rate: float, unit: str = "mV") -> list[float]:
-    """The first signal of a PhysioNet record (`path` without suffix; `.hea` and its data beside it) in `unit`.
+    """The first signal of a PhysioNet record in `unit`. `path` has no suffix; the `.hea` file and its data are there.
 
-    Raises InputError when it cannot be read, has gaps, another unit, or was not sampled at `rate` Hz. A warning names
-    further signals.
+    Raises InputError when the record cannot be read, has gaps or another unit, or was not sampled at `rate` Hz. A
+    warning lists further signals.
     """
     record = _wfdb("rdrecord", path)
     if not record.n_sig:
@@ -284,10 +287,10 @@ def _wfdb(function: str, path: Path) -> Any:
     import wfdb
 
     if not path.with_name(f"{path.name}.hea").is_file():
-        raise InputError(f"{path}.hea is not there.")
+        raise InputError(f"{path}.hea does not exist.")
     try:
         return getattr(wfdb, function)(str(path))
-    except Exception as error:  # wfdb raises many kinds for a damaged record
+    except Exception as error:  # wfdb raises many types of exceptions for a damaged record
         raise InputError(f"{path}: not a readable PhysioNet record: {error!r}") from error
 
 
@@ -295,9 +298,9 @@ def _wfdb(function: str, path: Path) -> Any:
 
 
 def read_tfc(folder: Path, class_names: Mapping[int, str], most: Mapping[str, int]) -> dict[str, list[Series]]:
-    """The splits of a TF-C set: train.pt, val.pt (if there) and test.pt; `most` series of a split, all if not said."""
+    """The splits of a TF-C set: train.pt, val.pt (optional) and test.pt. `most`: split -> largest number of series."""
     train = find(folder, TFC_FILES["train"])
-    near = train.parent if train else folder  # another set may lie beside this one
+    near = train.parent if train else folder  # another set may be in a neighbouring folder
     paths = {split: path for split, name in TFC_FILES.items() if (path := find(near, name))}
     if not {"train", "test"} <= paths.keys():
         raise InputError(f"{folder}: has {', '.join(p.name for p in paths.values())}; train.pt and test.pt are needed.")
@@ -307,8 +310,8 @@ def read_tfc(folder: Path, class_names: Mapping[int, str], most: Mapping[str, in
 def read_pt(path: Path, class_names: Mapping[int, str], most: int = 0) -> list[Series]:
     """The series of a TF-C file: a dictionary with `samples` [N, 1, length] (or [N, length]) and `labels` [N].
 
-    `most` of them (0: all), drawn as by `at_most`. Only tensors and numpy arrays are loaded, never code. Raises
-    InputError for anything else, a class that `class_names` does not know, and values that are not finite.
+    At most `most` of them (0: all), see `at_most`. Loads only tensors and numpy arrays, never code. Raises InputError
+    for anything else, a class that is not in `class_names`, and values that are not finite.
     """
     import torch
 
@@ -316,7 +319,7 @@ def read_pt(path: Path, class_names: Mapping[int, str], most: int = 0) -> list[S
         with torch.serialization.safe_globals(_numpy_globals()):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
         samples, labels = torch.as_tensor(content["samples"]), torch.as_tensor(content["labels"]).flatten().tolist()
-    except Exception as error:  # torch raises many kinds for a file that is not one of its own
+    except Exception as error:  # torch raises many types of exceptions for other files
         raise InputError(f"{path}: not a .pt dictionary with samples and labels: {error}") from error
     samples = samples[:, None] if samples.ndim == 2 else samples
     if samples.ndim != 3 or len(samples) != len(labels) or samples.shape[1] != 1:
@@ -333,7 +336,7 @@ def read_pt(path: Path, class_names: Mapping[int, str], most: int = 0) -> list[S
 
 
 def _numpy_globals() -> list[Any]:
-    """What a pickled numpy array of plain numbers refers to, under its names in numpy 1 and 2."""
+    """The objects that a pickled numpy array of plain numbers refers to, by their names in numpy 1 and 2."""
     import numpy as np
 
     types = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
@@ -346,7 +349,7 @@ def _numpy_globals() -> list[Any]:
 
 
 def plan_clips(table: Path, class_names: Mapping[str, str]) -> list[Series]:
-    """The clips of a table with the columns clip_name and label (Kaggle's train.csv); values not yet read."""
+    """The clips of a table with the columns clip_name and label (Kaggle's train.csv), without values."""
     rows, columns = [], csv.DictReader(text_of(table).splitlines())
     if not {"clip_name", "label"} <= set(columns.fieldnames or ()):
         raise InputError(f"{table}: the first line is {columns.fieldnames}; expected clip_name and label.")
@@ -361,21 +364,21 @@ def plan_clips(table: Path, class_names: Mapping[str, str]) -> list[Series]:
 
 
 def find_clips(folder: Path, planned: Sequence[Series]) -> dict[str, Path]:
-    """The planned clips in `folder` or below it, by name: the nearest of equal names. Warnings count all others."""
+    """The planned clips in `folder` or below it: name -> path. Warnings count other clips and missing ones."""
     found = sorted((p for p in folder.rglob("*") if SOUND.fullmatch(p.suffix)), key=lambda p: (len(p.parts), p))
     wanted = dict.fromkeys(item.meta["clip"] for item in planned)
     nearest: dict[str, Path] = {}
     again = [str(p) for p in found if p.name in wanted and nearest.setdefault(p.name, p) != p]
-    report_left_out("clips", again, f"others of their names are nearer to {folder}")
+    report_left_out("clips", again, "files of the same names are less nested")
     report_left_out("clips", [p.name for p in found if p.name not in wanted], "the table has no label for them")
-    report_left_out("lines of the table", [name for name in wanted if name not in nearest], "their clips are not there")
+    report_left_out("lines of the table", [name for name in wanted if name not in nearest], "their clips are missing")
     return nearest
 
 
 def fill_clips(planned: Sequence[Series], paths: Mapping[str, Path], rate: int, length: int) -> list[Series]:
-    """What `plan_clips` planned, with the clips that `find_clips` found, as readings in [-1, 1].
+    """The clips that `plan_clips` planned, with readings in [-1, 1]. `paths`: see `find_clips`.
 
-    Raises InputError for a clip that cannot be read, several channels, another rate, and another length.
+    Raises InputError for a clip that cannot be read, and for several channels, another rate or another length.
     """
     import soundfile
 
@@ -383,7 +386,7 @@ def fill_clips(planned: Sequence[Series], paths: Mapping[str, Path], rate: int, 
     for item in planned:
         path = paths.get(item.meta["clip"])
         if path is None:
-            raise InputError(f"No clip {item.meta['clip']!r}; the table names it. Put it back, or take its line out.")
+            raise InputError(f"No clip {item.meta['clip']!r}; the table lists it. Put it back, or remove its line.")
         try:
             values, found = soundfile.read(path, dtype="float64", always_2d=True)
         except soundfile.LibsndfileError as error:

@@ -1,4 +1,4 @@
-"""A contact sheet: some plots of every class on one picture. Knows PNG bytes and names, nothing of series or rows."""
+"""Contact sheets: some plots of every class in one image. Knows encoded images and names, not series or rows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from timemaster.media.images import open_image
 from timemaster.series.fonts import fonts_for
 
-TILE = 360, 160  # pixels of a plot at most, (width, height)
+TILE = 360, 160  # largest (width, height) of a plot, in pixels
 GAP = 12  # pixels around everything
-TITLE, HEADING = 18, 14  # pixels of the letters
+TITLE, HEADING = 18, 14  # font sizes in pixels
 
 
 def contact_sheet(title: str, plots: Mapping[str, Sequence[bytes]]) -> bytes:
-    """A PNG with one row for each class, its name above its plots. `plots` holds encoded images, at least one."""
+    """A PNG with a row for each class: its name, and its plots below. `plots`: class -> encoded images."""
     from PIL import Image, ImageDraw
 
     rows = {label: [_fitted(data) for data in images] for label, images in plots.items() if images}
@@ -42,17 +42,17 @@ def contact_sheet(title: str, plots: Mapping[str, Sequence[bytes]]) -> bytes:
 
 
 def _font(text: str, size: int) -> Any:
-    """A font that holds the letters of `text`."""
+    """A font with the letters of `text`."""
     from PIL import ImageFont
 
     if text.isascii():
         return ImageFont.load_default(size)
-    font = fonts_for([text])[-1]  # the one with the rarest letters, which mostly has the Latin ones too
+    font = fonts_for([text])[-1]  # the one with the rarest letters, which usually has Latin letters, too
     return ImageFont.truetype(font.fname, size, index=font.index)
 
 
 def _fitted(data: bytes) -> Any:
-    """The picture, made smaller to fit a tile, never larger."""
+    """The image, scaled down to fit a tile if necessary."""
     from PIL import Image
 
     picture = open_image(data)

@@ -1,7 +1,7 @@
-"""Time series from files: UCR/UEA archives (`.ts`, `.arff`, zip), sktime's bundled sets, downloads, seeded cuts.
+"""Time series from files: UCR/UEA archives (`.ts`, `.arff`, zip), the sets in sktime, downloads, seeded splits.
 
-Knows nothing about plots, prompts or models. sktime does the parsing and is imported only when a file is read
-(it takes seconds).
+Knows nothing about plots, prompts or models. sktime parses the files. It is imported only when a file is read, because
+that takes seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import math
 import random
 import time
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from timemaster.series.files import (
     writing,
 )
 from timemaster.series.labels import label_key
+from timemaster.system.files import replacing
 from timemaster.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 DOWNLOADS = Path("data/downloads")
 NUM_TRIES = 4  # one try and three retries
 CHUNK_BYTES = 1 << 16
-RESAMPLE = "Times are not kept: resample the readings to one step, and leave the timestamps out."
-NUM_ORDERS = 1000  # of groups, tried for a cut
+RESAMPLE = "Times are not kept: resample the readings to equal steps, and remove the timestamps."
+NUM_ORDERS = 1000  # orders of groups that `choose_groups` tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +49,16 @@ class Series:
     values: list[list[float]]  # [num_channels][length]
     label: str  # spelled as in the task's labels
     index: int  # position in its split, from 0
-    # Anything else worth knowing. "group" (a person, a recording): its series must not be torn apart by a cut.
+    # Further facts. Series of one "group" (a person, a recording) always stay in the same split.
     meta: dict[str, Any] = field(default_factory=dict)
 
 
 def read_series(path: Path, class_names: Mapping[str, str]) -> list[Series]:
-    """All series of one `.ts` or `.arff` file, labels translated by `class_names` (archive's class -> label).
+    """All series of a `.ts` or `.arff` file. `class_names`: class in the file -> label.
 
-    A class that `class_names` has in other letters counts, and one that Unicode writes in another way (`label_key`).
-    Raises InputError for another file type, a class that `class_names` does not know, empty channels, missing values,
-    and timestamps that are not evenly spaced.
+    Classes are compared without regard to case and to Unicode form (`label_key`). Raises InputError for another file
+    type, a class that is not in `class_names`, empty channels, missing values, and timestamps that are not evenly
+    spaced.
     """
     frame, classes = _parse(path)
     columns = [frame[name] for name in frame.columns]
@@ -81,9 +81,9 @@ def read_series(path: Path, class_names: Mapping[str, str]) -> list[Series]:
 
 
 def _time_steps(channels: Sequence[Any], where: str) -> set[Any]:
-    """The times between readings, for they are not kept; nothing where the file has no timestamps.
+    """The steps between the timestamps of a series; empty if the file has no timestamps.
 
-    Raises InputError for times that do not rise and channels that do not share them.
+    Raises InputError when timestamps do not increase, and when channels have different ones.
     """
     import pandas as pd
 
@@ -93,12 +93,12 @@ def _time_steps(channels: Sequence[Any], where: str) -> set[Any]:
     if not all(channel.index.equals(times) for channel in channels):
         raise InputError(f"{where}: its channels have readings at different times. {RESAMPLE}")
     if not (times.is_monotonic_increasing and times.is_unique):
-        raise InputError(f"{where}: its timestamps do not rise. Sort the readings by time, one at a time.")
+        raise InputError(f"{where}: its timestamps do not increase. Sort the readings by time, one at a time.")
     return {later - earlier for earlier, later in pairwise(times)}
 
 
 def _parse(path: Path) -> tuple[Any, list[str]]:
-    """The values as sktime reads them, a column per channel and a row per series, and the classes."""
+    """sktime's data frame, with a column for each channel and a row for each series; and the classes."""
     from sktime.datasets import load_from_arff_to_dataframe, load_from_tsfile_to_dataframe
 
     readers = {".ts": (clean_ts, load_from_tsfile_to_dataframe), ".arff": (clean_arff, load_from_arff_to_dataframe)}
@@ -112,21 +112,25 @@ def _parse(path: Path) -> tuple[Any, list[str]]:
             cleaned.write_text(text, encoding="utf-8")
         try:
             frame, _ = read(str(cleaned))
-        except Exception as error:  # sktime raises many kinds for a broken file
+        except Exception as error:  # sktime raises many types of exceptions for a broken file
             raise InputError(f"{path}: not a readable {path.suffix} file: {error}") from error
     if len(frame) != len(classes):
-        raise InputError(f"{path}: {len(classes)} rows, of which sktime reads {len(frame)}. Check their form.")
+        raise InputError(
+            f"{path}: {len(classes)} rows, of which sktime reads {len(frame)}. Check the form of the rows."
+        )
     return frame, classes
 
 
 def read_splits(source: Path | None, name: str, class_names: Mapping[str, str]) -> dict[str, list[Series]]:
-    """The "train" and "test" series of the archive set `name` (as in "Computers").
+    """The "train" and "test" series of the archive set `name`, such as "Computers".
 
-    `source` is a zip file, or a folder that holds `<name>.zip` or, in it or below it, `<name>_TRAIN.ts` or
-    `<name>_TRAIN.arff`. Raises InputError when it is None, or when it or a split is not there.
+    `source` is a zip file, a folder with `<name>.zip`, or a folder with `<name>_TRAIN.ts` or `<name>_TRAIN.arff` in it
+    or below it. Raises InputError when it is None, and when it or a split does not exist.
     """
     if source is None:
-        raise InputError(f"The set {name}: give --source DIR, or write a load that fetches it (see recipes/ctu.py).")
+        raise InputError(
+            f"The set {name}: give --source DIR, or write a `load` that downloads it (see recipes/ctu.py)."
+        )
     if not source.exists():
         raise InputError(f"The set {name}: no such folder or file: {source.absolute()}")
     if source.is_dir() and not _find(source, f"{name}_TRAIN") and (source / f"{name}.zip").is_file():
@@ -150,7 +154,7 @@ def _read_folder(folder: Path, name: str, class_names: Mapping[str, str], shown:
 
 
 def _find(folder: Path, stem: str) -> Path | None:
-    """The file `stem` of a known format in `folder` or below it, the nearest where there are several."""
+    """The file `stem` with a known suffix in `folder` or below it. Of several, the least nested one."""
     for suffix in (".ts", ".arff"):
         found = sorted(folder.rglob(stem + suffix), key=lambda path: (len(path.parts), path))
         if found:
@@ -160,7 +164,7 @@ def _find(folder: Path, stem: str) -> Path | None:
 
 
 def bundled_splits(name: str, class_names: Mapping[str, str]) -> dict[str, list[Series]]:
-    """The "train" and "test" series of a set that comes with sktime (as "ItalyPowerDemand"); needs no network."""
+    """The "train" and "test" series of a set that is part of sktime, such as "ItalyPowerDemand". Needs no network."""
     spec = importlib.util.find_spec("sktime")
     if spec is None or spec.origin is None:
         raise InputError("sktime is not installed: run the set-up script, or pip install sktime.")
@@ -168,12 +172,12 @@ def bundled_splits(name: str, class_names: Mapping[str, str]) -> dict[str, list[
 
 
 def download(url: str, sha256: str = "", folder: Path = DOWNLOADS) -> Path:
-    """The file at `url`, kept in `folder` for the next time. Three retries with growing pauses, and a progress bar.
+    """Download `url` to `folder`, unless the file is there already. Retries three times, with growing pauses.
 
-    Raises InputError when the network does not answer, and when `sha256` is given and differs.
+    Raises InputError when the download fails, and when `sha256` is given and differs.
     """
     path = folder / url.rsplit("/", 1)[-1]
-    with writing(folder, "fetch the file elsewhere and give its folder: --source DIR"):
+    with writing(folder, "download the file elsewhere and give its folder: --source DIR"):
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             _fetch(url, path)
@@ -190,15 +194,13 @@ class _NetworkError(Exception):
 
 
 def _fetch(url: str, path: Path) -> None:
-    """Writes the file under a name of its own first, so that two processes can fetch the same one."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
+    """Download a file. Two processes can download the same one."""
+    with replacing(path) as temporary:
         for attempt in range(NUM_TRIES):
             try:
-                with partial.open("wb") as file:
+                with temporary.open("wb") as file:
                     for block in _blocks(url, path.name):
                         file.write(block)
-                partial.replace(path)
                 return
             except _NetworkError as error:
                 reason = error
@@ -206,16 +208,14 @@ def _fetch(url: str, path: Path) -> None:
                 pause = 2**attempt
                 logger.warning("%s: %s; trying again in %d s", url, reason, pause)
                 time.sleep(pause)
-    finally:
-        partial.unlink(missing_ok=True)
-    raise InputError(
-        f"{url} could not be fetched in {NUM_TRIES} tries ({reason}). Check the network, or fetch the file elsewhere "
-        "and give its folder: --source DIR."
-    )
+        raise InputError(
+            f"{url} could not be downloaded in {NUM_TRIES} tries ({reason}). Check the network, or download the file "
+            "elsewhere and give its folder: --source DIR."
+        )
 
 
 def _blocks(url: str, name: str) -> Iterator[bytes]:
-    """What the host sends, with a progress bar. Raises _NetworkError, never for what the caller does with it."""
+    """The blocks that the host sends. Shows a progress bar. Raises _NetworkError for errors of the network only."""
     import urllib.request
 
     from tqdm import tqdm
@@ -231,16 +231,16 @@ def _blocks(url: str, name: str) -> Iterator[bytes]:
                     yield block
         if size is not None and received != size:
             raise OSError(f"connection closed after {received} of {size} bytes")
-    # URLError, HTTPError and time-outs are OSErrors; a connection that ends within a block is an HTTPException.
+    # URLError, HTTPError and timeouts are OSErrors. A connection that ends within a block is an HTTPException.
     except (OSError, http.client.HTTPException) as error:
         raise _NetworkError(str(error) or repr(error)) from error
 
 
 def check_splits(splits: Mapping[str, Sequence[Series]], num_rows: Mapping[str, int], length: int) -> None:
-    """Compares with the published set: `num_rows` series in each split, `length` readings in each channel.
+    """Compare with the published set: `num_rows` series in each split, `length` readings in each channel.
 
-    A smaller copy of the set is warned of. Raises InputError for an empty split, one that is larger than the
-    published one, and another length.
+    Warns if the set is smaller. Raises InputError for an empty split, a split that is larger than the published one,
+    and channels of another length.
     """
     sizes = {split: len(splits[split]) for split in num_rows}
     for split, expected in num_rows.items():
@@ -254,45 +254,45 @@ def check_splits(splits: Mapping[str, Sequence[Series]], num_rows: Mapping[str, 
                 raise InputError(f"{split} series {series.index} has {wrong.pop()} readings; expected {length}.")
     if sizes != dict(num_rows):
         logger.warning(
-            "This is a part of the set, %s series of %s: not to be compared with published figures.",
+            "This is a part of the set, %s series of %s: do not compare results with published figures.",
             sizes, dict(num_rows),
         )  # fmt: skip
 
 
 def check_digest(splits: Mapping[str, Sequence[Series]], expected: str) -> None:
-    """Warns unless labels and values, all of them and in order, are those the recipe was checked with.
+    """Warn if labels, values or their order differ from the data that the recipe was checked with.
 
-    A warning, for a host may write the same numbers with other digits; `check_splits` refuses what cannot be the set.
-    The sha256 is of what was parsed, rounded to four decimals: the same for `.ts` and `.arff` files that write the
-    values with the same digits, however they are zipped or headed.
+    This is no error, because a host may write the same numbers with other digits. `check_splits` refuses other sets.
+    The sha256 is that of the parsed values, rounded to four decimals. So it is the same for `.ts` and `.arff` files
+    with equal values, whatever their header and compression.
     """
     digest = hashlib.sha256()
     for split in sorted(splits):
         for series in splits[split]:
-            # Whole numbers, for rounding to decimals leaves two zeros, 0.0 and -0.0.
+            # Rounded to whole numbers, because rounding to decimals gives two zeros, 0.0 and -0.0.
             rounded = [[round(value * 10_000) for value in channel] for channel in series.values]
             digest.update(f"{split} {series.label} {rounded}\n".encode())
     if digest.hexdigest() != expected:
         logger.warning(
-            "The labels and values are not the ones this recipe was checked with (digest %s, expected %s): changed, "
-            "resampled, reordered, or written with other digits. Results may not compare with published ones.",
+            "Labels or values differ from those that this recipe was checked with (digest %s, expected %s). They were "
+            "changed, resampled, reordered or written with other digits. Results may differ from published ones.",
             digest.hexdigest(), expected,
         )  # fmt: skip
 
 
 def stratified_split(series: Sequence[Series], first_size: int, seed: int) -> tuple[list[Series], list[Series]]:
-    """Two parts, the first of exactly `first_size`, each with the classes in the whole's proportions.
+    """Two parts, the first with exactly `first_size` series. In each part, classes have their shares of the whole.
 
-    The same seed gives the same parts. Order is kept. Raises InputError when `first_size` leaves a part empty.
+    The same seed gives the same parts. The order is kept. Raises InputError when a part would be empty.
     """
     chosen = choose_stratified(series, first_size, seed)
     return [s for i, s in enumerate(series) if i in chosen], [s for i, s in enumerate(series) if i not in chosen]
 
 
 def choose_stratified(series: Sequence[Series], size: int, seed: int) -> set[int]:
-    """The positions of exactly `size` of the series, drawn from each class in proportion. See `stratified_split`."""
+    """The positions of exactly `size` series, drawn from each class in proportion. See `stratified_split`."""
     if not 0 < size < len(series):
-        raise InputError(f"Cannot cut {size} of {len(series)} series: both parts need at least one.")
+        raise InputError(f"Cannot take {size} of {len(series)} series: both parts need at least one.")
     positions = defaultdict(list)
     for position, item in enumerate(series):
         positions[item.label].append(position)
@@ -305,15 +305,18 @@ def choose_stratified(series: Sequence[Series], size: int, seed: int) -> set[int
 
 
 def choose_groups(series: Sequence[Series], size: int, seed: int) -> set[int]:
-    """The positions of whole groups (`meta["group"]`), as near to `size` as can be, that leave some of every class.
+    """The positions of whole groups (`meta["group"]`) with about `size` series; the rest keeps series of every class.
 
-    Of NUM_ORDERS seeded orders of the groups, each filled up greedily, the nearest; of equally near ones, the one with
-    most classes. Raises InputError when a series has no group or no group can be taken without a class's last series.
+    Tries NUM_ORDERS seeded orders of the groups and takes groups greedily in each. The result nearest to `size` wins;
+    of equally near ones, the one with the most classes. Raises InputError when a series has no group, and when every
+    group holds the last series of a class.
     """
     members: dict[Any, list[int]] = defaultdict(list)
     for position, item in enumerate(series):
         if item.meta.get("group") is None:
-            raise InputError(f"Series {item.index} has no meta['group'], others have: give all of them one, or none.")
+            raise InputError(
+                f"Series {item.index} has no meta['group'], but others have one: give all of them one, or none."
+            )
         members[item.meta["group"]].append(position)
     classes = {group: Counter(series[i].label for i in positions) for group, positions in members.items()}
     total = Counter(item.label for item in series)
@@ -328,15 +331,15 @@ def choose_groups(series: Sequence[Series], size: int, seed: int) -> set[int]:
                 break
     if not cuts:
         raise InputError(
-            f"None of the {len(members)} groups can be cut from the {len(series)} series: each holds a class's last "
-            "series. Leave meta['group'] out, or let load give a validation split."
+            f"None of the {len(members)} groups can be taken from the {len(series)} series: each holds the last series "
+            "of a class. Leave meta['group'] out, or return a validation split from `load`."
         )
     _, _, taken = min(cuts, key=lambda cut: cut[:2])
     return {position for group in taken for position in members[group]}
 
 
 def _fill(order: Sequence[Any], classes: Mapping[Any, Counter[str]], total: Counter[str], size: int) -> list[Any]:
-    """Takes group after group, but none that leads away from `size` or holds the last series of a class of `total`."""
+    """Take groups in order, except those that lead away from `size` or hold the last series of a class in `total`."""
     left, num_rows = total.copy(), 0
     taken: list[Any] = []
     for group in order:

@@ -1,4 +1,4 @@
-"""What a command prints, whatever the console's encoding. Nothing here imports anything of the project."""
+"""Output of the commands, with any console encoding."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from tqdm import tqdm
 
 
 def print_any_letter() -> None:
-    """Letters that the console's encoding lacks are printed as escapes (\\xfc). Else the first one ends the program."""
+    """Print letters that the console's encoding lacks as escapes (\\xfc) instead of ending with an error."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # pythonw has none; a caller may have put in another
+        if isinstance(stream, io.TextIOWrapper):  # not with pythonw, and not if a caller replaced the stream
             stream.reconfigure(errors="backslashreplace")
 
 
 class ConsoleHandler(logging.Handler):
-    """Log lines that do not tear the progress bar."""
+    """Writes log lines above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record))
 
 
 def setup_logging() -> None:
-    """Our lines bare, warnings marked; other libraries only from errors on."""
+    """Show our log lines from INFO on, and other libraries' from ERROR on."""
     handler = ConsoleHandler()
     handler.setFormatter(_Format())
     logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
@@ -33,7 +33,7 @@ def setup_logging() -> None:
 
 
 class _Format(logging.Formatter):
-    """Minutes and seconds since the program started, then the message; warnings and errors are marked."""
+    """Minutes and seconds since the program started, the level of warnings and errors, then the message."""
 
     def format(self, record: logging.LogRecord) -> str:
         mark = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "

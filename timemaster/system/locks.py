@@ -1,10 +1,10 @@
-"""One process at a time may write into a folder: a lock that the operating system releases however the process dies.
+"""A lock so that one process at a time writes to a folder. The operating system releases it when the process ends.
 
     with folder_lock("checkpoints/ctu/grpo", "a training run"): ...
     python -m timemaster.system.locks FOLDER DESCRIPTOR    # for scripts: see `main`
 
-The lock is `flock` on the file .lock in that folder. Linux carries it over to NFS and most cluster file systems as a
-lock that every host sees. Where a file system has no locks, a warning says so and the work goes on without one.
+The lock is `flock` on the file .lock in that folder. On NFS and on most cluster file systems, all hosts see it. If a
+file system has no locks, a warning says so, and the work continues without a lock.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from timemaster.types import InputError
 log = logging.getLogger(__name__)
 
 NAME = ".lock"
-# What file systems without locks answer: Lustre mounted without -o flock, NFS without a lock service, some FUSE mounts;
-# 524 is the kernel's own ENOTSUPP, which errno does not have.
+# Errors of file systems without locks: Lustre mounted without -o flock, NFS without a lock service, some FUSE mounts;
+# 524 is the kernel's ENOTSUPP, which the module errno does not have.
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, 524)
 
 _held: set[int] = set()
@@ -38,11 +38,11 @@ _held: set[int] = set()
 
 @contextmanager
 def folder_lock(folder: str | Path, what: str) -> Iterator[None]:
-    """Hold `folder`, which is made if need be, for the time of the block. `what` is doing so: "a training run".
+    """Hold the lock of `folder` for the time of the block. Creates the folder. `what` holds it: "a training run".
 
-    Raises InputError at once, with the other process's host and pid, when another process holds it, and when the
-    folder cannot be written. Take it before anything in the folder is changed. The folder itself must stay in its
-    place meanwhile: where it is swapped for another one, lock one beside it.
+    Raises InputError at once when another process holds it (with its host and pid), and when the folder cannot be
+    written. Take the lock before anything in the folder changes. The folder must not be renamed or replaced meanwhile;
+    if it is, lock another folder beside it.
     """
     path = Path(folder) / NAME
     descriptor = _acquire(path, what)
@@ -52,7 +52,7 @@ def folder_lock(folder: str | Path, what: str) -> Iterator[None]:
     finally:
         _held.discard(descriptor)
         if _is_same_file(path, descriptor):
-            path.unlink()  # before the release: who opened the file before sees then that it is gone
+            path.unlink()  # before the release, so that a process that has opened the file sees that it is gone
         os.close(descriptor)
 
 
@@ -62,7 +62,9 @@ def _acquire(path: Path, what: str) -> int:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what may be written
+                descriptor = os.open(
+                    path, os.O_RDWR | os.O_CREAT, 0o666
+                )  # NFS locks only files that are open for writing
             except FileNotFoundError:  # the folder was removed between the two lines
                 continue
         except OSError as error:
@@ -77,7 +79,7 @@ def _acquire(path: Path, what: str) -> int:
 
 
 def _lock(path: Path, descriptor: int, what: str) -> bool:
-    """Lock the file at `path`, open as `descriptor`, and write there who holds it. False when it is gone meanwhile."""
+    """Lock the file at `path`, which is open as `descriptor`, and write the owner to it. False if it was removed."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _is_same_file(path, descriptor):
@@ -89,8 +91,8 @@ def _lock(path: Path, descriptor: int, what: str) -> bool:
         if error.errno not in _NO_LOCKS:
             raise InputError(f"{path}: {error.strerror}. Free some space or choose another folder.") from error
         log.warning(
-            "%s: its file system has no file locks (%s), so that a second process that writes there is not noticed. "
-            "Start only one; a disk mounted with locks (Lustre: -o flock) has this check.",
+            "%s: its file system has no file locks (%s), so a second process that writes there is not noticed. Start "
+            "only one. A disk mounted with locks (Lustre: -o flock) has this check.",
             path.parent, error.strerror,
         )  # fmt: skip
     return True
@@ -112,8 +114,8 @@ def _write_owner(descriptor: int, what: str) -> None:
 
 
 def _read_owner(path: Path) -> str:
-    """Who holds the lock and how to end that, in words."""
-    for _ in range(20):  # it may have the lock and not have written yet
+    """Who holds the lock and what to do, for a message."""
+    for _ in range(20):  # the owner may not have written yet
         try:
             owner = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, FileNotFoundError):
@@ -123,11 +125,11 @@ def _read_owner(path: Path) -> str:
             f"{owner['what']}: process {owner['pid']} on host {owner['host']}, started {owner['started']} with "
             f"`{owner['command']}`. Wait for its end, or end it (on {owner['host']}: kill {owner['pid']})"
         )
-    return "another process, which does not say who it is. Wait for its end"
+    return "another process, which has not written its name. Wait for its end"
 
 
 def _release_in_child() -> None:
-    """A forked child shares the lock; it must not keep it alive when it outlives this process."""
+    """Close the lock in a forked child, so that the child does not keep it after this process ends."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
@@ -137,9 +139,9 @@ os.register_at_fork(after_in_child=_release_in_child)
 
 
 def main() -> None:
-    """Empty a folder for a script that has opened its lock file as DESCRIPTOR and holds the lock from then on.
+    """Lock a folder for a script that has opened the lock file as DESCRIPTOR, and empty the folder.
 
-    Ends with a message, and with nothing changed, when this folder or one below it is in use.
+    If this folder or one below it is in use, ends with a message and changes nothing.
     """
     print_any_letter()
     folder, descriptor = Path(sys.argv[1]), int(sys.argv[2])

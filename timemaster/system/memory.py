@@ -2,8 +2,8 @@
 
     python -m timemaster.system.memory PID FILE
 
-Proportional set sizes are summed, so that pages shared between processes count once. Where the system does not tell
-them (macOS, Windows), shared pages are left out, or else count for every process. FILE holds the peak in GiB.
+Sums proportional set sizes, in which a page that processes share counts once. On systems without them (macOS, Windows),
+shared pages do not count, or count for every process. Writes the peak in GiB to FILE.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SECONDS_BETWEEN = 2.0
 
 
 def num_bytes(process: psutil.Process) -> int:
-    """Memory of one process: its proportional set size, else what is its own alone, else what is resident."""
+    """Memory of a process: its proportional, else its unique, else its resident set size."""
     try:
         memory = process.memory_full_info()
     except psutil.AccessDenied:
@@ -28,7 +28,7 @@ def num_bytes(process: psutil.Process) -> int:
 
 
 def tree_gib(pid: int) -> float:
-    """Memory of a process and its descendants now, in GiB; this process is left out."""
+    """Current memory of a process and its descendants in GiB, without this process."""
     total = 0
     try:
         processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -39,7 +39,7 @@ def tree_gib(pid: int) -> float:
             if process.pid != os.getpid():
                 total += num_bytes(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue  # ended since it was listed
+            continue  # it has ended meanwhile
     return total / 2**30
 
 

@@ -1,4 +1,4 @@
-"""This process: its memory and its share of the machine's cores."""
+"""The current process: its memory, its share of the cores, its GPUs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def peak_memory_gib() -> float:
 
 
 def use_cores(sharers: int, device: str) -> None:
-    """Give this process its share of the node's cores. Call before torch is imported; Ray allows one core only."""
+    """Give this process its share of the node's cores. Call it before torch is imported. Ray allows only one core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ["OMP_NUM_THREADS"] = str(max(cores // sharers, 1))
-    if device == "cpu":  # processes outnumber cores: threads that spin while they wait take them from those that work
+    if device == "cpu":  # with more processes than cores, spinning threads would slow the working ones
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def check_visible_gpus(wanted: int) -> None:
-    """InputError when Ray has not limited this process to the GPUs it was given."""
+    """Raise InputError unless this process sees exactly the `wanted` GPUs that Ray gave it."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if seen is None or len(seen.split(",")) != wanted:
         raise InputError(

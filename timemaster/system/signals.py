@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and the alarm of a time limit."""
+"""Handling of SIGTERM, Ctrl-C and the alarm of a time limit."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from types import FrameType
 
 
 def end_on_sigterm() -> None:
-    """SIGTERM (SLURM, Kubernetes, `kill`) ends this process as Ctrl-C does: what is unfinished is cleaned up."""
+    """Treat SIGTERM (SLURM, Kubernetes, `kill`) like Ctrl-C, so that this process cleans up before it ends."""
     owner = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() == owner:
             raise KeyboardInterrupt("SIGTERM")
-        os._exit(143)  # a forked child, which has nothing of its own to clean up
+        os._exit(143)  # a forked child has nothing to clean up
 
     signal.signal(signal.SIGTERM, end)
 
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and the alarm of a limit go to `handler` for the time of the block."""
+    """Send Ctrl-C, SIGTERM and the alarm of a time limit to `handler` for the time of the block."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     before = {number: signal.signal(number, handler) for number in numbers}
     try:

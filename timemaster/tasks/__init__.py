@@ -1,5 +1,34 @@
-"""What a dataset is, how its data are made and looked at."""
+"""What a dataset is: the contract `Task`, its kinds; making their data, traces, audit."""
 
-from timemaster.tasks.task import IMAGE, SMALL_PLOT, Task, demonstration, find_recipes, load_task, load_tasks, predict
+from timemaster.metrics.answers import Answer
+from timemaster.metrics.evaluation import Evaluation, Number
+from timemaster.tasks.classification import (
+    IMAGE,
+    SMALL_PLOT,
+    SeriesClassification,
+    as_series_classification,
+    demonstration,
+)
+from timemaster.tasks.task import (
+    Task,
+    evaluations_of,
+    find_recipes,
+    load_task,
+    load_tasks,
+)
 
-__all__ = ["IMAGE", "SMALL_PLOT", "Task", "demonstration", "find_recipes", "load_task", "load_tasks", "predict"]
+__all__ = [
+    "IMAGE",
+    "SMALL_PLOT",
+    "Answer",
+    "Evaluation",
+    "Number",
+    "SeriesClassification",
+    "Task",
+    "as_series_classification",
+    "demonstration",
+    "evaluations_of",
+    "find_recipes",
+    "load_task",
+    "load_tasks",
+]

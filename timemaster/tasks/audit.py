@@ -1,6 +1,6 @@
 """Is a data set sound? Class balance, duplicates, broken series, labels that leak, plots and what they cost in tokens.
 
-    python -m timemaster.tasks.audit data/ctu_image/{train,validation,test}.parquet [--out FOLDER]
+    timemaster audit data/ctu_image/{train,validation,test}.parquet [--out FOLDER]
 
 prints a report and writes a contact sheet of each file, <file>_sheet.png with some plots of every class, beside the
 file or into FOLDER. Give all splits at once: a series in two of them is found only so. The exit code is 1 where
@@ -219,7 +219,7 @@ def _listed(found: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     print_any_letter()
-    parser = argparse.ArgumentParser(prog="python -m timemaster.tasks.audit", description="Judge a data set.")
+    parser = argparse.ArgumentParser(prog="timemaster audit", description="Judge a data set.")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="parquet files, all splits at once")
     parser.add_argument("--out", type=Path, help="folder for the contact sheets (default: beside each file)")
     options = parser.parse_args(arguments)

@@ -15,7 +15,7 @@ from typing import Any
 from timemaster.config import DataConfig
 from timemaster.data.rows import ANSWERS, PROMPTS, example_from_row
 from timemaster.data.store import ROWS_AT_ONCE, open_parquet
-from timemaster.models.vision import num_tokens, vision_spec
+from timemaster.models.vision import default_vision_spec, num_tokens
 from timemaster.types import Example, InputError
 
 PER_CLASS = 4  # plots of a class that are kept for the contact sheet
@@ -62,7 +62,7 @@ def read_rows(file: Path, some: Shown, bad: list[str]) -> Iterator[Row]:
 
 
 def _row(file: Path, number: int, content: Mapping[str, Any], example: Example, some: Shown) -> Row:
-    spec = vision_spec({"vision_config": {}}, DataConfig().min_pixels, DataConfig().max_pixels)
+    spec = default_vision_spec(DataConfig().min_pixels, DataConfig().max_pixels)
     media = [part.media for message in example.messages for part in message.parts if part.media]
     pictures = [item for item in media if item.kind == "image"]
     label = unicodedata.normalize("NFC", example.answer)

@@ -1,6 +1,6 @@
 """Conversation-style JSON, as tools that fine-tune LLaVA and Qwen2.5-VL read it, to a parquet file for SFT.
 
-    python -m timemaster.tasks.conversations FILE.json --out FILE.parquet [--image-folder DIR] [--data-source NAME]
+    timemaster conversations FILE.json --out FILE.parquet [--image-folder DIR] [--data-source NAME]
 
 The file holds a list of entries (or one entry a line, in a .jsonl), each in one of two forms:
 
@@ -27,10 +27,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from timemaster.config.registries import ON_BAD_ROW
 from timemaster.data.rows import is_empty, read_messages
 from timemaster.data.store import (
     EXTRA_INFO,
-    ON_BAD_ROW,
     PICTURES,
     REWARD_MODEL,
     ROWS_AT_ONCE,
@@ -222,7 +222,7 @@ def _answer(text: str, tag: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     print_any_letter()
     parser = argparse.ArgumentParser(
-        prog="python -m timemaster.tasks.conversations", description="Conversations in JSON to a parquet file for SFT."
+        prog="timemaster conversations", description="Conversations in JSON to a parquet file for SFT."
     )
     parser.add_argument("file", type=Path, help="JSON list of conversations, or .jsonl with one a line")
     parser.add_argument("--out", type=Path, required=True, help="the parquet file to write")

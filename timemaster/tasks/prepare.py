@@ -1,6 +1,6 @@
 """From a recipe to a folder of plots and parquet files.
 
-    python -m timemaster.tasks.prepare recipes.ctu [--source DIR] [--out data] [--plot small] [--workers N] [--seed 1]
+    timemaster prepare recipes.ctu [--source DIR] [--out data] [--plot small] [--workers N] [--seed 1]
 
 makes <out>/<name>_image/ (or, with --plot small, <out>/<name>_small/: bare lines and a short question, for the embedded
 tiny model) with
@@ -40,7 +40,7 @@ from timemaster.types import InputError
 
 if TYPE_CHECKING:
     from timemaster.series.splits import Series
-    from timemaster.tasks import Task
+    from timemaster.tasks import SeriesClassification
 
     Splits = dict[str, list[Series]]
     Files = dict[str, tuple[str, list[int]]]  # name of a parquet file -> the split and the positions of its rows there
@@ -52,7 +52,12 @@ PLOTS = ("published", "small")  # the recipe's own style; its small one, with a 
 
 
 def prepare(
-    task: Task, source: Path | None, out: Path, num_workers: int = 0, seed: int = 1, plot: str = "published"
+    task: SeriesClassification,
+    source: Path | None,
+    out: Path,
+    num_workers: int = 0,
+    seed: int = 1,
+    plot: str = "published",
 ) -> Path:
     """Make the folder of `task` below `out`; gives its path. `source` None fetches the series; `seed` cuts validation.
 
@@ -87,7 +92,7 @@ def prepare(
     return folder
 
 
-def small_variant(task: Task) -> Task:
+def small_variant(task: SeriesClassification) -> SeriesClassification:
     """The task as `--plot small` prepares it: its small plot, and a short question with the labels and the tags.
 
     For a model of a million parameters on a small machine, which learns from the answers and pays for every token.
@@ -104,7 +109,7 @@ def _listed(words: Sequence[str], last: str) -> str:
     return f" {last} ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
-def _check_splits(task: Task, splits: Splits) -> None:
+def _check_splits(task: SeriesClassification, splits: Splits) -> None:
     if not {"train", "test"} <= splits.keys() <= {"train", "test", "validation"}:
         raise InputError(f"Recipe {task.name}: load gives {list(splits)}; give train, test and, if any, validation.")
     for split, series in splits.items():
@@ -122,7 +127,7 @@ def _check_splits(task: Task, splits: Splits) -> None:
             raise InputError(f"Recipe {task.name}: the {split} split has no series.")
 
 
-def _check_classes(task: Task, splits: Splits, files: Files) -> None:
+def _check_classes(task: SeriesClassification, splits: Splits, files: Files) -> None:
     """InputError when a class has no training row; a warning when only another file lacks it."""
     for name, (split, positions) in files.items():
         lacks = [label for label in task.labels if label not in {splits[split][i].label for i in positions}]
@@ -140,7 +145,7 @@ def _check_classes(task: Task, splits: Splits, files: Files) -> None:
             logger.warning("%s: too few rows, or none in the source", message)
 
 
-def _files(task: Task, splits: Splits, seed: int) -> tuple[Files, str]:
+def _files(task: SeriesClassification, splits: Splits, seed: int) -> tuple[Files, str]:
     """The parquet files, each with the split and the positions of its rows there, and how validation was made."""
     from timemaster.series.splits import choose_groups, choose_stratified
 
@@ -169,7 +174,7 @@ def _image_name(split: str, series: Series) -> str:
     return f"{split}_sample_{series.index:05d}.png"  # never the label: a name can reach a model or a log
 
 
-def _draw(task: Task, splits: Splits, folder: Path, num_workers: int) -> dict[str, list[bytes]]:
+def _draw(task: SeriesClassification, splits: Splits, folder: Path, num_workers: int) -> dict[str, list[bytes]]:
     """Draws and saves all plots; gives them by split, in the order of its series."""
     from timemaster.series.plot import draw_many
 
@@ -183,7 +188,7 @@ def _draw(task: Task, splits: Splits, folder: Path, num_workers: int) -> dict[st
     return plots
 
 
-def _save_dataset_dict(task: Task, splits: Splits, folder: Path) -> None:
+def _save_dataset_dict(task: SeriesClassification, splits: Splits, folder: Path) -> None:
     import datasets
 
     datasets.disable_progress_bars()
@@ -203,7 +208,7 @@ def _save_dataset_dict(task: Task, splits: Splits, folder: Path) -> None:
 
 
 def _save_parquet(
-    task: Task,
+    task: SeriesClassification,
     splits: Splits,
     plots: dict[str, list[bytes]],
     files: Files,
@@ -263,7 +268,7 @@ def _summarise(folder: Path, rows: dict[str, Counter[str]], plots: dict[str, lis
 
 def main(arguments: Sequence[str] | None = None) -> None:
     print_any_letter()
-    parser = argparse.ArgumentParser(prog="python -m timemaster.tasks.prepare", description="Make a recipe's data.")
+    parser = argparse.ArgumentParser(prog="timemaster prepare", description="Make a recipe's data.")
     parser.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     parser.add_argument("--source", type=Path, help="folder or zip with the series files (default: fetch them)")
     parser.add_argument("--out", type=Path, default=Path("data"), help="where the folder is made (default: data)")
@@ -280,11 +285,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--workers is 0 (one per core) or more")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     from timemaster.system.signals import end_on_sigterm
-    from timemaster.tasks import load_task
+    from timemaster.tasks import as_series_classification, load_task
 
     end_on_sigterm()
     try:
-        task = load_task(options.recipe)
+        task = as_series_classification(load_task(options.recipe), "prepare")
         prepare(task, options.source, options.out, options.workers, options.seed, options.plot)
     except InputError as error:
         parser.exit(1, f"{error}\n")

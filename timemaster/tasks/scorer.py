@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from timemaster.config import Config, RewardConfig, run_dir
-from timemaster.judge import Judge, Store, chat_from
-from timemaster.rewards.scoring import RewardPart, Scorer, as_reward, load_function
+from timemaster.judge import Judge, Store, chats_from
+from timemaster.rewards import RewardPart, Scorer, as_reward, load_function
 from timemaster.tasks import Task, load_tasks
 from timemaster.types import Example, InputError
 
@@ -50,10 +50,7 @@ def make_judge(cfg: Config, sharers: int = 1) -> Judge | None:
     account = folder if j.cache else "run"  # a run's own file may be moved with it
     account += " evaluation" if cfg.trainer.val_only else ""
     concurrency = max(j.concurrency // (sharers * len(j.model)), 1)
-    chats = [
-        chat_from(j, store, account, concurrency, model=model, base_url=url, api_key_env=key)
-        for model, url, key in zip(j.model, j.base_url, j.api_key_env, strict=True)
-    ]
+    chats = chats_from(j, store, account, concurrency)
     return Judge(chats=chats, include_image=j.include_image, include_truth=j.include_truth)
 
 

@@ -1,8 +1,8 @@
 """Demonstrations for SFT: reasoning about training plots by a vision model, or by the recipe's own explainer.
 
-    python -m timemaster.tasks.traces recipes.ctu --data data/ctu_image/train.parquet --base-url http://host:8000/v1 \\
+    timemaster traces recipes.ctu --data data/ctu_image/train.parquet --base-url http://host:8000/v1 \\
         --model NAME [--tries 4] [--per-class N] [--max-calls N] --out data/ctu_image/traces.parquet
-    python -m timemaster.tasks.traces recipes.ctu --data data/ctu_image/train.parquet --explainer --out …
+    timemaster traces recipes.ctu --data data/ctu_image/train.parquet --explainer --out …
 
 The model is asked the rows' own question about the plot, up to --tries times a row (rejection sampling): an answer is
 kept when the task's reward parts `accuracy` and `format` both give it 1. Of every class as many are written as the
@@ -28,13 +28,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from timemaster.judge import BudgetSpent, Chat, Store, add_chat_options, chat_from, chat_turn, settings_of
+from timemaster.judge import BudgetSpent, Chat, Store, add_chat_options, chat_turn, chats_from, settings_of
 from timemaster.rewards import RewardPart, score
 from timemaster.series.numeric import series_of
 from timemaster.series.splits import Series
 from timemaster.system.console import print_any_letter
-from timemaster.tasks import Task, demonstration, load_task
+from timemaster.tasks import SeriesClassification, as_series_classification, demonstration, load_task
 from timemaster.tasks.prepare import small_variant
+from timemaster.tasks.rows import with_task_answers
 from timemaster.types import Example, InputError, Rollout
 
 log = logging.getLogger(__name__)
@@ -66,21 +67,18 @@ class Traces:
         self.rejected.append(row | {"reason": reason, "text": text})
 
 
-def read_questions(task: Task, file: str, on_bad_row: str) -> list[Example]:
+def read_questions(task: SeriesClassification, file: str, on_bad_row: str) -> list[Example]:
     """The rows of `file` as questions, with the raw series in `extra`; a demonstration that ends them is taken off."""
-    from timemaster.data.store import check_labels, read_examples, report_bad_rows, with_task_labels
+    from timemaster.data.store import read_examples, report_bad_rows
 
-    tasks = {task.data_source: task}
     examples, _ = read_examples([file], on_bad_row, task.data_source, with_series=True)
     others = {e.data_source for e in examples} - {task.data_source}
     if others:
         raise InputError(
             f"{file}: rows of {', '.join(sorted(others))}; {task.name}'s data_source is {task.data_source}."
         )
-    wrong = check_labels(examples, tasks)
-    report_bad_rows(wrong, len(examples), on_bad_row)
-    refused = {bad.row for bad in wrong}
-    found = [e for e in with_task_labels(examples, tasks) if e.extra["row"] not in refused]
+    found, bad = with_task_answers(examples, {task.data_source: task})
+    report_bad_rows(bad, len(examples), on_bad_row)
     return [replace(e, messages=e.messages[:-1]) if e.messages[-1].role == "assistant" else e for e in found]
 
 
@@ -94,7 +92,7 @@ def in_turn(examples: Sequence[Example], seed: int) -> list[Example]:
     return [e for e in chain.from_iterable(zip_longest(*classes.values())) if e is not None]
 
 
-def judged_parts(task: Task) -> list[RewardPart]:
+def judged_parts(task: SeriesClassification) -> list[RewardPart]:
     """The reward parts that an answer is kept by. InputError where the task does not have them."""
     parts = [part for part in task.rewards if part.name in JUDGED]
     if len(parts) != len(JUDGED):
@@ -115,7 +113,9 @@ async def fault(parts: Sequence[RewardPart], example: Example, text: str) -> str
     )
 
 
-async def ask_model(chat: Chat, task: Task, examples: Sequence[Example], options: argparse.Namespace) -> Traces:
+async def ask_model(
+    chat: Chat, task: SeriesClassification, examples: Sequence[Example], options: argparse.Namespace
+) -> Traces:
     """Ask about the examples, in order, `options.concurrency` at a time, until `options.per_class` of each are kept."""
     found, parts = Traces(), judged_parts(task)
     with tqdm(total=len(examples), desc="traces", unit="row", disable=None) as bar:
@@ -158,7 +158,7 @@ async def _try_example(
         found.reject(example, number, text, reason)
 
 
-async def ask_explainer(task: Task, examples: Sequence[Example]) -> Traces:
+async def ask_explainer(task: SeriesClassification, examples: Sequence[Example]) -> Traces:
     """The demonstrations of the recipe's explainer, held to the same rules."""
     from timemaster.tasks.conversations import turns_of
 
@@ -201,7 +201,7 @@ def balance(examples: Sequence[Example], found: Traces, per_class: int) -> list[
     return chosen
 
 
-def make_traces(task: Task, options: argparse.Namespace) -> None:
+def make_traces(task: SeriesClassification, options: argparse.Namespace) -> None:
     """Find, balance and write the demonstrations, and say what was done."""
     from timemaster.tasks.conversations import write_demonstrations
 
@@ -243,12 +243,12 @@ def make_chat(options: argparse.Namespace) -> Chat:
         raise InputError("--temperature 0 gives the same answer at every try: raise it, or set --tries 1.")
     store = Store(options.cache or options.out.with_suffix(".sqlite"))
     account = str(options.out.absolute()) if options.cache else "traces"  # a file of its own may be moved
-    return chat_from(settings_of(options), store, account)
+    return chats_from(settings_of(options), store, account)[0]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m timemaster.tasks.traces", description="Demonstrations for SFT.")
+    parser = argparse.ArgumentParser(prog="timemaster traces", description="Demonstrations for SFT.")
     parser.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     parser.add_argument("--data", type=Path, required=True, help="parquet file with the training plots")
     parser.add_argument("--out", type=Path, required=True, help="parquet file to write")
@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("httpx", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)  # a line for each call
     try:
-        make_traces(load_task(options.recipe), options)
+        make_traces(as_series_classification(load_task(options.recipe), "traces"), options)
     except (InputError, OSError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:

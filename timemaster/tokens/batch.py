@@ -1,8 +1,8 @@
 """Samples to tensors, packed or padded.
 
-Axes: B = rows, T = tokens of a row, N = trained tokens. Packed: one row, sequences end to end, kept apart by text
-positions that restart. Padded: a row per sequence. Each image of a micro-batch is given to the vision tower once,
-however many sequences show it.
+Axes: B = rows, T = tokens of a row, N = trained tokens. Packed: one row holds all sequences, which restarting text
+positions keep apart. Padded: one row per sequence. The vision tower gets each image of a micro-batch once, even if
+several sequences show it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from timemaster.models.positions import find_spans, mrope_positions
-from timemaster.models.vision import PixelCache, VisionSpec, grid_thw, num_tokens
+from timemaster.models.family import VisionSpec
+from timemaster.models.positions import find_spans
+from timemaster.models.vision import PixelCache, num_tokens
 from timemaster.types import Sample
+
+
+@dataclass(slots=True, kw_only=True)
+class Images:
+    """The distinct images of a micro-batch, and where their features go."""
+
+    inputs: dict[str, torch.Tensor]  # of the vision tower, as the family's `image_inputs` makes them
+    feature_index: torch.Tensor  # [image tokens of the batch] index of each one's feature among those of all images
+    feature_at: torch.Tensor  # [image tokens of the batch] flat positions
+
+    def to(self, device: torch.device) -> Images:
+        """The same images on a device."""
+        inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        return Images(inputs=inputs, feature_index=self.feature_index.to(device), feature_at=self.feature_at.to(device))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,10 +44,7 @@ class Batch:
     attention_mask: torch.Tensor | None  # [B, T], 1 on tokens; None when packed
     select: torch.Tensor  # [N] flat positions whose next token is trained
     targets: torch.Tensor  # [N] those next tokens
-    pixel_values: torch.Tensor | None  # patches of the distinct images
-    image_grid_thw: torch.Tensor | None  # [distinct images, 3]
-    feature_index: torch.Tensor | None  # [image tokens of the batch] which distinct image token each one shows
-    feature_at: torch.Tensor | None  # [image tokens of the batch] flat positions
+    images: Images | None  # None without images
     old_logprobs: torch.Tensor | None  # [N]
     ref_logprobs: torch.Tensor | None  # [N]
     advantages: torch.Tensor  # [N]
@@ -43,7 +55,7 @@ class Batch:
         moved: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            moved[item.name] = value.to(device) if isinstance(value, torch.Tensor) else value
+            moved[item.name] = value.to(device) if isinstance(value, torch.Tensor | Images) else value
         return Batch(**moved)
 
 
@@ -65,52 +77,48 @@ class Collator:
         input_ids = torch.full((rows * width,), self._pad)
         position_ids = torch.zeros((4, rows * width), dtype=torch.long)
         attention = torch.zeros(rows * width, dtype=torch.long)
+        positions = self.spec.family.positions
         for sample, start, length in zip(samples, starts, lengths, strict=True):
             here = slice(start, start + length)
             input_ids[here] = torch.tensor(sample.token_ids)
             position_ids[0, here] = torch.arange(length)
-            position_ids[1:, here] = torch.from_numpy(mrope_positions(sample.token_ids, sample.media, self.spec))
+            position_ids[1:, here] = torch.from_numpy(positions(sample.token_ids, sample.media, self.spec))
             attention[here] = 1
         trained = [np.flatnonzero(sample.mask) for sample in samples]
         select = np.concatenate([start + at - 1 for start, at in zip(starts, trained, strict=True)])
         select_t = torch.from_numpy(select)
-        pixel_values, grids, feature_index, feature_at = self._vision(samples, starts)
         return Batch(
             input_ids=input_ids.view(rows, width),
             position_ids=position_ids.view(4, rows, width),
             attention_mask=attention.view(rows, width) if self._padded else None,
             select=select_t,
             targets=input_ids[select_t + 1],
-            pixel_values=pixel_values,
-            image_grid_thw=grids,
-            feature_index=feature_index,
-            feature_at=feature_at,
+            images=self._images(samples, starts),
             old_logprobs=_gather([s.logprobs for s in samples], trained),
             ref_logprobs=_gather([s.ref_logprobs for s in samples], trained),
             advantages=torch.cat([torch.full((len(at),), s.advantage) for s, at in zip(samples, trained, strict=True)]),
             counts=[len(at) for at in trained],
         )
 
-    def _vision(
-        self, samples: Sequence[Sample], starts: Sequence[int]
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    def _images(self, samples: Sequence[Sample], starts: Sequence[int]) -> Images | None:
         distinct = {item.uid: item for sample in samples for item in sample.media}
         if not distinct:
-            return None, None, None, None
-        grids = [grid_thw(item, self.spec) for item in distinct.values()]
+            return None
         sizes = [num_tokens(item, self.spec) for item in distinct.values()]
         first = dict(zip(distinct, [0, *accumulate(sizes[:-1])], strict=True))
-        index, at = [], []
+        feature_index, feature_at = [], []
         for sample, start in zip(samples, starts, strict=True):
             spans = find_spans(sample.token_ids, sample.media, self.spec)
             for item, (offset, length) in zip(sample.media, spans, strict=True):
-                index.append(torch.arange(first[item.uid], first[item.uid] + length))
-                at.append(torch.arange(start + offset, start + offset + length))
-        pixels = torch.cat([self.pixels.get(item) for item in distinct.values()])
-        return pixels, torch.tensor(grids), torch.cat(index), torch.cat(at)
+                feature_index.append(torch.arange(first[item.uid], first[item.uid] + length))
+                feature_at.append(torch.arange(start + offset, start + offset + length))
+        media = list(distinct.values())
+        inputs = self.spec.family.image_inputs([self.pixels.get(item) for item in media], media, self.spec)
+        return Images(inputs=inputs, feature_index=torch.cat(feature_index), feature_at=torch.cat(feature_at))
 
 
 def _gather(values: Sequence[list[float] | None], trained: Sequence[np.ndarray]) -> torch.Tensor | None:
+    """[N] the values of the trained tokens of all samples; None when the samples have no values."""
     rows = [np.asarray(v)[at] for v, at in zip(values, trained, strict=True) if v is not None]
     if not rows:
         return None

@@ -1,4 +1,4 @@
-"""How a mini-batch is spread over trainer ranks and cut into micro-batches. Pure arithmetic on lengths."""
+"""How a mini-batch is distributed over trainer ranks and cut into micro-batches. Pure arithmetic on lengths."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from timemaster.config import Config, attention
 from timemaster.types import Sample
 
-DENSE_MASK_TOKENS = 4096  # at 3B, masked attention costs a fifth of a layer's products here, nine tenths at 16,384
+DENSE_MASK_TOKENS = 4096  # for 3B, masked attention is a fifth of a layer's FLOPs here, nine tenths at 16,384
 
 
 def micro_batch_tokens(cfg: Config, device: str) -> int:
-    """The most tokens of one micro-batch, padding included. A longer sequence is one of its own, and needs no mask.
+    """The limit of tokens in one micro-batch, padding included. A longer sequence gets a micro-batch of its own.
 
-    On GPU every attention but flash-attn's gets a dense [T, T] mask for several sequences in a row, so T is kept small.
+    On GPU every attention but flash-attn's needs a dense [T, T] mask for several sequences in one row, so T is kept
+    small; a sequence alone needs none.
     """
     limit = cfg.actor.ppo_max_token_len_per_gpu
     masked = device == "cuda" and attention(cfg, device) != "flash_attention_2"
@@ -21,19 +22,19 @@ def micro_batch_tokens(cfg: Config, device: str) -> int:
 
 
 def describe_micro_batches(cfg: Config, device: str) -> str:
-    """One line about their size, for the table of derived sizes."""
+    """One line about the size of micro-batches, for the table of derived sizes."""
     limit, tokens = cfg.actor.ppo_max_token_len_per_gpu, micro_batch_tokens(cfg, device)
     text = f"up to {tokens} tokens a rank, attention by {attention(cfg, device)}"
     if tokens < limit:
-        text += f"; not actor.ppo_max_token_len_per_gpu={limit}, as its mask is dense (flash-attn would need none)"
+        text += f" (not actor.ppo_max_token_len_per_gpu={limit}: this attention needs a dense mask, flash-attn none)"
     return text
 
 
 def spread(samples: Sequence[Sample], num_ranks: int, max_tokens: int, padded: bool) -> list[list[list[int]]]:
-    """Indices of samples by rank and micro-batch: `spread(...)[rank][micro]` is a list of indices, maybe empty.
+    """Indices of samples by rank and micro-batch: `spread(...)[rank][micro]` is a list of indices, which may be empty.
 
-    Ranks get about equal token counts, sequences of one prompt stay together where that is possible (they share
-    images), and every rank has the same number of micro-batches, so that collectives match.
+    Ranks get about the same number of tokens. Sequences of one prompt stay together where possible, because they share
+    images. Every rank has the same number of micro-batches, so that collectives match.
     """
     groups: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):

@@ -1,7 +1,7 @@
 """Messages to tokens: prompts for engines, samples for supervised training, and later turns of a rollout.
 
-Text is tokenised once. A later turn is tokenised alone and appended, so that what was sampled stays what it was.
-Knows nothing of rewards, engines or models beyond the tokenizer and the vision spec.
+Text is tokenised once. A later turn is tokenised alone and appended, so that sampled tokens never change. Knows nothing
+of rewards or engines, and of models only the tokenizer and the vision spec.
 """
 
 from __future__ import annotations
@@ -9,37 +9,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from timemaster.models.vision import VisionSpec, num_tokens
+from timemaster.models.family import VisionSpec
+from timemaster.models.vision import num_tokens
 from timemaster.types import Example, InputError, Media, Message, Prompt, Sample
 
-SENTINEL = "\u2063answer\u2063"  # stands for the assistant's text while the template is rendered around it
+SENTINEL = "\u2063answer\u2063"  # takes the place of the assistant's text while the template is rendered around it
 
 
 class Renderer:
-    """A tokenizer with its chat template, and the arithmetic of image tokens."""
+    """A tokenizer with its chat template, and the number of tokens of each image."""
 
     def __init__(self, model_path: str, spec: VisionSpec) -> None:
-        from transformers import Qwen2Tokenizer  # not AutoTokenizer: that import takes ten seconds
-
-        self.tokenizer = Qwen2Tokenizer.from_pretrained(model_path)
+        family = spec.family
+        self.tokenizer = family.tokenizer_class().from_pretrained(model_path)
         self.spec = spec
-        self.end_of_turn = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.end_of_turn = self.tokenizer.convert_tokens_to_ids(family.end_of_turn)
         if self.end_of_turn is None or self.tokenizer.chat_template is None:
-            raise InputError(f"{model_path}: the tokenizer has no chat template with <|im_end|>; is it a Qwen2.5-VL?")
+            raise InputError(
+                f"{model_path}: the tokenizer has no chat template, or no token {family.end_of_turn}. A {family.name} "
+                "has both: copy or download its tokenizer files again."
+            )
 
     def prompt(self, example: Example) -> Prompt:
-        """The prompt up to where the assistant answers. A closing assistant turn is left out."""
+        """The prompt up to the assistant's answer. A final assistant turn is left out."""
         messages = example.messages
         if messages and messages[-1].role == "assistant":
             messages = messages[:-1]
         if not messages:
-            raise InputError(f"row {example.id}: nothing stands before the assistant's turn; a user turn must.")
+            raise InputError(f"row {example.id}: there is no turn before the assistant's; a user turn must come first.")
         text = self._render(messages, add_generation_prompt=True)
         media = media_of(messages)
         return Prompt(id=example.id, token_ids=self._expand(self.encode(text), media, example.id), media=media)
 
     def sample(self, example: Example) -> Sample:
-        """A supervised sample: every assistant turn and its end-of-turn token are trained, all else is context."""
+        """A supervised sample: every assistant turn and its end-of-turn token are trained, the rest is context."""
         token_ids: list[int] = []
         mask: list[int] = []
         media: list[Media] = []
@@ -67,7 +70,7 @@ class Renderer:
         text = self.tokenizer.apply_chat_template(
             before + [_as_dict(message) for message in messages], tokenize=False, add_generation_prompt=True
         )
-        text = text.split(SENTINEL, 1)[1].removeprefix("<|im_end|>")
+        text = text.split(SENTINEL, 1)[1].removeprefix(self.spec.family.end_of_turn)
         media = media_of(messages)
         return self._expand(self.encode(text), media, row), media
 
@@ -85,10 +88,12 @@ class Renderer:
 
     def _expand(self, token_ids: list[int], media: Sequence[Media], row: str) -> list[int]:
         pads = (self.spec.image_token_id, self.spec.video_token_id)
-        found = sum(token in pads for token in token_ids)
-        if found != len(media):
-            what = f"row {row}: the rendered text has {found} image or video places for {len(media)} images and videos."
-            raise InputError(f"{what} Special tokens such as <|image_pad|> may not stand in a row's text.")
+        num_places = sum(token in pads for token in token_ids)
+        if num_places != len(media):
+            raise InputError(
+                f"row {row}: the rendered text has {num_places} image or video tokens for {len(media)} images and "
+                f"videos. A row's text must not contain special tokens such as {self.spec.family.image_token}."
+            )
         queue = iter(media)
         out: list[int] = []
         for token in token_ids:

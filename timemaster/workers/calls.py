@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -13,36 +13,44 @@ if TYPE_CHECKING:
     import torch
 
 
-def gather(calls: dict[str, Any], actors: dict[str, str]) -> list[Any]:
-    """Results of remote calls (name of the called -> ref), in order. The first failure stops waiting.
-
-    Raises InputError when a process raised one, else WorkerDied with the cause and the process (`actors`: id -> name).
-    """
-    names = {ref: name for name, ref in calls.items()}
-    waiting, results = list(names), {}
+def gather(calls: Sequence[Any], actors: Mapping[str, str]) -> list[Any]:
+    """The results of remote calls, in their order. Raises as `first_result`, at the first failure."""
+    results: dict[int, Any] = {}
+    waiting = list(range(len(calls)))
     while waiting:
-        done, waiting = ray.wait(waiting, num_returns=1)
-        try:
-            results[done[0]] = ray.get(done[0])
-        except ray.exceptions.RayTaskError as error:  # also what Ray raises when the call itself met a dead process
-            if isinstance(error.cause, InputError):
-                raise type(error.cause)(str(error.cause)) from None
-            if isinstance(error.cause, ray.exceptions.RayActorError):
-                raise _died(error.cause, actors, names[done[0]]) from None
-            raise WorkerDied(f"{names[done[0]]} failed: {error}") from None
-        except ray.exceptions.RayActorError as error:
-            raise _died(error, actors, names[done[0]]) from None
-    return [results[ref] for ref in calls.values()]
+        k, result = first_result([calls[i] for i in waiting], actors)
+        results[waiting.pop(k)] = result
+    return [results[i] for i in range(len(calls))]
 
 
-def _died(error: ray.exceptions.RayActorError, actors: dict[str, str], called: str) -> WorkerDied:
+def first_result(calls: Sequence[Any], actors: Mapping[str, str]) -> tuple[int, Any]:
+    """Wait for one of several remote calls. Returns its position and its result.
+
+    `actors`: name of each process by its actor's id. Raises InputError when the called process raised one, else
+    WorkerDied with the name of the process and the cause.
+    """
+    ref = ray.wait(list(calls), num_returns=1)[0][0]
+    called = actors[ref.task_id().actor_id().hex()]
+    try:
+        return list(calls).index(ref), ray.get(ref)
+    except ray.exceptions.RayTaskError as error:  # Ray also raises this when the called process met a dead one
+        if isinstance(error.cause, InputError):
+            raise type(error.cause)(str(error.cause)) from None
+        if isinstance(error.cause, ray.exceptions.RayActorError):
+            raise _died(error.cause, actors, called) from None
+        raise WorkerDied(f"{called} failed: {error}") from None
+    except ray.exceptions.RayActorError as error:
+        raise _died(error, actors, called) from None
+
+
+def _died(error: ray.exceptions.RayActorError, actors: Mapping[str, str], called: str) -> WorkerDied:
     who = actors.get(str(error.actor_id), called)
     where = "" if who == called else f" (found by {called})"
     return WorkerDied(f"{who} died{where}: {str(error).strip().splitlines()[0]}")
 
 
 def _wait(calls: list[Any]) -> None:
-    """Wait for engines, from the driver or from a trainer rank. What an engine refuses is an InputError here too."""
+    """Wait for engines, from the driver or from a trainer rank. An engine's InputError is raised here as InputError."""
     try:
         ray.get(calls)
     except ray.exceptions.RayTaskError as error:
@@ -58,7 +66,7 @@ class EngineClient:
         self.engines, self.tensor_parallel = engines, tensor_parallel
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Each engine's workers get ranks of their own in the NCCL group, behind those of the engines before it."""
+        """Each engine's workers get ranks of their own in the NCCL group, after those of the engines before it."""
         infos = [dict(init_info) for _ in self.engines]
         for k, info in enumerate(infos):
             if "rank_offset" in info:
@@ -73,7 +81,7 @@ class EngineClient:
         _wait([engine.update_weights.remote(shared) for engine in self.engines])
 
     def send(self, layers: Iterable[list[tuple[str, torch.Tensor]]]) -> None:
-        """One whole update over the object store, a layer at a time."""
+        """One complete update over the object store, a layer at a time."""
         from timemaster.rollout.wire import pack
 
         self.start_weight_update()

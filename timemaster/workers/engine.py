@@ -1,42 +1,47 @@
-"""One rollout engine with its scoring threads: what runs inside an engine's process. Knows nothing of Ray."""
+"""What runs inside an engine's process: the engine, its rollout loop, its scoring threads. Knows nothing of Ray."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from timemaster.config import Config
+from timemaster.config.keys import with_settings
 from timemaster.judge import set_judge
 from timemaster.models.folder import load_model_config, local_folder
 from timemaster.models.vision import vision_spec
 from timemaster.models.weights import check_weights
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.engines import make_engine, preload
-from timemaster.rollout.loop import RolloutLoop
+from timemaster.rollout.loop import Request, RolloutLoop
 from timemaster.system.process import check_visible_gpus, peak_memory_gib, use_cores
 from timemaster.tasks import load_tasks
 from timemaster.tasks.scorer import make_judge, make_scorer
 from timemaster.tokens.render import Renderer
-from timemaster.types import Example, Group, Prompt, Sampling
+from timemaster.types import Group, Prompt, Sampling
+from timemaster.workers.dispatch import EngineReport
+
+SECONDS_PER_CALL = 0.2  # after which an engine tells the driver how much room it has
 
 
 class EngineRank:
-    """The remote methods of an engine. The weight verbs are vLLM's."""
+    """The remote methods of an engine. Those that update weights have vLLM's names and meanings."""
 
     def __init__(self, cfg: Config, name: str, device: str, sharers: int) -> None:
-        """`sharers`: as many processes like this one share the node's cores."""
+        """`sharers`: how many processes like this one share the cores of the node."""
         self.cfg, self.name = cfg, name
         use_cores(sharers, device)
         if device == "cpu":
-            os.environ["TORCHDYNAMO_DISABLE"] = "1"  # compiling costs seconds at the first answer and gains nothing
+            os.environ["TORCHDYNAMO_DISABLE"] = "1"  # compiling takes seconds before the first answer and gains nothing
         preload(name, device)
 
     def start(self, spec: EngineSpec, num_engines: int) -> None:
         """Start the engine, one of `num_engines`."""
-        cfg = self.cfg
-        cfg.model.path = local_folder(cfg.model.path, cfg.model.revision)
+        local = local_folder(self.cfg.model.path, self.cfg.model.revision)
+        cfg = self.cfg = with_settings(self.cfg, {"model.path": local})
         spec = replace(spec, model_path=local_folder(spec.model_path, cfg.model.revision))
         if spec.device == "cuda":
             check_visible_gpus(spec.tensor_parallel)
@@ -48,16 +53,30 @@ class EngineRank:
         self.loop = RolloutLoop(
             engine=self.engine,
             renderer=Renderer(cfg.model.path, vision),
-            score=make_scorer(tasks, cfg.reward).submit,
+            score=make_scorer(tasks, cfg.reward).start_group,
             respond=lambda example: tasks[example.data_source].respond if example.data_source in tasks else None,
             max_model_len=spec.max_model_len,
         )
 
-    def rollout(self, jobs: list[tuple[Example, Prompt]], sampling: Sampling, version: int, seed: str) -> list[Group]:
-        return self.loop.run(jobs, sampling, version, seed)
+    def advance(self, requests: Sequence[Request]) -> EngineReport:
+        """Take in `requests`, then work until a group is complete or SECONDS_PER_CALL have passed.
+
+        Raises what a reward raises.
+        """
+        for request in requests:
+            self.loop.add(request)
+        until = time.monotonic() + SECONDS_PER_CALL
+        groups: list[tuple[int, Group]] = []
+        while self.loop.num_open() and not groups and time.monotonic() < until:
+            groups += self.loop.advance()
+        return EngineReport(groups, self.loop.num_unfinished())
+
+    def abandon(self) -> None:
+        """Give up all open requests: the driver no longer wants their answers."""
+        self.loop.abandon()
 
     def greedy(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """The first tokens of the most likely answer to each prompt, to compare an engine with itself."""
+        """The first tokens of the most likely answer to each prompt, to compare an engine with itself over time."""
         sampling = Sampling(temperature=0.0, max_tokens=min(self.cfg.data.max_response_length, 32))
         for k, prompt in enumerate(prompts):
             self.engine.submit(str(k), prompt, sampling)

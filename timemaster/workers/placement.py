@@ -1,6 +1,6 @@
-"""Starting Ray, placing a run's actors on its nodes and GPUs, waiting for them, and updating engines through Ray.
+"""Starting Ray, and placing a run's actors on its nodes and GPUs.
 
-Run on CPU. Placement on GPUs (colocated and separate) is written and has not been run on a GPU yet.
+Tested on CPU. The placement on GPUs (colocated and separate) has not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from timemaster.types import InputError
 log = logging.getLogger(__name__)
 # The path of a socket has 107 bytes, of which Ray's /ray/session_<time>_<pid>/sockets/plasma_store takes up to 70.
 MAX_TEMP_DIR = 37
-WAIT_SECONDS = 60  # for GPUs that another run may be about to give back
+WAIT_SECONDS = 60  # for GPUs: another run may be about to give them back
 
 
 def start_ray(cfg: Config) -> str:
@@ -47,21 +47,21 @@ def start_ray(cfg: Config) -> str:
             f"trainer.ray_address={cfg.trainer.ray_address!r}: no Ray cluster answers there ({error}). Start one with "
             "`ray start --head`, correct the address, or leave it empty for this machine alone."
         ) from error
-    signal.signal(signal.SIGTERM, before)  # Ray puts one of its own there, which ends the driver at once
-    found = ray.cluster_resources().get("GPU", 0) > 0
-    if cfg.trainer.device == "cuda" and not found:
+    signal.signal(signal.SIGTERM, before)  # Ray sets its own handler, which ends the driver at once
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    if cfg.trainer.device == "cuda" and not has_gpu:
         raise InputError("trainer.device=cuda, but Ray finds no GPU. Use trainer.device=auto or cpu.")
-    return "cuda" if found and cfg.trainer.device != "cpu" else "cpu"
+    return "cuda" if has_gpu and cfg.trainer.device != "cpu" else "cpu"
 
 
 def prepare_for_ray() -> None:
-    """Look after what Ray takes for granted of this machine. Raises InputError where that is not possible.
+    """Provide what Ray needs on this machine. Raises InputError when that is not possible.
 
-    A TMPDIR (or RAY_TMPDIR) that cannot hold its sockets gives way to /tmp, in all processes of the run. Where the home
-    folder cannot be written, the token that Ray keeps there for the processes of one cluster is of this run alone.
+    Where TMPDIR (or RAY_TMPDIR) cannot hold Ray's sockets, all processes of the run use /tmp instead. Where the home
+    folder cannot be written, the token by which the processes of a cluster know each other is made for this run alone.
     """
     for path in (sys.executable, ray.__file__):
-        if re.search(r"['\\]", path) and " " not in path:  # Ray quotes a path with a blank, and no other
+        if re.search(r"['\\]", path) and " " not in path:  # Ray quotes only paths with a blank
             raise InputError(
                 f"{path}: Ray cannot start this. Move the project out of a folder with ' or \\ in its name."
             )
@@ -70,12 +70,14 @@ def prepare_for_ray() -> None:
         if not given or _holds_sockets(given):
             continue
         log.warning(
-            "%s=%s: Ray needs an absolute path of a folder that can be written, at most %d bytes long (sockets have "
-            "short paths); /tmp is used instead", name, given, MAX_TEMP_DIR,
+            "%s=%s: Ray needs the absolute path of a folder that can be written, at most %d bytes long (paths of "
+            "sockets are short); /tmp is used instead", name, given, MAX_TEMP_DIR,
         )  # fmt: skip
-        os.environ[name], tempfile.tempdir = "/tmp", None  # None: to be found again
+        os.environ[name], tempfile.tempdir = "/tmp", None  # None: determined again
     if not _holds_sockets(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"):
-        raise InputError("/tmp cannot be written: set TMPDIR to a folder that can, with a short path such as /scratch.")
+        raise InputError(
+            "/tmp cannot be written: set TMPDIR to a folder that can be written, with a short path such as /scratch."
+        )
     if "RAY_AUTH_TOKEN_PATH" not in os.environ and not _can_be_written(os.path.expanduser("~/.ray")):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
@@ -94,12 +96,12 @@ def _can_be_written(folder: str) -> bool:
 
 
 def session_folder() -> str:
-    """Where the Ray that runs here keeps sockets and logs."""
+    """The folder with sockets and logs of the Ray that this process started."""
     return ray._private.worker._global_node.get_session_dir_path()
 
 
 def place_trainers(cfg: Config, device: str, rank_class: type) -> list[Any]:
-    """One actor per rank: a GPU each, nodes filled one after another; on CPU plain processes that share the cores."""
+    """One actor per rank: one GPU each, node by node; on CPU ordinary processes that share the cores."""
     ranks, per_node = world_size(cfg), cfg.trainer.n_gpus_per_node
     actor = ray.remote(rank_class)
     if device == "cpu":
@@ -116,7 +118,7 @@ def place_trainers(cfg: Config, device: str, rank_class: type) -> list[Any]:
 def place_engines(
     cfg: Config, device: str, rank_class: type, name: str, trainers: list[tuple[str, list[str]]]
 ) -> list[Any]:
-    """Engine actors: on the trainers' GPUs (colocated), on GPUs of their own (separate), or plain processes on CPU.
+    """Engine actors: on the trainers' GPUs (colocated), on other GPUs (separate), or ordinary processes on CPU.
 
     No actor reserves cores: trainers and engines work in turns, or wait for each other.
     """
@@ -150,16 +152,16 @@ def place_engines(
 
 
 def reserve_gpus(bundles: list[int], strategy: str, asked: str) -> PlacementGroup:
-    """A placement group with so many GPUs of one node in each bundle.
+    """Reserve GPUs. `bundles`: numbers of GPUs, each on one node. `asked`: the settings that ask for them, for errors.
 
-    Raises InputError with what was `asked` and what the cluster has when it cannot be had within WAIT_SECONDS.
+    Raises InputError, which says what the cluster has, when the GPUs are not free within WAIT_SECONDS.
     """
     group = placement_group([{"GPU": size} for size in bundles], strategy=strategy)
     if not group.wait(timeout_seconds=WAIT_SECONDS):
         remove_placement_group(group)
         nodes = "another node" if strategy == "STRICT_SPREAD" else "one node"
         raise InputError(
-            f"{asked} asks for {len(bundles)} times {bundles[0]} GPU(s), each time of {nodes}. After {WAIT_SECONDS} s "
+            f"{asked} asks for {len(bundles)} times {bundles[0]} GPU(s), each time on {nodes}. After {WAIT_SECONDS} s "
             f"{ray.available_resources().get('GPU', 0):.0f} GPUs are free in the Ray cluster, whose nodes have "
             f"{', '.join(f'{num:.0f}' for num in gpus_of_nodes())} in all. Lower these settings, start more nodes with "
             "`ray start`, or end what holds the GPUs."
@@ -168,14 +170,14 @@ def reserve_gpus(bundles: list[int], strategy: str, asked: str) -> PlacementGrou
 
 
 def gpus_of_nodes() -> list[float]:
-    """How many GPUs each node of the cluster has, free or not."""
+    """The number of GPUs of each node of the cluster, free or not."""
     return [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
 
 
 def share_gpus(trainers: list[tuple[str, list[str]]], tp: int) -> list[tuple[str, list[str]]]:
-    """(node, GPUs) of each colocated engine, `tp` GPUs of one node each, from (node, GPUs) of each trainer rank.
+    """(node, GPUs) of each colocated engine, from (node, GPUs) of each trainer rank.
 
-    Raises InputError when a node's GPUs do not divide.
+    Each engine has `tp` GPUs of one node. Raises InputError when the number of a node's GPUs is not a multiple of `tp`.
     """
     by_node: dict[str, list[str]] = {}
     for node, gpus in trainers:

@@ -1,11 +1,11 @@
-"""Ends what a killed run leaves of Ray. The run itself starts it:
+"""Ends the Ray processes that a killed run leaves behind. The run itself starts this program:
 
     python -m timemaster.workers.reaper PID SESSION_FOLDER
 
-Ray's own processes end with their driver, however it dies; some of their children do not (the agents of the dashboard
-and of runtime environments, and what an actor started), and the session's folder stays. This process waits for its
-parent, the run, to die, gives Ray a moment, then ends what is left of exactly that session and removes its folder. A
-run that ends in order stops it before.
+Ray's own processes end with their driver, however it dies. Some of their children do not end: the agents of the
+dashboard and of runtime environments, and processes that an actor started. The folder of the Ray session stays, too.
+This program waits until its parent, the run, is dead, gives Ray a moment, then ends the processes that are left of
+exactly that session and removes its folder. A run that ends normally stops this program before.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from pathlib import Path
 import psutil
 
 SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_BETWEEN_LISTS = 10.0  # of the session's processes: each reads all of /proc
-SECONDS_TO_END = 5.0  # that processes are given to end by themselves
+SECONDS_BETWEEN_LISTS = 10.0  # between lists of the session's processes: each of them reads all of /proc
+SECONDS_TO_END = 5.0  # for processes to end by themselves
 
 
 def start_reaper(session: str) -> subprocess.Popen[bytes]:
-    """Watch this process, the driver of Ray's session in the folder `session`."""
+    """Start the program for this process, which is the driver of the Ray session in the folder `session`."""
     command = [sys.executable, "-m", "timemaster.workers.reaper", str(os.getpid()), session]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
 def stop_reaper(reaper: subprocess.Popen[bytes]) -> None:
-    """The run ends in order."""
+    """Stop the program: the run ends normally."""
     reaper.terminate()
     reaper.wait()
 
 
 def processes_of(driver: int, session: Path) -> set[psutil.Process]:
     """The children of `driver` whose command names the session, with all of their descendants."""
-    found: set[psutil.Process] = set()
+    processes: set[psutil.Process] = set()
     try:
         for child in psutil.Process(driver).children():
             if child.pid != os.getpid() and any(session.name in argument for argument in child.cmdline()):
-                found |= {child, *child.children(recursive=True)}
+                processes |= {child, *child.children(recursive=True)}
     except psutil.NoSuchProcess:
-        pass  # ended since it was listed: the next look is better
-    return found
+        pass  # it ended after it was listed
+    return processes
 
 
 def end(processes: set[psutil.Process], session: Path) -> None:
-    """End what is left of `processes` (psutil knows them from others with their number) and remove the folder."""
+    """End those of `processes` that are left and remove the folder. psutil notices when a process id is used again."""
     _, left = psutil.wait_procs(processes, timeout=SECONDS_TO_END)
     for process in left:
         try:
@@ -64,7 +64,7 @@ def end(processes: set[psutil.Process], session: Path) -> None:
 
 
 def main() -> None:
-    """Wait for the driver, this process's parent, to die; then clean up."""
+    """Wait until the driver, the parent of this process, is dead; then clean up."""
     driver, session = int(sys.argv[1]), Path(sys.argv[2])
     known: set[psutil.Process] = set()
     next_list = 0.0

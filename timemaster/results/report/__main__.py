@@ -1,6 +1,6 @@
 """Write the report of a run: one HTML file with curves, evaluation and rollouts, that needs nothing but a browser.
 
-python -m timemaster.results.report checkpoints/quickstart/grpo [--out FILE]
+timemaster report checkpoints/quickstart/grpo [--out FILE]
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from timemaster.types import InputError
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page and say where it lies."""
     print_any_letter()
-    parser = argparse.ArgumentParser(
-        prog="python -m timemaster.results.report", description="Write a run as one HTML page."
-    )
+    parser = argparse.ArgumentParser(prog="timemaster report", description="Write a run as one HTML page.")
     parser.add_argument("run", type=Path, help="the run's folder, checkpoints/<project>/<experiment>")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the run's folder)")
     parser.add_argument(

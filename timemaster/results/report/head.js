@@ -54,7 +54,7 @@ const interval = (one) => (one.accuracy_ci95 ? `95 %: ${fixed(one.accuracy_ci95[
 
 function settings() {
   if (!DATA.config_text) return absent("No config.yaml in this folder: the settings of the run are not known.");
-  const command = () => [`python -m timemaster.${DATA.kind.toLowerCase()}`, ...DATA.given].join(" \\\n    ");
+  const command = () => [`timemaster ${DATA.kind.toLowerCase()}`, ...DATA.given].join(" \\\n    ");
   return el("div", { class: "settings" },
     DATA.given ? el("details", {}, el("summary", {}, `Command: the ${DATA.given.length} settings that were given`), el("pre", {}, command()))
       : absent("No overrides.yaml in this folder: which settings were given is not known."),

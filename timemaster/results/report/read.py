@@ -13,8 +13,10 @@ from typing import Any
 
 import yaml
 
-from timemaster.metrics.answers import Prediction, how_sampled, is_correct
+from timemaster.metrics.answers import Answer, how_sampled
+from timemaster.metrics.classification import is_correct
 from timemaster.rewards import predict_label
+from timemaster.run.step_names import by_step
 from timemaster.series.labels import label_key
 from timemaster.types import InputError
 
@@ -192,8 +194,8 @@ def read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 def read_rollouts(folder: Path, limit: int, notes: list[str]) -> list[dict[str, Any]]:
     """The logged answers in the order of training. Beyond `limit` whole steps are left out, evenly."""
-    files = {int(p.stem[5:]): p for p in folder.glob("step_*.jsonl") if p.stem[5:].isdigit()}
-    steps = sorted(files)
+    files = by_step(folder, "step_*.jsonl")
+    steps = list(files)
     counts = [files[step].read_bytes().count(b"\n") for step in steps]  # a long run's text is more than fits in memory
     kept = [step for step, keep in zip(steps, thinned(counts, limit), strict=True) if keep]
     if len(kept) < len(steps):
@@ -273,14 +275,14 @@ def judge(rollouts: Iterable[dict[str, Any]], labels: dict[str, list[str]]) -> N
         has_classes = "said" in row or bool(own)
         row["said"] = row["said"] if "said" in row else predict_label(row["text"], own) if own else None
         spelling = {label_key(label): label for label in own or [row["truth"]]}
-        answer = Prediction(
+        answer = Answer(
+            id="",
             data_source=row["source"],
             truth=spelling.get(label_key(row["truth"]), row["truth"]),
-            predicted=row["said"] and spelling.get(label_key(str(row["said"])), row["said"]),
-            labels=(own or [row["truth"]]) if has_classes else [],
-            reward=row.get("score"),
+            prediction=row["said"] and spelling.get(label_key(str(row["said"])), row["said"]),
+            choices=tuple(own or [row["truth"]]) if has_classes else (),
+            score=row.get("score"),
             parts=row.get("parts") or {},
-            num_tokens=0,
         )
         right = is_correct(answer)
         if has_classes and row["said"] is None and not right:

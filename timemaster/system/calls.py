@@ -1,6 +1,7 @@
-"""Calling rewards. They are anybody's code: they raise, exit, cancel, block, never end; every call has an outcome.
+"""Calling functions that users wrote: rewards, environments. They raise, exit, cancel, block or never end.
 
-Plain functions run in threads, awaitables on one event loop; a loop that is blocked or closed is replaced.
+Every call has a result or an exception within its time limit. Plain functions run in threads, awaitables on one event
+loop; a loop that is blocked or closed is replaced.
 """
 
 from __future__ import annotations
@@ -9,43 +10,35 @@ import asyncio
 import faulthandler
 import inspect
 import logging
-import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import TIMEOUT_MAX, Event, RLock, Thread
-from typing import Any, SupportsFloat
+from typing import Any, TypeVar
 
 from timemaster.types import InputError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 GRACE = 60.0  # seconds after a call's time limit in which no thread of the process could run
 MAX_STUCK = 32  # threads that calls hold after their time limit; with one more the run ends
 NUM_SHOWN = 500  # characters of a failure
 
 
-class RewardsStuck(InputError):
-    """So many calls never end that nothing more can be scored. Never counted as a score."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a call came to. Example: Outcome(value=1.0, more={"acc": 1.0})"""
-
-    value: float = 0.0
-    more: Mapping[str, float] = field(default_factory=dict)  # further numbers that the reward gave, by name
-    unknown: str = ""  # why a judge could not settle it
-    failure: BaseException | None = None  # what was raised instead
+class CallsStuck(InputError):
+    """So many calls never end that no further ones can be made. The run ends."""
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
     fn: Callable[[], Any]
+    read: Callable[[Any], Any]
     has_limit: bool
-    done: Future[Outcome] = field(default_factory=Future)
+    done: Future[Any] = field(default_factory=Future)
     is_settled: bool = False
     began: float | None = None  # time.monotonic()
     loop: asyncio.AbstractEventLoop | None = None  # None: in a thread, or waiting for one
@@ -58,8 +51,9 @@ class Caller:
     call that lets no other thread run ends the process, GRACE seconds later.
     """
 
-    def __init__(self, num_threads: int, timeout: float) -> None:
-        self._timeout = timeout
+    def __init__(self, num_threads: int, timeout: float, kind: str, setting: str) -> None:
+        """`kind`: what is called, for messages ("reward"). `setting`: where the limit is set ("reward.timeout")."""
+        self._timeout, self._kind, self._limit = timeout, kind, f"{setting}={timeout:g} seconds"
         self._waiting: SimpleQueue[_Call | None] = SimpleQueue()
         # Of all below and of the fields of calls. Reentrant: a coroutine that is collected as garbage settles its call.
         self._lock = RLock()
@@ -72,11 +66,16 @@ class Caller:
             self._add_thread()
         if timeout:
             self._guard()
-            Thread(target=self._watch, name="scoring limits", daemon=True).start()
+            Thread(target=self._watch, name=f"{kind} limits", daemon=True).start()
 
-    def call(self, fn: Callable[[], Any], is_async: bool, has_limit: bool = True) -> Future[Outcome]:
-        """What `fn` gives, later: a Future that never raises. An async `fn` is called on the event loop."""
-        call = _Call(fn, has_limit)
+    def call(
+        self, fn: Callable[[], Any], is_async: bool, read: Callable[[Any], T], has_limit: bool = True
+    ) -> Future[T]:
+        """`read` of what `fn` gives, later; the Future has the exception of a call that fails, of any kind.
+
+        An async `fn` is called on the event loop. `read` is called where the call ends, within its limit.
+        """
+        call = _Call(fn, read, has_limit)
         with self._lock:
             self._running.add(call)
         if is_async:
@@ -100,7 +99,7 @@ class Caller:
     def _add_thread(self) -> None:
         with self._lock:
             self._num_threads += 1
-        Thread(target=self._work, name="scoring", daemon=True).start()
+        Thread(target=self._work, name=self._kind, daemon=True).start()
 
     def _work(self) -> None:
         while (call := self._waiting.get()) is not None:
@@ -110,9 +109,9 @@ class Caller:
                 if inspect.isawaitable(result):
                     is_mine = self._move_to_loop(call, result)
                 else:
-                    is_mine = self._settle(call, outcome_of(result))
+                    is_mine = self._settle(call, call.read(result))
             except BaseException as error:
-                is_mine = self._settle(call, Outcome(failure=error))
+                is_mine = self._fail(call, error)
             if not is_mine:  # it was given up, and another thread has taken the place of this one
                 with self._lock:
                     self._num_stuck -= 1
@@ -127,13 +126,13 @@ class Caller:
                 return False
             if self._loop is None:
                 self._loop, self._pinged = asyncio.new_event_loop(), None
-                Thread(target=self._serve, args=(self._loop,), name="scoring loop", daemon=True).start()
+                Thread(target=self._serve, args=(self._loop,), name=f"{self._kind} loop", daemon=True).start()
             loop = call.loop = self._loop
 
         def start() -> None:
             task = call.task = loop.create_task(self._await(call, loop, awaitable))
             # A task that is cancelled before its first step settles nothing itself.
-            task.add_done_callback(lambda _: self._settle(call, Outcome(failure=asyncio.CancelledError())))
+            task.add_done_callback(lambda _: self._fail(call, asyncio.CancelledError()))
 
         if not _post(loop, start):
             self._lose(loop, "closed")
@@ -147,10 +146,9 @@ class Caller:
             result = call.fn() if awaitable is None else awaitable
             while inspect.isawaitable(result):
                 result = await result
-            outcome = outcome_of(result)
+            self._settle(call, call.read(result))
         except BaseException as error:  # an exit, or being cancelled, would end more than this call
-            outcome = Outcome(failure=error)
-        self._settle(call, outcome)
+            self._fail(call, error)
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run the event loop until it is replaced, though a reward stops it, or exits in a task of its own."""
@@ -159,7 +157,7 @@ class Caller:
             try:
                 loop.run_forever()
             except BaseException as error:
-                logger.warning("a task that a reward left on the event loop raised %s", described(error))
+                logger.warning("a task that a %s left on the event loop raised %s", self._kind, described(error))
         if loop.is_closed():
             self._lose(loop, "closed")
             return
@@ -179,8 +177,8 @@ class Caller:
             if call.began is None:
                 self._move_to_loop(call, None)
             else:
-                why = f"the event loop, which all async rewards share, was {what} by a reward"
-                self._settle(call, Outcome(failure=RuntimeError(why)))
+                why = f"the event loop, which all async {self._kind} calls share, was {what} by one of them"
+                self._fail(call, RuntimeError(why))
 
     # ---- limits
 
@@ -200,7 +198,7 @@ class Caller:
                 self._pinged = now
                 _post(loop, self._pong)
             elif now - pinged > self._timeout:
-                self._lose(loop, f"blocked for more than reward.timeout={self._timeout:g} seconds")
+                self._lose(loop, f"blocked for more than {self._limit}")
         faulthandler.cancel_dump_traceback_later()
 
     def _guard(self) -> None:
@@ -215,11 +213,11 @@ class Caller:
         self._pinged = None
 
     def _give_up(self, call: _Call) -> None:
-        why = f"it took longer than reward.timeout={self._timeout:g} seconds"
+        why = f"it took longer than {self._limit}"
         failure: BaseException = TimeoutError(why)
         if call.loop is None and self._num_stuck == MAX_STUCK:
-            failure = RewardsStuck(f"{why}, as {MAX_STUCK} calls before it that have not ended yet")
-        if not self._settle(call, Outcome(failure=failure)):
+            failure = CallsStuck(f"{why}, as {MAX_STUCK} calls before it that have not ended yet")
+        if not self._fail(call, failure):
             return
         if call.loop is None:
             with self._lock:
@@ -228,15 +226,26 @@ class Caller:
         elif call.task:
             _post(call.loop, call.task.cancel)
 
-    def _settle(self, call: _Call, outcome: Outcome) -> bool:
+    def _settle(self, call: _Call, value: Any) -> bool:
         """Whether this is the call's first outcome."""
+        is_first = self._end(call)
+        if is_first:
+            call.done.set_result(value)
+        return is_first
+
+    def _fail(self, call: _Call, error: BaseException) -> bool:
+        """Whether this is the call's first outcome."""
+        is_first = self._end(call)
+        if is_first:
+            call.done.set_exception(error)
+        return is_first
+
+    def _end(self, call: _Call) -> bool:
         with self._lock:
-            if call.is_settled:
-                return False
+            is_first = not call.is_settled
             call.is_settled = True
             self._running.discard(call)
-        call.done.set_result(outcome)
-        return True
+        return is_first
 
 
 def _post(loop: asyncio.AbstractEventLoop, what: Callable[[], Any]) -> bool:
@@ -246,39 +255,6 @@ def _post(loop: asyncio.AbstractEventLoop, what: Callable[[], Any]) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def outcome_of(result: Any) -> Outcome:
-    """What a reward returned, as numbers. Raises ValueError for anything else, and what the user's objects raise."""
-    if not isinstance(result, Mapping):
-        return Outcome(value=_number(result, result))
-    if "score" not in result:
-        raise ValueError(f"a dict with 'score' is expected, got {result!r:.200}")
-    if result["score"] is None:
-        return Outcome(unknown=str(result.get("reason") or "")[:NUM_SHOWN] or "no reason given")
-    more = {str(key): finite(value) for key, value in result.items() if key != "score"}
-    return Outcome(
-        value=_number(result["score"], result),
-        more={key: number for key, number in more.items() if number is not None},
-    )
-
-
-def _number(value: Any, result: Any) -> float:
-    number = finite(value)
-    if number is None:
-        raise ValueError(f"a finite number is expected, got {result!r:.200}")
-    return number
-
-
-def finite(value: Any) -> float | None:
-    """`value` as a float; None when it is no number, several, or not finite."""
-    if not isinstance(value, SupportsFloat):
-        return None
-    try:
-        number = float(value)
-    except Exception:  # the user's value, of any library: an array of several numbers, an int beyond all floats
-        return None
-    return number if math.isfinite(number) else None
 
 
 def described(error: BaseException) -> str:
