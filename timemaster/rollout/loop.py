@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -21,6 +22,8 @@ from timemaster.system.calls import CallsStuck, described
 from timemaster.tokens.render import Renderer
 from timemaster.types import Completion, Example, Group, InputError, Prompt, Rollout, Sampling, Score
 
+SECONDS_TO_CLOSE = 10.0  # time that `abandon` gives environments to close
+
 
 class Scoring(Protocol):
     """What scores the rollouts of one prompt."""
@@ -30,7 +33,6 @@ class Scoring(Protocol):
 
 
 StartGroup = Callable[[Example, int], Scoring]  # given the example and the number of its rollouts
-SECONDS_TO_CLOSE = 10.0  # that `abandon` waits for environments
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +105,14 @@ class RolloutLoop:
 
     def num_unfinished(self) -> int:
         """Sequences that are not done: sampled now, waiting for the engine, or with their environment."""
-        return sum(answer is None for one in self._open.values() for answer in one.answers)
+        return sum(len(group.answers) - len(group.ended) for group in self._open.values())
 
-    def advance(self) -> list[tuple[int, Group]]:
+    def advance(self, seconds: float | None = None) -> list[tuple[int, Group]]:
         """Decode a little. The groups that are complete, every rollout scored, with the keys of their requests.
 
-        Waits only when nothing is left to decode: for a reply of an environment, or a score. Raises what a reward
-        raises, and CallsStuck when too many steps of environments never end.
+        Waits only when nothing is left to decode, and for at most `seconds` (None: no limit): for a reply of an
+        environment, or a score. Raises what a reward raises, and CallsStuck when too many steps of environments never
+        end.
         """
         if not self._open:
             return []
@@ -118,12 +121,11 @@ class RolloutLoop:
                 for progress, completion in zip(self._decoding.pop(key), completions, strict=True):
                     self._take_turn(progress, completion)
         else:
-            self._take_arrived(self._arrived.get())
-        while True:
-            try:
+            with suppress(Empty):
+                self._take_arrived(self._arrived.get(timeout=seconds))
+        with suppress(Empty):
+            while True:
                 self._take_arrived(self._arrived.get_nowait())
-            except Empty:
-                break
         complete = [key for key, one in self._open.items() if one.is_complete()]
         return [(key, self._open.pop(key).group()) for key in complete]
 
