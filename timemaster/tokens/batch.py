@@ -48,7 +48,7 @@ class Batch:
     old_logprobs: torch.Tensor | None  # [N]
     ref_logprobs: torch.Tensor | None  # [N]
     advantages: torch.Tensor  # [N]
-    temperatures: torch.Tensor | None  # [N] of sampling, 0.0 where it is the run's; None: it is for all of them
+    temperatures: torch.Tensor | None  # [N] sampling temperatures, 0.0: the run's; None: all are the run's
     counts: list[int]  # trained tokens of each sample; sums to N
 
     def to(self, device: torch.device) -> Batch:
