@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from threading import Thread
@@ -73,6 +74,24 @@ def says(text: Any, seconds: float = 0.0) -> Answer:
 
     async def answer(server: ChatServer, body: dict[str, Any], request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(seconds)
+        return web.json_response(completion(text))
+
+    return answer
+
+
+def in_waves(size: int, text: Any) -> Answer:
+    """A server that answers `text`, but holds its answers until `size` requests wait, then answers these together.
+
+    Before each wave it waits a moment for requests that should not come.
+    """
+    full: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def answer(server: ChatServer, body: dict[str, Any], request: web.Request) -> web.StreamResponse:
+        wave, place = divmod(len(server.requests) - 1, size)
+        if place == size - 1:
+            await asyncio.sleep(0.05)
+            full[wave].set()
+        await full[wave].wait()
         return web.json_response(completion(text))
 
     return answer

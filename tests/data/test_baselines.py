@@ -50,7 +50,10 @@ def test_the_nearest_neighbour_on_ctu_is_right_144_times_in_250() -> None:
 
 
 @pytest.mark.parametrize("num_channels", [1, 2])
-@pytest.mark.parametrize("name", ["1nn_euclid", "1nn_dtw", "minirocket"])
+@pytest.mark.parametrize(
+    "name",
+    ["1nn_euclid", "1nn_dtw", pytest.param("minirocket", marks=pytest.mark.slow)],  # compiles for half a minute
+)
 def test_every_baseline_learns_from_one_and_from_several_channels(name: str, num_channels: int) -> None:
     train, test = waves(20, 1, num_channels), waves(10, 2, num_channels)
     assert classify(name, train, test, window=0.2) == [one.answer for one in test]

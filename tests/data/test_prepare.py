@@ -274,6 +274,7 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.skipif(not COMPUTERS.is_dir(), reason=f"no folder {COMPUTERS}: see CONTRIBUTING.md, Tests")
+@pytest.mark.slow
 def test_computers_become_the_ctu_task(tmp_path: Path):
     from recipes.ctu import TASK as ctu
 

@@ -6,7 +6,6 @@ All six share one run of each kind, mixed, for starting processes is what takes 
 from __future__ import annotations
 
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import ROOT
 from tests.sources import SIX
 from timemaster.config import Config
 from timemaster.config.resolve import resolve
 from timemaster.tasks import load_task
 from timemaster.tasks.audit import audit
+from timemaster.tasks.prepare import prepare
 
 TASKS = {name: load_task(f"recipes.{name}") for name in SIX}
 SOURCES = {task.data_source for task in TASKS.values()}
@@ -44,9 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, write in SIX.items():
         source = write(tmp_path_factory.mktemp(f"{name}_source"))
         out = tmp_path_factory.mktemp("data")
-        options = ["--source", str(source), "--out", str(out), "--plot", "small", "--workers", "1"]
-        subprocess.run(["bash", str(ROOT / "example" / "data_preprocess" / f"{name}.sh"), *options], check=True)
-        folder = out / f"{name}_small"
+        folder = prepare(TASKS[name], source, out, num_workers=1, plot="small")
         pq.write_table(pq.read_table(folder / "test.parquet").slice(0, MOST_TESTED), folder / "short.parquet")
         folders[name] = folder
     return folders

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.gpu_smoke import CHECKS, FAILED, OK, ROOT, Row, run_check, table
+import pytest
+
+from benchmarks.gpu_checks import CHECKS, FAILED, OK, ROOT, Row
+from benchmarks.gpu_smoke import run_check, table
 
 ROWS = '[{"check": "a", "figure": "f", "value": "1", "bar": "", "outcome": "ok"}]'
 
@@ -33,6 +36,7 @@ def test_a_check_that_dies_hangs_or_says_nothing_is_a_row(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.slow
 def test_the_part_that_a_cpu_can_run_ends_in_a_table_and_a_file(tiny: str, tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/gpu_smoke.py", "--device", "cpu", "--model", tiny]
     command += ["--only", "memory,attention", "--out", str(tmp_path / "out.json")]

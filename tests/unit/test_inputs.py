@@ -136,6 +136,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_positions_equal_vllms(name: str) -> None:
     media = CASES[name]
@@ -160,6 +161,7 @@ def test_positions_of_images_that_arrive_in_later_turns_equal_vllms(renderer: Re
         assert (ours == vllm_positions(token_ids, media, spec=renderer.spec)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_positions_follow_vllms_clock_at_every_rate_and_stride(dtype: str) -> None:
     spec = replace(SPEC, clock_dtype=dtype)

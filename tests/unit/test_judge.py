@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers import picture, question
-from tests.servers import Answer, ChatServer, completion, cutting, dripping, fails, raw, replies, says, silent
+from tests.servers import Answer, ChatServer, completion, cutting, dripping, fails, in_waves, raw, replies, says, silent
 from timemaster.algo.advantages import group_advantages, to_samples
 from timemaster.config import AlgorithmConfig, Config
 from timemaster.config.resolve import resolve
@@ -386,8 +386,8 @@ def test_the_cap_holds_for_64_calls_at_once_and_is_reached(tmp_path: Path) -> No
         return await asyncio.gather(*(chat.ask([{"role": "user", "content": str(i)}]) for i in range(64)))
 
     for cap in (8, 64):
-        with ChatServer(says("yes", seconds=0.3)) as server:
-            found = asyncio.run(ask_all(make_chat(server, tmp_path, concurrency=cap, timeout=20.0)))
+        with ChatServer(in_waves(cap, "yes")) as server:
+            found = asyncio.run(ask_all(make_chat(server, tmp_path, concurrency=cap, timeout=60.0)))
         assert found == [ChatReply(text="yes")] * 64
         assert server.most_in_flight == cap
         assert len(server.requests) == 64

@@ -26,6 +26,7 @@ def python(script: str, **env: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_gpus_are_waited_for_until_it_is_said_which_are_missing() -> None:
     """Real Ray with two GPUs and one core: trainer and engine reserve no core, a third GPU is not there."""
     out = python("""

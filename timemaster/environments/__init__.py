@@ -10,6 +10,6 @@ Knows nothing of engines, tokens or rewards.
 """
 
 from timemaster.environments.protocol import Environment, EnvironmentSpec
-from timemaster.environments.record import environment_metrics, turn_rows
+from timemaster.environments.record import environment_metrics
 
-__all__ = ["Environment", "EnvironmentSpec", "environment_metrics", "turn_rows"]
+__all__ = ["Environment", "EnvironmentSpec", "environment_metrics"]

@@ -1,12 +1,11 @@
-"""What environments did, as a step's metrics and as rows of a file."""
+"""What environments did, as a step's metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
-from timemaster.types import Group, Rollout
+from timemaster.types import Group
 
 # Names of metrics that are not an environment's own numbers.
 RESERVED = ("errors", "failures", "turns_mean")
@@ -32,19 +31,3 @@ def environment_metrics(groups: Sequence[Group]) -> dict[str, float]:
     for name in sorted({name for rollout in rollouts for name in rollout.numbers}):
         metrics[f"environment/{name}"] = fmean(r.numbers[name] for r in rollouts if name in r.numbers)
     return metrics
-
-
-def turn_rows(rollout: Rollout) -> list[dict[str, Any]]:
-    """The turns of a rollout for a JSON file; empty for a single turn, which the rollout's text shows."""
-    if len(rollout.turns) < 2:
-        return []
-    return [
-        {
-            "kind": turn.kind,
-            "text": turn.text,
-            "media": [item.uid for item in turn.media],
-            "finish_reason": turn.finish_reason,
-        }
-        | ({"error": turn.error} if turn.error else {})
-        for turn in rollout.turns
-    ]

@@ -33,7 +33,6 @@ class Scoring(Protocol):
 
 
 StartGroup = Callable[[Example, int], Scoring]  # given the example and the number of its rollouts
-SECONDS_TO_WAIT = 0.2  # time that `advance` waits, so that its caller can add further prompts meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +104,15 @@ class RolloutLoop:
         return len(self._open)
 
     def num_unfinished(self) -> int:
-        """Rollouts that have not ended: sampled now, waiting for the engine, or waiting for their environment."""
-        return sum(len(one.answers) - len(one.ended) for one in self._open.values())
+        """Sequences that are not done: sampled now, waiting for the engine, or with their environment."""
+        return sum(len(group.answers) - len(group.ended) for group in self._open.values())
 
-    def advance(self) -> list[tuple[int, Group]]:
+    def advance(self, seconds: float | None = None) -> list[tuple[int, Group]]:
         """Decode a little. The groups that are complete, every rollout scored, with the keys of their requests.
 
-        Waits only when nothing is left to decode: for a reply of an environment or a score, SECONDS_TO_WAIT at most.
-        Raises what a reward raises, and CallsStuck when too many steps of environments never end.
+        Waits only when nothing is left to decode, and for at most `seconds` (None: no limit): for a reply of an
+        environment, or a score. Raises what a reward raises, and CallsStuck when too many steps of environments never
+        end.
         """
         if not self._open:
             return []
@@ -122,12 +122,10 @@ class RolloutLoop:
                     self._take_turn(progress, completion)
         else:
             with suppress(Empty):
-                self._take_arrived(self._arrived.get(timeout=SECONDS_TO_WAIT))
-        while True:
-            try:
+                self._take_arrived(self._arrived.get(timeout=seconds))
+        with suppress(Empty):
+            while True:
                 self._take_arrived(self._arrived.get_nowait())
-            except Empty:
-                break
         complete = [key for key, one in self._open.items() if one.is_complete()]
         return [(key, self._open.pop(key).group()) for key in complete]
 

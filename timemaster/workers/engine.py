@@ -69,8 +69,8 @@ class EngineRank:
             self.loop.add(request)
         until = time.monotonic() + SECONDS_PER_CALL
         groups: list[tuple[int, Group]] = []
-        while self.loop.num_open() and not groups and time.monotonic() < until:
-            groups += self.loop.advance()
+        while self.loop.num_open() and not groups and (left := until - time.monotonic()) > 0:
+            groups += self.loop.advance(left)
         return EngineReport(groups, self.loop.num_unfinished())
 
     def abandon(self) -> None:
