@@ -193,9 +193,9 @@ def copy_of_rollout(rollout: Rollout) -> Rollout:
 
 
 def _with_own_lists(record: Record) -> Record:
-    values: dict[str, Any] = {field.name: getattr(record, field.name) for field in fields(record)}
-    own: Any = {name: value.copy() for name, value in values.items() if isinstance(value, list | dict)}
-    return replace(record, **own)
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    copies: dict[str, Any] = {name: value.copy() for name, value in values.items() if isinstance(value, list | dict)}
+    return replace(record, **copies)
 
 
 def copy_of_example(example: Example) -> Example:
