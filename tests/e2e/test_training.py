@@ -360,3 +360,5 @@ def test_a_task_of_an_unknown_kind_is_trained_evaluated_compared_and_reported(cl
     page, data = write_report(tmp_path / "run", None, 100)
     assert page.is_file()
     assert data["metrics"]["answer/error"][0] == pytest.approx(steps[0]["answer/error"], rel=1e-5)
+    assert [one["numbers"][0]["heading"] for one in data["evaluations"]] == ["mean error", "mean error"]
+    assert {row["outcome"] for row in data["rollouts"]} <= {"measured", "unparsed"}

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from timemaster.metrics.answers import Answer, answer_of_rollout, answer_of_text
+from timemaster.metrics.answers import OUTCOMES, Answer, answer_of_rollout, answer_of_text
 from timemaster.metrics.intervals import bootstrap, bootstrap_shares, wilson
 from timemaster.metrics.paired import Paired, check_pairs, mcnemar, sign_flip
 from timemaster.types import Example, Group, InputError
@@ -153,10 +153,12 @@ class Evaluation(ABC):
                 f"{answer.prediction!r} (truth {answer.truth!r}). Give every number, also where the prediction is None."
             )
         answer = replace(answer, numbers=numbers or {})
-        return replace(answer, outcome=self.outcome(answer))
+        outcome = self.outcome(answer)
+        assert outcome in OUTCOMES, outcome
+        return replace(answer, outcome=outcome)
 
     def outcome(self, answer: Answer) -> str:
-        """One of `answers.OUTCOMES` for a measured answer."""
+        """One of OUTCOMES for a measured answer."""
         value = answer.numbers.get(self.headline.name)
         if value is None:
             return "unscored"
