@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers import question
 from timemaster.config import Config
-from timemaster.rollout.loop import Request
+from timemaster.rollout.progress import Request
 from timemaster.types import Group, InputError, Prompt, PromptRow, Sampling
 from timemaster.workers import handle
 from timemaster.workers.dispatch import Dispatcher, EngineReport
@@ -72,7 +72,7 @@ class Loop:
     def num_unfinished(self) -> int:
         return sum(request.sampling.n for request in self.open)
 
-    def advance(self) -> list[tuple[int, Group]]:
+    def advance(self, seconds: float) -> list[tuple[int, Group]]:
         request = self.open.pop()
         if request.key == self.fails_at:
             raise InputError("a reward failed")

@@ -377,6 +377,7 @@ def test_a_failure_leaves_out_its_rollout_alone() -> None:
             failure=failure, score=Score(total=total, parts={}, unknown=("environment",) if failure else unknown),
         )  # fmt: skip
 
+    centred = AlgorithmConfig(norm_adv_by_std_in_grpo=False)
     group = Group(question("r", []), [rollout(1.0), rollout(0.0, failure="gone"), rollout(3.0)])
     centred = AlgorithmConfig(norm_adv_by_std_in_grpo=False)
     for on_unknown in ("rollout", "group"):

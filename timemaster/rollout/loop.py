@@ -22,6 +22,8 @@ from timemaster.system.calls import CallsStuck, described
 from timemaster.tokens.render import Renderer
 from timemaster.types import Completion, Example, Group, InputError, Prompt, Rollout, Sampling, Score
 
+SECONDS_TO_CLOSE = 10.0  # time that `abandon` gives environments to close
+
 
 class Scoring(Protocol):
     """What scores the rollouts of one prompt."""
@@ -31,7 +33,6 @@ class Scoring(Protocol):
 
 
 StartGroup = Callable[[Example, int], Scoring]  # given the example and the number of its rollouts
-SECONDS_TO_CLOSE = 10.0  # that `abandon` waits for environments
 
 
 @dataclass(frozen=True, slots=True)

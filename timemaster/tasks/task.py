@@ -22,7 +22,7 @@ from timemaster.types import InputError
 class Task:
     """One dataset as a task. Example: Task(name="height", data_source="height", rewards=(…,), evaluation=MeanError())
 
-    Raises InputError when a number is out of range, or two reward parts could not be told apart in the log.
+    Raises InputError when there are no rewards, or two reward parts could not be told apart in the log.
     """
 
     name: str  # of scripts and folders, such as data/<name>_image

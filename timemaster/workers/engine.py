@@ -16,7 +16,8 @@ from timemaster.models.vision import vision_spec
 from timemaster.models.weights import check_weights
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.engines import make_engine, preload
-from timemaster.rollout.loop import Request, RolloutLoop
+from timemaster.rollout.loop import RolloutLoop
+from timemaster.rollout.progress import Request
 from timemaster.system.process import check_visible_gpus, peak_memory_gib, use_cores
 from timemaster.tasks import load_tasks
 from timemaster.tasks.scorer import make_judge, make_scorer
