@@ -72,7 +72,7 @@ class Loop:
     def num_unfinished(self) -> int:
         return sum(request.sampling.n for request in self.open)
 
-    def advance(self) -> list[tuple[int, Group]]:
+    def advance(self, seconds: float) -> list[tuple[int, Group]]:
         request = self.open.pop()
         if request.key == self.fails_at:
             raise InputError("a reward failed")

@@ -493,6 +493,7 @@ def test_abandon_aborts_requests_and_closes_every_environment_once(renderer) -> 
             break
         threading.Event().wait(0.01)
     assert [one.num_closed for one in Replies.made] == [1] * 4
+    assert not began.acquire(blocking=False), "an environment was stepped after it was closed"
     (group,) = run(loop_of(engine, renderer, None))
     assert group.rollouts[0].finish_reason == "stop"
 

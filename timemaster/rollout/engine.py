@@ -47,7 +47,7 @@ class Engine(Protocol):
         """
 
     def step(self) -> list[tuple[str, list[Completion]]]:
-        """Advance a little; the requests that finished. Call while `busy`."""
+        """Decode a little. Returns the requests that are finished, by key. To be called while `busy`."""
 
     def busy(self) -> bool:
         """Whether any request is unfinished."""
@@ -56,7 +56,7 @@ class Engine(Protocol):
         """Drop unfinished requests: nothing comes back for them."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Open the wire."""
+        """Open the connection by which weights arrive."""
 
     def start_weight_update(self) -> None:
         """Begin to receive a full set of weights."""
@@ -65,7 +65,7 @@ class Engine(Protocol):
         """Receive one chunk."""
 
     def finish_weight_update(self) -> None:
-        """Make the received weights the ones that sample; every cache of the old ones is dropped.
+        """Sample with the received weights from now on; all caches of the old weights are dropped.
 
         Raises InputError, and leaves the update unfinished, when a weight has not arrived.
         """
@@ -77,10 +77,10 @@ class Engine(Protocol):
         """A digest per weight, to compare before and after an update."""
 
     def wipe_weights(self) -> None:
-        """Set every weight to zero that an update brings, so that the next one must bring all of them."""
+        """Set all weights that updates bring to zero, to prove that the next update brings all of them."""
 
     def sleep(self) -> None:
         """Give device memory back."""
 
     def wake(self, tags: list[str]) -> None:
-        """Take device memory again: "weights", then "kv_cache"."""
+        """Allocate device memory again. `tags`: "weights", "kv_cache" or both; weights first."""

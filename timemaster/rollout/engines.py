@@ -28,7 +28,7 @@ def resolve_engine(name: str) -> str:
 
 
 def preload(name: str, device: str) -> None:
-    """Import what the engine needs: half a minute that can pass while the driver reads data."""
+    """Import what the engine needs. It takes up to half a minute, in which the driver can read data."""
     if name == "vllm":
         from timemaster.rollout.vllm import quiet_environment
 

@@ -54,6 +54,8 @@ class Environments:
         def step(made: Future[Environment]) -> None:
             if error := made.exception():
                 answer.set_exception(error)
+            elif one.is_closed:  # nobody waits for the reply any more
+                answer.cancel()
             else:
                 self._step(one.spec, made.result(), turn).add_done_callback(tell)
 

@@ -233,7 +233,7 @@ class HfEngine:
                 tensor.data.zero_()
 
     def sleep(self) -> None:
-        """Nothing to give back: this engine is for machines that take turns in time, not in memory."""
+        """Does nothing: this engine keeps its memory."""
 
     def wake(self, tags: list[str]) -> None:
         """See `sleep`."""

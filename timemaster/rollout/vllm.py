@@ -29,7 +29,7 @@ from timemaster.types import Completion, Prompt, Sampling
 
 
 def quiet_environment() -> None:
-    """Settings that vLLM reads at import. Its log is held to errors so that it does not bury ours."""
+    """Set the environment variables that vLLM reads at import. It logs errors only, so that our log stays readable."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -39,9 +39,9 @@ def quiet_environment() -> None:
 
 @contextmanager
 def without_odd_modules() -> Iterator[None]:
-    """Hides modules with values that have a `__dict__` which is none (llvmlite's library, loaded by numba).
+    """Hide modules that hold an object whose `__dict__` is not a dict, such as llvmlite's library, loaded by numba.
 
-    vLLM's start looks through the values of all modules and fails on them.
+    When vLLM starts, it inspects the values of all modules and fails on such an object.
     """
     held = {name: module for name, module in list(sys.modules.items()) if any(map(_is_odd, _values(module)))}
     for name in held:
@@ -190,7 +190,7 @@ class VllmEngine:
     def finish_weight_update(self) -> None:
         self._arrivals.check()
         self._llm.finish_weight_update()
-        # All three belong together: the scheduler and the worker must forget the old weights' results alike.
+        # All three are needed: scheduler and worker must both drop what was computed with the old weights.
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache after an update of weights: requests are still running")
         self._llm.reset_mm_cache()

@@ -23,12 +23,12 @@ from timemaster.rollout.wire import Chunk, unpack
 
 
 class WorkerExtension:
-    """What vLLM's workers can do beyond their own; naming it also makes vLLM import this module there."""
+    """Methods added to vLLM's workers. Because vLLM is given its name, it imports this module in each worker."""
 
     model_runner: Any
 
     def own_head(self, language_model: str) -> bool:
-        """Whether the head keeps a weight of its own. On CPU it does also when tied: a copy, packed for the kernel.
+        """Whether the head has a weight of its own. On CPU a tied head has one too: a copy, packed for the kernel.
 
         `language_model`: path of the module in vLLM's model that has the head, see `Family.vllm_language_model`.
         """
@@ -44,15 +44,15 @@ class WorkerExtension:
 
 
 class BanVisionTokens(FirstRunnerProcessor, SecondRunnerProcessor):
-    """Forbids the vision tokens of the model it serves, for every request.
+    """Forbids sampling the vision tokens, in every request.
 
-    vLLM has two model runners with an interface each (the second takes over where Triton works, on GPUs); this class
-    fits both, whichever vLLM picks.
+    vLLM has two model runners, each with an interface of its own; the second is used where Triton works, on GPUs. This
+    class has both interfaces.
     """
 
     def __init__(self, vllm_config: Any, where: Any, is_pin_memory: bool = False) -> None:
         """`where`: the device (first runner), or the state of the requests (second)."""
-        # Not a tensor: vLLM builds this in its memory pool for weights, which a level-2 sleep discards.
+        # A list, not a tensor: vLLM allocates tensors here in its pool for weights, which a level-2 sleep discards.
         self._banned = vision_spec(vllm_config.model_config.hf_config.to_dict(), 0, 0).banned_token_ids
 
     def apply(self, logits: torch.Tensor, context: Any = None) -> torch.Tensor:
@@ -69,7 +69,7 @@ class BanVisionTokens(FirstRunnerProcessor, SecondRunnerProcessor):
 
 @dataclass
 class ChunkInfo(WeightTransferUpdateInfo):
-    """One portion of weights."""
+    """One chunk of weights."""
 
     chunk: Chunk
 

@@ -1,4 +1,4 @@
-"""Weights on their way from trainer to engine: chunks of named arrays, and a count of what has arrived.
+"""Weights sent from trainer to engine: chunks of named arrays, and a record of which have arrived.
 
 The GPU wires ("ipc", "nccl") are vLLM's own; chunks are for CPU machines and for the hf engine.
 """
@@ -21,7 +21,7 @@ Chunk = list[tuple[str, str, tuple[int, ...], Any]]  # (name, dtype, shape, byte
 
 
 def pack(weights: list[tuple[str, torch.Tensor]]) -> Chunk:
-    """Named CPU tensors as plain arrays (numpy has no bfloat16, so the bytes travel)."""
+    """Named CPU tensors as plain arrays of bytes: numpy has no bfloat16."""
     import torch
 
     chunk: Chunk = []
@@ -32,7 +32,7 @@ def pack(weights: list[tuple[str, torch.Tensor]]) -> Chunk:
 
 
 def unpack(chunk: Chunk) -> list[tuple[str, torch.Tensor]]:
-    """The named tensors of a chunk, in memory of their own: a receiver may keep them until a layer is complete."""
+    """The named tensors of a chunk, copied: a receiver may keep them until a layer is complete."""
     import torch
 
     return [
@@ -42,9 +42,9 @@ def unpack(chunk: Chunk) -> list[tuple[str, torch.Tensor]]:
 
 
 class Arrivals:
-    """The names of an update's weights as they arrive, whatever the wire.
+    """Records which weights of an update have arrived, on any wire.
 
-    No engine misses a weight that does not come: the old one stays in its place.
+    Engines do not notice a weight that is not sent: they go on with the old one.
     """
 
     def __init__(self, model_path: str, own_head: bool, preserve: Sequence[str]) -> None:
@@ -55,16 +55,16 @@ class Arrivals:
         self._missing: set[str] = set()
 
     def begin(self) -> None:
-        """An update starts: everything has to come."""
+        """An update starts: all expected weights are missing."""
         self._missing = set(self._expected)
 
     def add(self, update_info: dict[str, Any]) -> None:
-        """What one call of `update_weights` brings."""
+        """Record the weights of one call of `update_weights`."""
         names = update_info["names"] if "names" in update_info else [name for name, *_ in update_info["chunk"]]
         self._missing.difference_update(names)
 
     def check(self) -> None:
-        """The update is said to be whole. Raises InputError when it is not."""
+        """The update is finished. Raises InputError that names the weights which have not arrived."""
         if self._missing:
             names = sorted(self._missing)
             shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
