@@ -115,7 +115,7 @@ def difference(check: str, place: Place, head: str) -> list[Row]:
         engine=engine,
         renderer=renderer,
         score=settled(Score(total=0.0, parts={})),
-        respond=lambda example: None,
+        environment=lambda example: None,
         max_model_len=config.data.max_prompt_length + config.data.max_response_length,
     )
     rollouts = [r for group in loop.run(jobs, Sampling(n=8, max_tokens=48), 0, "smoke") for r in group.rollouts]

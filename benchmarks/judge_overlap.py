@@ -68,7 +68,7 @@ class Step:
         """Seconds, and what was answered."""
         jobs = [(row, self.renderer.prompt(row)) for row in self.rows]
         loop = RolloutLoop(
-            engine=self.engine, renderer=self.renderer, score=score, respond=lambda _: None, max_model_len=640
+            engine=self.engine, renderer=self.renderer, score=score, environment=lambda _: None, max_model_len=640
         )
         sampling = Sampling(n=self.options.answers, temperature=1.0, max_tokens=MAX_TOKENS)
         begin = time.perf_counter()

@@ -28,7 +28,10 @@ from timemaster.types import Example, Message, Part, Rollout
 logger = logging.getLogger(__name__)
 
 LABELS = ("Desktop", "Laptop")
-PARTS = (RewardPart("accuracy", 0.9, accuracy(LABELS)), RewardPart("extension", 0.5, extension(LABELS)))
+PARTS = (
+    RewardPart("accuracy", 0.9, accuracy(LABELS)),
+    RewardPart("extension", 0.5, extension(), only_if="accuracy"),
+)
 ROW = Example(
     id="row", messages=[Message("user", [Part("text", text="Which?")])], answer="Laptop", data_source="computer_dataset"
 )
@@ -56,7 +59,7 @@ def main() -> None:
         begin = time.perf_counter()
         scores = [future.result() for future in [scorer.submit(rollout(i), ROW) for i in range(options.rollouts)]]
         seconds = time.perf_counter() - begin
-        known = sum(not score.unknown for score in scores)
+        known = sum(score is not None and not score.unknown for score in scores)
         most = server.most_in_flight
     logger.info("%d of %d scored in %.2f s, %d calls at once at most", known, len(scores), seconds, most)
     logger.info("one after the other: %.0f s (computed)", options.rollouts * options.seconds)

@@ -1,9 +1,9 @@
 """CTU, computer type usage: is a day of electricity use a desktop's or a laptop's?
 
-The set is `Computers` of the UCR archive: 250 days for training and 250 for testing, half of them desktops, one
-reading per two minutes (720 a day). It comes from the British study "Powering the Nation" (1 is desktop, 2 laptop).
-The archive's values are z-scored day by day: the watts are gone, only the shape is left, and the question says so.
-The data are fetched from the archive, or read from a folder: `--source DIR` with Computers_TRAIN.ts and _TEST.ts.
+The set is `Computers` of the UCR archive: 250 days for training and 250 for testing, half of them desktops, with a
+reading every two minutes (720 a day). It comes from the British study "Powering the Nation" (1 is desktop, 2 laptop).
+The archive's values are z-scored day by day: only the shape is left, not the watts, and the question says so. The data
+are downloaded from the archive, or read from a folder: `--source DIR` with Computers_TRAIN.ts and Computers_TEST.ts.
 
     bash example/data_preprocess/ctu.sh
 """
@@ -47,7 +47,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: SeriesClassification) -> str:
-    """Facts of the day: how often and how long it is high and, with axes, resting level, highest reading and when."""
+    """How often and how long the day is high; with axes, also the resting level, the highest reading and its time."""
     values = series.values[0]
     rest, top = statistics.median(values), max(values)
     is_high = [value > (rest + top) / 2 for value in values]

@@ -1,20 +1,19 @@
 """ECG: is a heart's rhythm normal, in atrial fibrillation, otherwise unusual, or is the recording too noisy to tell?
 
 The PhysioNet/CinC Challenge 2017 (ODC-BY): 8528 recordings of a hand-held device with one lead, 9 to 61 seconds at
-300 Hz, here in windows of 1500 readings (5 seconds) without overlap. **A window has its recording's class**: a short
-episode of another rhythm may be missing from it, which bounds any accuracy.
+300 Hz, cut here into windows of 1500 readings (5 seconds) without overlap. **A window has the class of its recording**.
+A window may lack the short episode of another rhythm that gave the recording its class; this limits any accuracy.
 
-Sources, fetched from PhysioNet or in `--source DIR` (or a zip):
-- the records with their REFERENCE.csv (training2017.zip, or PhysioNet's folder training/): cut by whole recordings into
-  80, 10 and 10 %, with the shares of the classes kept and a fixed seed; meta["group"] is the recording. Values in
+Sources, downloaded from PhysioNet or given as `--source DIR` (or a zip):
+- the records with their REFERENCE.csv (training2017.zip, or PhysioNet's folder training/). Whole recordings are split
+  into 80, 10 and 10 % with a fixed seed, and classes keep their shares; meta["group"] is the recording. Values are in
   millivolts;
 - TF-C's train.pt, val.pt, test.pt, https://figshare.com/ndownloader/articles/19930253/versions/1 (43,673 windows),
-  which the published figures used, it seems. They name neither recordings nor units. Their classes are taken to be in
-  the order of LABELS, and a warning says so where the normal rhythm is not the most frequent one.
+  which the published figures seem to use. They contain neither the names of recordings nor units. Their classes are
+  assumed to have the order of LABELS; a warning says so if the normal rhythm is not the most frequent class.
 
-At most MAX_WINDOWS of a split are used, drawn with the shares of the classes: all of them would not fit in memory,
-and the published accuracies (60.00 and 25.40 %) fit 500 test windows. Classes are far from equal: about 60 % are
-normal.
+At most MAX_WINDOWS windows of a split are used, and classes keep their shares: all windows would not fit into memory,
+and the published accuracies (60.00 and 25.40 %) are possible with 500 test windows. About 60 % are normal.
 
     bash example/data_preprocess/ecg.sh
 """
@@ -54,7 +53,7 @@ RATE = 300  # readings per second
 LENGTH = 1500  # readings of a window
 MAX_WINDOWS = {"train": 8000, "validation": 500, "test": 500}
 SPLIT_SEED = 1
-REFRACTORY = 60  # readings, 0.2 seconds: no heart beats twice within them
+REFRACTORY = 60  # readings, 0.2 seconds: no heart beats twice in this time
 
 QUESTION = """<image>
 This signal is an electrocardiogram from a hand-held device with one lead: 1500 readings in order of time, 300 per
@@ -84,7 +83,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
         else:
             raise InputError(
                 f"{source}: holds neither REFERENCE.csv with its records (PhysioNet's training2017.zip) nor train.pt "
-                "(TF-C). See recipes/ecg.py for where they are to be had."
+                "(TF-C). recipes/ecg.py says where to get them."
             )
     check_splits(splits, {split: len(series) for split, series in splits.items()}, LENGTH)
     return splits
@@ -92,14 +91,12 @@ def load(source: Path | None) -> dict[str, list[Series]]:
 
 def _read_tfc(folder: Path) -> dict[str, list[Series]]:
     splits = read_tfc(folder, dict(enumerate(LABELS)), MAX_WINDOWS)
-    logger.warning(
-        "These files do not name recordings: whether windows of one recording are in several splits cannot be seen."
-    )
+    logger.warning("These files do not name recordings, so windows of one recording may be in several splits.")
     (label, _), *_ = Counter(series.label for series in splits["train"]).most_common(1)
     if label != LABELS[0]:
         logger.warning(
-            "The most frequent class is %r; in the Challenge it is the normal rhythm. The classes of these files may "
-            "be in another order than LABELS.", label,
+            "The most frequent class is %r, but in the Challenge it is the normal rhythm. The classes of these files "
+            "may have another order than LABELS.", label,
         )  # fmt: skip
     return {split: numbered(series) for split, series in splits.items()}
 
@@ -119,7 +116,7 @@ def _read_records(reference: Path) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: SeriesClassification) -> str:
-    """Facts of the window: number of peaks that stand out, the distances between them and, with axes, the range."""
+    """The number of prominent peaks and the distances between them; with axes, also the range of values."""
     values = series.values[0]
     rest = median(values)
     half = max(abs(value - rest) for value in values) / 2

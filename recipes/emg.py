@@ -1,22 +1,24 @@
 """EMG: is a muscle healthy, or is the muscle or its nerve diseased?
 
 PhysioNet's emgdb 1.0.0 (ODC-BY): needle electromyograms of the tibialis anterior of three people, 4 kHz, millivolts,
-here in windows of 1500 readings. **The recording is the class**: one person is healthy, one has a myopathy, one a
-neuropathy. Every test window comes from a person of the training windows, so an accuracy tells about telling these
-three recordings apart and not about diagnosing a fourth person; the standard deviation of a window nearly suffices.
+cut here into windows of 1500 readings. **Each class is one recording**: one person is healthy, one has a myopathy, one
+a neuropathy. Every test window comes from a person of the training windows. So an accuracy says how well these three
+recordings can be told apart, not how well a fourth person can be diagnosed. The standard deviation of a window is
+nearly enough to tell them apart.
 
-Sources, fetched from PhysioNet or in `--source DIR` (or a zip):
-- emg_healthy, emg_myopathy, emg_neuropathy (.hea, .dat): cut by time, the first 60 % of each recording for training,
+Sources, downloaded from PhysioNet or given as `--source DIR` (or a zip):
+- emg_healthy, emg_myopathy, emg_neuropathy (.hea, .dat): split by time, the first 60 % of each recording for training,
   then 20 % for validation and 20 % for testing, so that neighbours in time are mostly in one split;
 - TF-C's train.pt, val.pt, test.pt (122, 41 and 41 windows),
-  https://figshare.com/ndownloader/articles/19930250/versions/1, which the published figures used, it seems; this host
-  turns scripts away at times: use a browser;
+  https://figshare.com/ndownloader/articles/19930250/versions/1, which the published figures seem to use. This host
+  sometimes refuses scripts: use a browser;
 - EMG_TRAIN.ts, EMG_TEST.ts (122 and 41 windows);
-- the UCR archive's `NerveDamage` (.ts, .arff), which was not at hand here: its classes are read by their names, and
-  where the file has numbers instead it is refused, for their order is not known.
+- the UCR archive's `NerveDamage` (.ts, .arff), which we did not have. Its classes are read by name; a file with numbers
+  instead is refused, because their order is not known.
 
-Class 1 is myopathy and class 2 neuropathy in the files of TF-C. A copy that is about has the two names swapped; the
-median peak-to-peak of 0.06, 0.10 and 0.33 mV for 0, 1 and 2 speaks for the order here: large units are neuropathy's.
+In the files of TF-C, class 1 is myopathy and class 2 neuropathy. Another copy in circulation has the two names swapped.
+The median peak-to-peak values of 0.06, 0.10 and 0.33 mV for classes 0, 1 and 2 support the order used here, because
+large units are typical of neuropathy.
 
     bash example/data_preprocess/emg.sh
 """
@@ -69,8 +71,8 @@ def load(source: Path | None) -> dict[str, list[Series]]:
         splits = _read(folder, source)
     check_splits(splits, {split: len(series) for split, series in splits.items()}, LENGTH)
     logger.warning(
-        "EMG has one recording, of one person, for each class: test windows come from the persons of the training "
-        "windows. Accuracies tell about these three recordings, not about other people."
+        "EMG has one recording of one person for each class: test windows come from the persons of the training "
+        "windows. Accuracies hold for these three recordings, not for other people."
     )
     return splits
 
@@ -86,7 +88,7 @@ def _read(folder: Path, source: Path) -> dict[str, list[Series]]:
         return read_splits(path.parent, ARCHIVE, {label: label for label in LABELS})
     raise InputError(
         f"{source}: holds none of emg_healthy.hea (PhysioNet's emgdb), train.pt (TF-C), EMG_TRAIN.ts and "
-        f"{ARCHIVE}_TRAIN.ts. See recipes/emg.py for where they are to be had."
+        f"{ARCHIVE}_TRAIN.ts. recipes/emg.py says where to get them."
     )
 
 
@@ -95,7 +97,9 @@ def _cut_by_time(folder: Path) -> dict[str, list[Series]]:
     for record, label in RECORDS.items():
         cut = list(windows(read_record(folder / record, RATE), LENGTH))
         if not cut:
-            raise InputError(f"{folder / record}: all of {label}, and shorter than a window of {LENGTH} readings.")
+            raise InputError(
+                f"{folder / record}: the only recording of {label} is shorter than a window of {LENGTH} readings."
+            )
         for split, (first, last) in SHARES.items():
             part = cut[round(first * len(cut)) : round(last * len(cut))]
             splits[split] += [Series([values], label, 0, {"record": record}) for values in part]
@@ -103,7 +107,7 @@ def _cut_by_time(folder: Path) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: SeriesClassification) -> str:
-    """Facts of the window: standard deviation, largest peak and, with axes, where it is, zero crossings."""
+    """The standard deviation and the largest peak; with axes, also its position and the number of zero crossings."""
     values = series.values[0]
     mean, peak = fmean(values), max(values, key=abs)
     spread = math.sqrt(fmean([(value - mean) ** 2 for value in values]))
@@ -123,7 +127,7 @@ TASK = SeriesClassification(
     question=QUESTION,
     load=load,
     plot=PlotStyle(title="EMG Signal", x_label="Timestamp", y_label="Amplitude (mV)"),
-    # Without tick labels, one scale for all: the size of the potentials is what tells the classes apart.
+    # One scale for all, because the classes differ in the size of the potentials and there are no tick labels.
     small_plot=PlotStyle(width=112, height=112, line_width=1.0, axes=False, y_range=(-0.3, 0.3)),
     decimals=4,  # the recorder's step is 1/6600 mV
     rewards=(RewardPart("accuracy", 0.9, accuracy(LABELS)), RewardPart("format", 0.1, format_strict)),

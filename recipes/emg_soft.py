@@ -1,8 +1,8 @@
 """EMG with advice: the answer has a third block, <extension>, which a judge grades (the paper's soft reward).
 
-Signals, classes and sources are those of `recipes/emg.py`. The judge is asked only when class and format are right; its
-score, 0 to 1, adds up to 0.5 to the reward. It is an OpenAI-compatible model: judge.model, judge.base_url,
-judge.api_key_env. There is no explainer: advice made from the label alone would be what the reward calls generic.
+Signals, classes and sources are those of `recipes/emg.py`. The judge is asked only when class and format are right. Its
+score, 0 to 1, adds up to 0.5 to the reward. The judge is an OpenAI-compatible model: judge.model, judge.base_url,
+judge.api_key_env. There is no explainer, because advice made from the label alone would be generic.
 
     bash example/data_preprocess/emg_soft.sh
 """
@@ -28,7 +28,7 @@ TASK = replace(
     rewards=(
         RewardPart("accuracy", 0.9, accuracy(LABELS)),
         RewardPart("format", 0.1, format_tags(("think", "class", "extension"))),
-        RewardPart("extension", 0.5, extension(LABELS)),
+        RewardPart("extension", 0.5, extension(), only_if=("accuracy", "format")),
     ),
     explain=None,
 )

@@ -1,15 +1,15 @@
 """HAR: what is a person doing who carries a phone at the waist?
 
 UCI HAR, "Human Activity Recognition Using Smartphones" (CC BY 4.0): 30 volunteers, six activities, 50 Hz, windows of
-128 readings (2.56 seconds) that overlap by half. Used are the three axes of the body's acceleration, in units of g,
-from which the archive has removed gravity by a filter: lying, sitting and standing hardly differ in them.
+128 readings (2.56 seconds) that overlap by half. This recipe uses the three axes of the body's acceleration, in units
+of g. The archive has removed gravity from them with a filter, so lying, sitting and standing hardly differ.
 
-The split is the archive's, by volunteers: 7352 windows of 21 for training, 2947 of the other 9 for testing. Where the
-files subject_train.txt and subject_test.txt are there, meta["group"] is the volunteer, and validation is cut from the
-training windows by whole volunteers; without them neighbours that overlap get torn apart, and a warning says so. The
-archive is fetched, or read from a folder or zip (`--source`): plain or gzipped, with or without 'Inertial Signals/'.
-TF-C's HAR files (train.pt, val.pt, test.pt) are not read: they name neither their nine channels nor the volunteers.
-TimerBed's "HAR" (WalkingSittingStanding) has windows of 206 readings: figures on it do not compare with those here.
+The split is the archive's, by volunteers: 7352 windows of 21 volunteers for training, 2947 of the other 9 for testing.
+If subject_train.txt and subject_test.txt exist, meta["group"] is the volunteer, and validation consists of whole
+volunteers. Without these files, windows that overlap may be in different splits, and a warning says so. The archive is
+downloaded, or read from a folder or zip (`--source`): plain or gzipped, with or without 'Inertial Signals/'. TF-C's HAR
+files (train.pt, val.pt, test.pt) are refused, because they name neither their nine channels nor the volunteers.
+TimerBed's "HAR" (WalkingSittingStanding) has windows of 206 readings; figures on it are not comparable with those here.
 
     bash example/data_preprocess/har.sh
 """
@@ -61,15 +61,15 @@ def load(source: Path | None) -> dict[str, list[Series]]:
     with opened(source or download(URL), "y_train.txt*") as folder:
         if find(folder, "train.pt") and not find(folder, "y_train.txt*"):
             raise InputError(
-                f"{source}: holds TF-C's train.pt, whose nine channels are not named: which of them are the body's "
-                "acceleration is not known. Give the folder or zip of UCI HAR."
+                f"{source}: contains TF-C's train.pt, whose nine channels have no names: it is not known which are the "
+                "body's acceleration. Give the folder or zip of UCI HAR."
             )
         splits = read_uci_har(folder, CHANNELS, CLASSES)
     check_splits(splits, PUBLISHED, LENGTH)
     if any("group" not in item.meta for series in splits.values() for item in series):
         logger.warning(
-            "subject_train.txt or subject_test.txt is not there, so who was recorded is unknown: validation is cut at "
-            "random from the training windows, which overlap, and will look better than the test."
+            "subject_train.txt or subject_test.txt does not exist, so the volunteers are unknown: validation is a "
+            "random part of the training windows, which overlap, and will look better than the test."
         )
     return splits
 
@@ -97,7 +97,7 @@ TASK = SeriesClassification(
     question=QUESTION,
     load=load,
     plot=PlotStyle(title="HAR singles", x_label="Timestamp", y_label="Body Linear Acceleration", channels=CHANNELS),
-    small_plot=replace(SMALL_PLOT, rows=True),  # which the tiny model tells apart sooner than lines that cross
+    small_plot=replace(SMALL_PLOT, rows=True),  # the tiny model learns them sooner than lines that cross
     rewards=(RewardPart("accuracy", 0.9, accuracy(LABELS)), RewardPart("format", 0.1, format_strict)),
     decimals=3,  # sitting, standing and lying differ in the third
     explain=explain,

@@ -1,13 +1,13 @@
 """ItalyPowerDemand: is a day of Italy's electricity demand from the winter or the summer half of the year?
 
-The set comes with sktime, so it needs no download: 1096 days of 24 hourly values, z-scored day by day. Class 1 is
-October to March, class 2 April to September, says the file's header, in that order; the data agree: the mean day of
-class 1 has its evening peak at 19 hours (dark early), that of class 2 at 21 hours (dark late).
+The set is part of sktime, so it needs no download: 1096 days of 24 hourly values, z-scored day by day. According to the
+header of the file, class 1 is October to March and class 2 April to September. The data agree: the mean day of class 1
+has its evening peak at 19 hours (it gets dark early), that of class 2 at 21 hours (it gets dark late).
 
 **The split is ours, not the archive's.** The archive has 67 days for training and 1029 for testing. The quickstart's
-model of a million parameters, which starts from random numbers, memorises 67 pictures and learns nothing about the
-rest. So all 1096 days are pooled and split again, by a fixed seed and with equal shares of the classes, into 768 for
-training and 328 for testing. Accuracies on this split must not be compared with published ones.
+model of 0.6 million parameters, which starts from random weights, would memorise 67 images and learn nothing about the
+rest. So all 1096 days are split again, with a fixed seed and equal shares of the classes, into 768 for training and 328
+for testing. Do not compare accuracies on this split with published ones.
 
     bash example/data_preprocess/italy_power.sh
 """
@@ -29,7 +29,7 @@ LENGTH = 24  # hours of a day
 TRAIN_SHARE = 768 / 1096
 SPLIT_SEED = 1
 
-# Short, for the quickstart pays for every token.
+# Short, because every token costs time in the quickstart.
 QUESTION = "<image>Power demand of a day: Winter or Summer? Use <think> and <class>."
 
 
@@ -49,7 +49,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: SeriesClassification) -> str:
-    """Facts of the day: the hour of the lowest demand, and of the highest before and from 18 hours on."""
+    """The hour of the lowest demand, and the hours of the highest demand before 18 hours and from then on."""
     values = series.values[0]
     low = min(range(LENGTH), key=values.__getitem__)
     first, second = max(range(18), key=values.__getitem__), max(range(18, LENGTH), key=values.__getitem__)

@@ -1,16 +1,16 @@
 """RCW: is there the call of a right whale in two seconds of underwater sound?
 
 The Marinexplore and Cornell University Whale Detection Challenge (Kaggle, 2013): 30,000 clips of 2 seconds at 2 kHz,
-4000 readings, of which 7027 hold an up-call of the North Atlantic right whale: about a second long, rising, 60 to 250
-Hz. In train.csv label 1 means that there is a call; **here RightWhale is class 0**, as in the published rewards, so
-never map these labels by number. The reading values are shares of full scale: the sound's pressure is not known.
+4000 readings. 7027 of them contain an up-call of the North Atlantic right whale: about a second long, rising, 60 to 250
+Hz. In train.csv, label 1 means that there is a call; **here RightWhale is class 0**, as in the published rewards, so
+never map these labels by number. The values are shares of full scale; the pressure of the sound is not known.
 
-Kaggle asks for a login, so nothing is fetched: get whale_data.zip and give it, or its folder, as `--source`; or the
-copy of the UCR archive, `RightWhaleCalls` (.ts, .arff or zip), which needs no login and has a split of its own. It was
-not at hand here: its classes are read by their names, and where the file has numbers instead it is refused. Kaggle's
-own test clips have no labels; NUM_CLIPS of the 30,000 are drawn and cut by a fixed seed, with the shares of the
-classes kept. (All clips need 4 GiB and more as numbers; the published split and its sizes are not known.) Three of
-four clips have no call: always saying NoWhale is right for 76.6 %.
+Kaggle requires a login, so nothing is downloaded. Get whale_data.zip and give it, or its folder, as `--source`. Or use
+the copy in the UCR archive, `RightWhaleCalls` (.ts, .arff or zip), which needs no login and has a split of its own. We
+did not have it: its classes are read by name, and a file with numbers instead is refused. Kaggle's own test clips have
+no labels, so NUM_CLIPS of the 30,000 training clips are drawn and split with a fixed seed, and classes keep their
+shares. (All clips need more than 4 GiB as numbers; the published split and its sizes are not known.) Three of four
+clips have no call: the answer NoWhale is right for 76.6 % of them.
 
     bash example/data_preprocess/rcw.sh --source whale_data.zip    # or RightWhaleCalls.zip
 """
@@ -32,7 +32,7 @@ CLASSES = {"1": "RightWhale", "0": "NoWhale"}  # of train.csv
 LABELS = ("RightWhale", "NoWhale")
 RATE = 2000  # readings per second
 LENGTH = 4000  # readings of a clip
-NUM_CLIPS = 10_000  # of all, at most: a tenth of them for testing, a tenth for validation
+NUM_CLIPS = 10_000  # at most; a tenth of them for testing, a tenth for validation
 SPLIT_SEED = 1
 BAND = (60.0, 250.0)  # Hz, of the up-call
 
@@ -52,7 +52,7 @@ NoWhale, inside <class> and </class>."""
 def load(source: Path | None) -> dict[str, list[Series]]:
     if source is None:
         raise InputError(
-            f"Kaggle's competition {COMPETITION} asks for a login: fetch whale_data.zip from "
+            f"Kaggle's competition {COMPETITION} requires a login: download whale_data.zip from "
             f"https://www.kaggle.com/c/{COMPETITION}/data in a browser, or with kaggle competitions download -c "
             f"{COMPETITION}, and give the zip or the folder with train.csv and the clips: --source DIR. The UCR "
             f"archive has a copy, {ARCHIVE}, without a login."
@@ -72,7 +72,7 @@ def _read(folder: Path, source: Path) -> dict[str, list[Series]]:
         most = {"train": NUM_CLIPS - test, "test": test}
         return {split: numbered(at_most(series, most[split])) for split, series in found.items()}
     if table is None:
-        raise InputError(f"{source}: neither train.csv nor {ARCHIVE}_TRAIN.ts in it. Give Kaggle's whale_data.zip.")
+        raise InputError(f"{source}: contains neither train.csv nor {ARCHIVE}_TRAIN.ts. Give Kaggle's whale_data.zip.")
     return _read_clips(folder, table)
 
 
@@ -87,9 +87,9 @@ def _read_clips(folder: Path, table: Path) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: SeriesClassification) -> str:
-    """Facts of the clip, for each quarter: the strongest frequency between 60 and 250 Hz, and that band's power.
+    """For each quarter of the clip: the strongest frequency between 60 and 250 Hz, and the power of this band.
 
-    A bare plot shows no frequencies: there it is the height of each quarter, as a share of the whole line's.
+    A bare plot does not show frequencies; then it is the height of each quarter as a share of the whole line's height.
     """
     import numpy as np
 

@@ -1,12 +1,12 @@
 """TEE, transient electromagnetic events: what kind of lightning did the satellite see?
 
 The set is `Lightning7` of the UCR archive: radio power that the FORTE satellite recorded for 800 microseconds, summed
-over frequency and smoothed to 319 readings; 70 events for training, 73 for testing, seven classes. The archive's
-values are z-scored event by event: only the shape is left, and the question says so. The archive's classes 0 to 6 are
-the kinds that it describes, in the order of LABELS; nothing in the files themselves says so. With 73 test events an
-accuracy has a standard error of about 5.5 points.
+over frequencies and smoothed to 319 readings; 70 events for training, 73 for testing, seven classes. The archive's
+values are z-scored event by event: only the shape is left, and the question says so. The classes 0 to 6 are assumed to
+be the kinds that the archive describes, in the order of LABELS; the files themselves do not say so. With 73 test
+events, an accuracy has a standard error of about 5.5 points.
 
-The data are fetched from the archive, or read from `--source DIR` with Lightning7_TRAIN.ts (or .arff) and _TEST.ts.
+The data are downloaded from the archive, or read from `--source DIR` with Lightning7_TRAIN.ts (or .arff) and _TEST.ts.
 
     bash example/data_preprocess/tee.sh
 """
@@ -57,7 +57,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: SeriesClassification) -> str:
-    """Facts of the event: where the highest peak is, how often and how long it is high and, with axes, levels."""
+    """The position of the highest peak, how often and how long the event is high; with axes, also levels."""
     values = series.values[0]
     rest, top = median(values), max(values)
     is_high = [value > (rest + top) / 2 for value in values]

@@ -63,10 +63,12 @@ def schema(section: Any) -> Any:
 def read_settings(section: type[Section], values: Mapping[str, Any], prefix: str = "") -> Section:
     """The settings that Hydra composed as a `section`: a Config, or a part of one whose keys start with `prefix`.
 
-    Raises InputError where a text or a list of texts is needed and something else is given.
+    Raises InputError for a setting that does not exist, and for a text or list of texts that is something else.
     """
     types, read = get_type_hints(section), dict(values)
     for name, value in values.items():
+        if name not in types:  # +key=value adds it
+            raise InputError(f"{prefix}{name}: there is no such setting. `--help` lists all of them.")
         if is_dataclass(types[name]):
             read[name] = read_settings(types[name], value, f"{prefix}{name}.")
         elif types[name] == list[str]:

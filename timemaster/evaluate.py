@@ -1,15 +1,16 @@
-"""Evaluation: answers to files of examples, what they are worth, and the files that let others check it.
+"""Evaluation: answers to files of examples, their metrics, and the files with which others can check them.
 
-EVAL=True in the scripts sets trainer.val_only=true and comes here. Written under the run's folder:
+EVAL=True in the scripts sets trainer.val_only=true, which starts `evaluate`. It writes in the run's folder:
 
-    eval/step_<N>/metrics.json  predictions.jsonl  confusion.png  config.yaml
+    eval/step_<N>/metrics.json  predictions.jsonl  config.yaml  and a picture, such as confusion.png
 
-(step_<N>_t0.4/ when sampled at that temperature, step_<N>_t0.4_n8/ with 8 samples of each row, a line each in
-predictions.jsonl, step_<N>_blank/ with blanked images, step_<N>_validation/ where the rows are not test.parquet's.)
-Rows that were left out are listed in the first of the folders. Each folder belongs to one evaluation at a time; a run
+The folder is step_<N>_t0.4/ for answers sampled at that temperature, step_<N>_t0.4_n8/ for 8 samples of each row (each
+has a line in predictions.jsonl), step_<N>_blank/ for blanked images, and step_<N>_validation/ for validation.parquet.
+Rows that were left out are listed in the first of the folders. Each folder is locked by one evaluation at a time. A run
 that is still training may be evaluated.
 
-Unparsed answers are a category of their own, never a class. While training, `validate` looks at data.val_files.
+How answers are read and measured is the task's matter: see metrics/evaluation.py. During training, `validate` answers
+data.val_files.
 """
 
 from __future__ import annotations
@@ -59,33 +60,32 @@ class Target:
     """One thing to evaluate. Example: Target(40, "checkpoints/…/global_step_40/huggingface", blank=False, …)"""
 
     step: int
-    model: str
-    blank: bool
-
+    model: str  # folder or hub id
+    blank: bool  # whether images are blanked
     temperature: float
     num_samples: int = 1  # of each row
     rows: str = "test"  # the names of the files, without .parquet
 
     @property
     def name(self) -> str:
+        """The name of its folder."""
         sampled = f"_t{self.temperature:g}" if self.temperature else ""
         sampled += f"_n{self.num_samples}" if self.num_samples > 1 else ""
         rows = "" if self.rows == "test" else f"_{self.rows}"
         return f"step_{self.step}{sampled}{rows}" + ("_blank" if self.blank else "")
 
 
-def validate(run: Run, workers: Workers, jobs: Sequence[PromptRow], step: int) -> dict[str, float]:
+def validate(run: Run, workers: Workers, rows: Sequence[PromptRow], step: int) -> dict[str, float]:
     """Answer the validation rows with the current weights. Returns the metrics by name, such as val/reward_mean."""
-    groups = answer(run.cfg, workers, jobs, version=step, title="validating", n=1)
-    evaluations = evaluations_of(load_tasks(run.cfg.data.recipes))
-    items = [answers_of(group, evaluations.get(group.example.data_source)) for group in groups]
-    metrics = validation_metrics(summarise(items, evaluations, run.cfg.data.seed))
+    groups = answer_rows(run.cfg, workers, rows, version=step, title="validating", n=1)
+    items = [answers_of(group, run.evaluations.get(group.example.data_source)) for group in groups]
+    metrics = validation_metrics(summarise(items, run.evaluations, run.cfg.data.seed))
     run.say(f"validation after step {step}: " + ", ".join(f"{k[4:]} {v:.3f}" for k, v in metrics.items()))
     return metrics
 
 
 def evaluate(cfg: Config) -> list[dict[str, Any]]:
-    """Evaluate data.test_files with every checkpoint asked for. Returns the metrics of each and writes the files."""
+    """Evaluate every checkpoint of eval.checkpoint on data.test_files: write the files, return the metrics of each."""
     from timemaster.media.images import blank
     from timemaster.workers.handle import Workers
 
@@ -102,50 +102,52 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
         workers = opened.enter_context(Workers(cfg, engine, trainers=False))
         renderer = make_renderer(cfg)
         forget_lists(folders[0])
-        jobs = load_prompts(cfg, cfg.data.test_files, renderer, folders[0])
+        rows = load_prompts(cfg, cfg.data.test_files, renderer, folders[0])
         run.say(f"starting the engine with {targets[0].model}")
-        spec = engine_spec(cfg, workers.device, targets[0].model, most_images(cfg, jobs), renderer.end_of_turn)
+        spec = engine_spec(cfg, workers.device, targets[0].model, most_images(cfg, rows), renderer.end_of_turn)
         workers.start(spec, training=None)
-        blanks = [blank(row.example) for row in jobs] if any(target.blank for target in targets) else []
-        blank_jobs = [PromptRow(example, renderer.prompt(example)) for example in blanks]
+        blanks = [blank(row.example) for row in rows] if any(target.blank for target in targets) else []
+        blank_rows = [PromptRow(example, renderer.prompt(example)) for example in blanks]
         results, loaded = [], targets[0].model
         for target, folder in zip(targets, folders, strict=True):
             if target.model != loaded:
                 workers.load_engines(read_layers(local_folder(target.model, cfg.model.revision)))
                 loaded = target.model
-            shown = blank_jobs if target.blank else jobs
-            groups = answer(cfg, workers, shown, version=target.step, title=target.name, n=cfg.eval.n)
+            shown = blank_rows if target.blank else rows
+            groups = answer_rows(cfg, workers, shown, version=target.step, title=target.name, n=cfg.eval.n)
             results.append(write_results(folder, cfg, target, groups))
     return results
 
 
 def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
-    """What eval.checkpoint and eval.blank_images ask for. InputError when a checkpoint is not there, or not whole."""
-    have = by_step(folder, "global_step_*")
-    found: list[tuple[int, str]] = []
+    """What eval.checkpoint and eval.blank_images ask for. InputError when a checkpoint is missing or incomplete."""
+    saved = by_step(folder, "global_step_*")
+    models: list[tuple[int, str]] = []  # step, folder
     for name in cfg.eval.checkpoint:
-        if name == "base" or (name == "latest" and not have):
-            found.append((0, cfg.model.path))
+        if name == "base" or (name == "latest" and not saved):
+            models.append((0, cfg.model.path))
             continue
-        step = max(have) if name == "latest" else int(name)
-        if step not in have:
-            raise InputError(f"eval.checkpoint={name}: {folder} has {sorted(have) or 'none'}; or latest, base.")
-        check_whole(have[step])
-        found.append((step, str(have[step] / "huggingface")))
+        step = max(saved) if name == "latest" else int(name)
+        if step not in saved:
+            raise InputError(f"eval.checkpoint={name}: {folder} has {sorted(saved) or 'none'}; or latest, base.")
+        check_whole(saved[step])
+        models.append((step, str(saved[step] / "huggingface")))
     blanks = {"true": [True], "false": [False], "both": [False, True]}[cfg.eval.blank_images]
     how = (cfg.eval.temperature, cfg.eval.n, "+".join(dict.fromkeys(Path(file).stem for file in cfg.data.test_files)))
-    return [Target(step, model, b, *how) for step, model in dict.fromkeys(found) for b in blanks]
+    return [Target(step, model, b, *how) for step, model in dict.fromkeys(models) for b in blanks]
 
 
 def check_targets(folders: Sequence[str]) -> None:
-    """InputError when a model has other weights than the first: a running engine keeps what it is not given."""
+    """InputError when the weights of a model differ in name or shape: a running engine would mix them."""
     first, *others = dict.fromkeys(folders)
     wanted = stored_shapes(first) if others else {}
     for model in others:
         compare_weights(model, stored_shapes(model), wanted)
 
 
-def answer(cfg: Config, workers: Workers, rows: Sequence[PromptRow], version: int, title: str, n: int) -> list[Group]:
+def answer_rows(
+    cfg: Config, workers: Workers, rows: Sequence[PromptRow], version: int, title: str, n: int
+) -> list[Group]:
     """`n` answers per row, greedy unless eval.temperature says otherwise, with a progress bar."""
     e = cfg.eval
     sampling = Sampling(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from timemaster.cli import launch
 from timemaster.config import Config
+from timemaster.environments import environment_metrics
 from timemaster.metrics.summary import shown_in_training, training_numbers
 from timemaster.types import InputError
 
@@ -134,10 +135,13 @@ def sample_groups(run: Run, workers: Workers, rows: Sequence[PromptRow], step: i
     with run.phase("rollout"):
         by_row = dict(workers.rollout(rows, sampling, version=step - 1, seed=f"{cfg.data.seed}/{step}"))
     groups = [by_row[i] for i in range(len(rows))]
-    scores = [rollout.score for group in groups for rollout in group.rollouts]
-    unknown = [score.error for score in scores if score and score.unknown]
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    unknown = [r.score.error for r in rollouts if r.score and r.score.unknown and not r.failure]
     if unknown:
-        run.say(f"step {step}: {len(unknown)} of {len(scores)} answers could not be graded; the first: {unknown[0]}")
+        run.say(f"step {step}: {len(unknown)} of {len(rollouts)} answers could not be graded; the first: {unknown[0]}")
+    failures = [rollout.failure for rollout in rollouts if rollout.failure]
+    if failures:
+        run.say(f"step {step}: {len(failures)} of {len(rollouts)} rollouts failed; the first: {failures[0]}")
     return groups
 
 
@@ -198,7 +202,7 @@ def step_metrics(
 def rollout_metrics(groups: list[Group], evaluations: Evaluations) -> dict[str, float]:
     """Rewards and lengths of rollouts. Of a score with unknown parts, only the known parts are counted, by name."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    scores = [rollout.score for rollout in rollouts if rollout.score is not None]
+    scores = [rollout.score for rollout in rollouts if rollout.score is not None and not rollout.failure]
     known = [score for score in scores if not score.unknown]
     num_sampled = [sum(rollout.mask) for rollout in rollouts]
     totals = [{r.score.total for r in group.rollouts if r.score and not r.score.unknown} for group in groups]
@@ -212,6 +216,7 @@ def rollout_metrics(groups: list[Group], evaluations: Evaluations) -> dict[str, 
     if known:
         metrics["reward/mean"] = fmean(score.total for score in known)
         metrics["reward/zero_spread_groups"] = fmean(len(distinct) == 1 for distinct in totals if distinct)
+    metrics |= environment_metrics(groups)
     for name in sorted({name for score in scores for name in score.parts}):
         metrics[f"reward/{name}"] = fmean(score.parts[name] for score in scores if name in score.parts)
     return training_numbers(groups, evaluations) | metrics

@@ -91,8 +91,8 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = -1  # -1 keeps the whole vocabulary
     max_tokens: int = 1024
-    seed: int | None = None  # answers are reproducible when set
-    stop: tuple[str, ...] = ()  # sampling ends behind the token that completes one of these
+    seed: int | None = None  # answer k of the request is sampled with seed + k; None: not reproducible
+    stop: tuple[str, ...] = ()  # sampling ends after the token that completes one of these strings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,8 @@ class Completion:
 
     token_ids: list[int]  # as sampled, the end-of-turn token included
     logprobs: list[float]  # of the sampling policy (after temperature and bans), one per token
-    finish_reason: str  # "stop" or "length"
+    finish_reason: str  # "stop" (end of turn), "stop_string" or "length"
+    stop: str = ""  # the stop string that ended it; "" when none did
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,12 +117,12 @@ class Score:
 
 # Why a rollout ended.
 FINISH_REASONS = {
-    "stop": "the policy ended its turn and nothing follows",
-    "length": "a segment or the rollout reached its limit of tokens",
+    "stop": "the policy ended its turn, and nothing follows",
+    "length": "a sampled turn, or all of them together, reached the limit of tokens",
     "done": "the environment ended it",
-    "max_turns": "the environment's limit of turns",
-    "max_images": "the environment's limit of images",
-    "no_room": "the next turn does not fit the sequence",
+    "max_turns": "the environment's limit of sampled turns",
+    "max_images": "the environment's limit of added images",
+    "no_room": "the environment's reply does not fit into the sequence",
     "failure": "the environment failed or took too long",
 }
 
@@ -131,32 +132,34 @@ class Turn:
     """A piece of a rollout, in order. Example: Turn(kind="sampled", text="<code>1+1</code>", stop="</code>", …)"""
 
     kind: str  # "sampled" by the policy, or appended by the "environment"
-    text: str  # decoded; of a sampled turn without the end-of-turn token
-    token_ids: list[int] = field(default_factory=list)  # as they stand in the rollout
-    media: list[Media] = field(default_factory=list)  # that the turn brought, in order
+    text: str  # decoded; a sampled turn without the end-of-turn token; media of a reply are shown as <image>
+    token_ids: list[int] = field(default_factory=list)  # as they stand in the rollout; empty: the model never saw it
+    media: list[Media] = field(default_factory=list)  # images that the turn added, in order
     finish_reason: str = ""  # sampled: "stop" (end of turn), "stop_string" or "length"; environment: ""
     stop: str = ""  # the stop string that ended a sampled turn; "" when none did
-    overshoot: str = ""  # text sampled behind the stop string, in the same token; `text` ends with stop + overshoot
-    sampling: Sampling | None = None  # how a sampled turn was sampled
+    overshoot: str = ""  # text that the last token holds after the stop string; `text` ends with stop + overshoot
+    sampling: Sampling | None = None  # how a sampled turn was sampled; None for a turn of the environment
+    error: str = ""  # environment: Reply.error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What an environment says to a sampled turn. Example: Reply(parts=[Part("text", text="<output>2</output>")])
+    """An environment's answer to a sampled turn. Example: Reply(parts=[Part("text", text="<output>2</output>")])
 
-    `messages` are new chat turns (user or tool), after which the policy starts a new assistant turn; `parts` are
-    appended inside the assistant's own turn, which goes on. Give one of them, or neither with `done`.
+    `messages` are new chat turns (user or tool), after which the policy starts a new assistant turn. `parts` are
+    appended inside the assistant's own turn, which goes on; they need a turn that a stop string ended. Give one of the
+    two. A reply with neither ends the rollout.
     """
 
     messages: list[Message] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
-    done: bool = False  # the rollout ends here, after what is appended
-    numbers: dict[str, float] = field(default_factory=dict)  # for the log and for rewards; later ones replace earlier
-    error: str = ""  # of the model's making, such as code that raises: counted, and scored like any answer
-    failure: str = ""  # of the infrastructure: the rollout ends as unknown, is not scored and not learnt from
-    temperature: float | None = None  # of the next sampled turn; None: as the run's
+    done: bool = False  # the rollout ends here; messages and parts are kept in `Rollout.turns` without tokens
+    numbers: dict[str, float] = field(default_factory=dict)  # for the log and for rewards; later values replace earlier
+    error: str = ""  # a mistake of the model, such as code that raises: counted, and scored like any answer
+    failure: str = ""  # a failure of the infrastructure: the rollout ends, is not scored and not trained on
+    temperature: float | None = None  # of the next sampled turn, above 0; None: the run's
     stop: tuple[str, ...] | None = None  # stop strings of the next sampled turn; None: the environment's
-    max_tokens: int | None = None  # of the next sampled turn; None: what the budgets leave
+    max_tokens: int | None = None  # of the next sampled turn, at least 1; None: what the budgets leave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +175,10 @@ class Rollout:
     text: str  # the sampled turns, decoded, for people and rewards
     finish_reason: str  # why it ended, one of FINISH_REASONS
     turns: list[Turn] = field(default_factory=list)  # the sampled and the environment's turns, in order
+    has_environment: bool = False  # its task has one
+    temperatures: list[float] | None = None  # of sampling, one per token; None: the run's for all of them
     numbers: dict[str, float] = field(default_factory=dict)  # what its environment reported
-    failure: str = ""  # why its environment could not go on (infrastructure); then it is unknown, not scored
+    failure: str = ""  # why its environment could not go on (infrastructure); the rollout is then not scored
     score: Score | None = None
 
 
@@ -195,6 +200,7 @@ class Sample:
     media: list[Media]
     logprobs: list[float] | None = None  # old log-probs, one per token; None for supervised rows
     ref_logprobs: list[float] | None = None  # of the reference model, one per token; None without a KL term
+    temperatures: list[float] | None = None  # of sampling, one per token; None: the run's for all of them
     advantage: float = 1.0
     data_source: str = ""  # of the example
 

@@ -61,7 +61,7 @@ def test_sound_data_are_described_and_not_complained_about(data: Path):
     assert "Summer                        9   50.0 %" in text  # of 18: a tenth of 20 went to validation
     assert "1 channel(s) of 8 readings" in text
     assert "112 x 112 pixels, 16 vision tokens" in text  # (112 / 28)^2
-    assert "nothing to complain about" in text
+    assert "no findings" in text
 
 
 def test_the_contact_sheet_has_a_row_for_each_class(data: Path, tmp_path: Path):
@@ -302,11 +302,11 @@ def test_the_command_prints_a_report_and_tells_by_its_exit_code(data: Path, caps
         return int(str(stop.value.code))
 
     assert run() == 0
-    assert "nothing to complain about" in capsys.readouterr().out
+    assert "no findings" in capsys.readouterr().out
     assert (data / "test_sheet.png").is_file()
     shutil.copyfile(data / "test.parquet", data / "copy.parquet")
     assert run("test", "copy") == 1
-    assert "MUST BE MENDED: 6 series in two splits or files" in capsys.readouterr().out
+    assert "MUST BE FIXED: 6 series in two splits or files" in capsys.readouterr().out
     (data / "text.parquet").write_text("no", encoding="utf-8")
     assert run("text") == 2
     assert "text.parquet' is not a readable parquet file" in capsys.readouterr().err

@@ -58,7 +58,9 @@ def test_a_class_whose_records_are_all_too_short_is_an_error(tmp_path: Path):
     with pytest.raises(InputError, match="No record of noise is left: all are shorter than a window of 1500 readings"):
         load("ecg", tmp_path)
     (tmp_path / "emg").mkdir()
-    with pytest.raises(InputError, match=r"emg_healthy: all of Healthy, and shorter than a window of 1500"):
+    with pytest.raises(
+        InputError, match=r"emg_healthy: the only recording of Healthy is shorter than a window of 1500"
+    ):
         load("emg", write_emgdb(tmp_path / "emg", num_windows=0))
 
 

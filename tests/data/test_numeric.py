@@ -154,7 +154,7 @@ def test_rows_that_are_too_long_must_leave_some_of_every_class(tmp_path: Path) -
 def test_the_other_readers_of_series_say_which_row_is_odd(tmp_path: Path) -> None:
     file = Path(write_data(tmp_path, CHANNELS, [[[1.0, 2.0], None], *GOOD[CHANNELS]]))
     examples, _ = read_examples([str(file)], default_source="computer_dataset", with_series=True)
-    with pytest.raises(InputError, match=r"1.parquet:0: channel 1 of the raw series is None.* leave --baselines out"):
+    with pytest.raises(InputError, match=r"1.parquet:0: channel 1 of the raw series is None.* leave out --baselines"):
         classify("1nn_euclid", examples, examples)
     with pytest.raises(InputError, match=r"1.parquet:0: channel 1 of the raw series is None"):
         token_costs(str(file), PLAIN, 784)

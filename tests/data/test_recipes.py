@@ -283,7 +283,6 @@ def test_a_recipe_that_cannot_be_imported_is_named(
         ("labels", ("A", "a")),
         ("question", "no marker"),
         ("validation_fraction", 1.0),
-        ("max_new_images", -1),
         ("rewards", ()),
         ("rewards", (RewardPart("format", 1.0, format_strict), RewardPart("format", 0.5, format_strict))),
         ("rewards", (RewardPart("mean", 1.0, format_strict),)),

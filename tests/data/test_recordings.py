@@ -112,7 +112,7 @@ def test_emg_records_are_cut_by_time_within_each_recording(tmp_path: Path, caplo
     recording = read_record(tmp_path / "emg_myopathy", 4000)
     mine = [s.values[0] for part in ("train", "validation", "test") for s in splits[part] if s.label == "Myopathy"]
     assert [v for window in mine for v in window] == recording[:15000]  # in the order of time, the last 700 dropped
-    assert "one recording, of one person, for each class" in caplog.text
+    assert "one recording of one person for each class" in caplog.text
 
 
 def test_emg_reads_tfc_files_in_the_published_order_of_classes(tmp_path: Path):
@@ -223,7 +223,7 @@ def test_without_a_network_the_message_says_source(name: str, tmp_path: Path, mo
 
 
 def test_whales_need_a_login_and_the_message_says_how():
-    with pytest.raises(InputError, match=r"whale-detection-challenge asks for a login.*--source DIR"):
+    with pytest.raises(InputError, match=r"whale-detection-challenge requires a login.*--source DIR"):
         load("rcw", None)
 
 
@@ -389,14 +389,14 @@ def test_har_validation_is_cut_by_volunteers_where_they_are_known(tmp_path: Path
     }
     assert len(volunteers["train"]) == 3  # of four with 24 windows each
     assert not volunteers["train"] & volunteers["validation"]
-    assert "who was recorded is unknown" not in caplog.text
+    assert "the volunteers are unknown" not in caplog.text
     load("har", write_har(tmp_path / "unknown", {"train": 24, "test": 12}, subjects=False))
-    assert "who was recorded is unknown" in caplog.text
+    assert "the volunteers are unknown" in caplog.text
 
 
 def test_har_says_why_tfcs_file_is_not_read(tmp_path: Path):
     write_tfc(tmp_path, {"train": 4, "test": 4}, 2, length=128)
-    with pytest.raises(InputError, match=r"nine channels are not named.*Give the folder or zip of UCI HAR"):
+    with pytest.raises(InputError, match=r"nine channels have no names.*Give the folder or zip of UCI HAR"):
         load("har", tmp_path)
     write_har(tmp_path, {"train": 24, "test": 12})
     assert sizes(load("har", tmp_path)) == {"train": 24, "test": 12}

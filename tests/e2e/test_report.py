@@ -17,12 +17,13 @@ import pytest
 import yaml
 
 from benchmarks import report_speed
+from tests.e2e.report_heights import make_heights_run
 from tests.e2e.report_run import BROWSERS, chromium, make_run
 from timemaster.config import Config
 from timemaster.results.report import images
 from timemaster.results.report.__main__ import main
 from timemaster.results.report.page import write_report
-from timemaster.results.report.read import thinned
+from timemaster.results.report.rollouts import thinned
 from timemaster.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +82,15 @@ def logged(run: Path) -> list[dict[str, Any]]:
         for path in (run / "rollouts").glob("*.jsonl")
         for line in path.read_text(encoding="utf-8").splitlines()
     ]
+
+
+def wait_until(page: Any, condition: str) -> None:
+    """Wait for a JavaScript condition. Playwright's wait_for_function evaluates it in the page, which the CSP forbids."""
+    for _ in range(400):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"not within 20 s: {condition}")
 
 
 def shown(page: Any) -> int:
@@ -319,7 +329,7 @@ def test_beyond_the_limit_plots_are_links_and_still_seen(
     page = show(path)
     page.focus("#list")
     page.keyboard.press("End")
-    page.wait_for_function("document.querySelector('#detail img').naturalWidth == 560")  # the file itself
+    wait_until(page, "document.querySelector('#detail img').naturalWidth == 560")  # the file itself
 
 
 FALLEN_OUT = """() => [...document.querySelectorAll("button, select, input, td, th, summary, .tiles > div, .title, .legend, .ends")]
@@ -351,17 +361,17 @@ def test_in_a_window_of_any_width_nothing_falls_out_of_its_place(
 
 def test_a_table_that_scrolls_says_so_until_its_end(run: Path, show: Callable[..., Any]) -> None:
     page = show(run / "report.html", width=360)
-    page.wait_for_function("document.querySelector('#evaluation .scroll').className === 'scroll more'")
+    wait_until(page, "document.querySelector('#evaluation .scroll').className === 'scroll more'")
     assert page.locator("#evaluation .sideways").all_inner_texts()[0] == "scroll sideways for all columns →"
     page.evaluate("document.querySelector('#evaluation .scroll').scrollLeft = 9999")
-    page.wait_for_function("document.querySelector('#evaluation .scroll').className === 'scroll'")
+    wait_until(page, "document.querySelector('#evaluation .scroll').className === 'scroll'")
     show(run / "report.html", width=1400).locator("#evaluation .sideways >> nth=0").wait_for(state="hidden")
 
 
 def test_every_line_and_axis_has_its_name(run: Path, show: Callable[..., Any]) -> None:
     page = show(run / "report.html")
     page.click(".more summary")
-    page.wait_for_function("[...document.querySelectorAll('.chart')].every((chart) => chart.querySelector('.axis'))")
+    wait_until(page, "[...document.querySelectorAll('.chart')].every((chart) => chart.querySelector('.axis'))")
     for chart in page.locator("#curves .chart").all():
         y, x = chart.locator("text.axis").all_text_contents()
         assert y.strip()
@@ -450,3 +460,36 @@ def test_steps_are_left_out_evenly() -> None:
     assert thinned([4] * 5, 20) == [True] * 5
     assert thinned([4] * 5, 3) == [False] * 4 + [True]
     assert thinned([], 3) == []
+
+
+def test_numbers_in_several_turns_are_shown_with_their_error_and_pictures(
+    tmp_path: Path, show: Callable[..., Any]
+) -> None:
+    run = make_heights_run(tmp_path / "run", num_steps=4)
+    write_report(run)
+    rows = [json.loads(line) for line in (run / "rollouts" / "step_1.jsonl").read_text(encoding="utf-8").splitlines()]
+    page = show(run / "report.html")
+    assert "test mean error, step 4, greedy" in page.inner_text("#head")
+    assert "lower is better" in page.inner_text("#head")
+    assert page.inner_text(".evaluations thead tr").split("\t")[2:5] == ["mean error", "95 % interval", "close"]
+    assert page.evaluate("document.querySelector('.matrix img').naturalWidth") > 300  # the distribution
+    page.click(".evaluations tbody tr >> nth=0")
+    assert "Distribution: before training" in page.inner_text(".matrix")
+    for absent in ("accuracy", "macro F1", "right", "wrong", "class"):
+        assert absent not in page.inner_text("body")
+    k = next(k for k, row in enumerate(rows) if row["outcome"] == "measured" and len(row["turns"]) == 5)
+    page.click(f"#list .row >> nth={k}")
+    row, detail = rows[k], page.locator("#detail")
+    assert f"truth {row['truth']} answered {row['prediction']}" in detail.inner_text()
+    assert detail.locator(".badge").inner_text() == f"• error {row['numbers']['error']:#.3g}"
+    turns = detail.locator(".turns li")
+    kinds = turns.evaluate_all("all => all.map((one) => one.className)")
+    assert kinds == [turn["kind"] for turn in row["turns"]]
+    for i, turn in enumerate(row["turns"]):
+        assert turn["text"] in turns.nth(i).inner_text()
+        assert turns.nth(i).locator("img").count() == len(turn["media"])
+    assert detail.locator(".columns .plots img").count() == 1  # the prompt's own picture
+    page.select_option("#order", "highest error")
+    assert page.inner_text("#list .row >> nth=0").startswith("?")  # what could not be read has the largest error
+    page.click("#only-measured")
+    assert shown(page) == sum(row["outcome"] == "measured" for row in logged(run))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,16 @@ import torch
 
 from tests.conftest import spec_for
 from tests.helpers import picture, question, random_samples, settled, trained_tokens
+from timemaster.algo.advantages import to_samples
 from timemaster.backends.fsdp import FsdpBackend
 from timemaster.config import Config
+from timemaster.environments import EnvironmentSpec
 from timemaster.models.weights import wanted_shapes
 from timemaster.rollout.engines import make_engine
 from timemaster.rollout.loop import RolloutLoop
 from timemaster.rollout.wire import pack
 from timemaster.tokens.render import Renderer
-from timemaster.types import Group, InputError, Message, Part, Sample, Sampling, Score
+from timemaster.types import Example, Group, InputError, Message, Part, Reply, Sampling, Score, Turn
 
 
 class Setting:
@@ -33,7 +36,7 @@ class Setting:
         config.actor.optim.lr = 1e-2
         self.backend = FsdpBackend(config, "cpu", num_updates=10, with_reference=False)
         self.renderer = Renderer(model, self.backend.spec)
-        self.engine = make_engine(name, spec_for(model, self.renderer.end_of_turn))
+        self.engine = make_engine(name, replace(spec_for(model, self.renderer.end_of_turn), max_images=4))
         self.engine.init_weight_transfer_engine({})
 
     def push(self, without: str = "nothing") -> None:
@@ -42,23 +45,26 @@ class Setting:
             self.engine.update_weights({"chunk": pack([(name, w) for name, w in layer if without not in name])})
         self.engine.finish_weight_update()
 
-    def rollouts(self, seed: str, respond=None, n: int = 4) -> list[Group]:
-        examples = [
-            question("one", [picture(1)]),
-            question("two", [picture(2, 140, 112), picture(3)]),
-            question("text", []),
-        ]
+    def rollouts(
+        self,
+        seed: str,
+        environment: Callable[[Example], EnvironmentSpec | None] = lambda example: None,
+        n: int = 4,
+        names: Sequence[str] = ("one", "two", "text"),
+    ) -> list[Group]:
+        media = {"one": [picture(1)], "two": [picture(2, 140, 112), picture(3)], "text": []}
+        examples = [question(name, media[name]) for name in names]
         jobs = [(example, self.renderer.prompt(example)) for example in examples]
         loop = RolloutLoop(
             engine=self.engine, renderer=self.renderer, score=settled(Score(total=0.0, parts={})),
-            respond=lambda example: respond, max_model_len=256,
+            environment=environment, max_model_len=256,
         )  # fmt: skip
         return loop.run(jobs, Sampling(n=n, temperature=1.0, max_tokens=24), 0, seed)
 
     def difference(self, groups: list[Group]) -> np.ndarray:
         """|trainer - engine| log-prob of every sampled token."""
         rollouts = [rollout for group in groups for rollout in group.rollouts]
-        samples = [Sample(id=r.id, token_ids=r.token_ids, mask=r.mask, media=r.media) for r in rollouts]
+        samples = [sample for group in groups for sample in to_samples(group, [0.0] * len(group.rollouts))]
         ours = [v for row in self.backend.logprobs([samples], "policy")[0] for v in row]
         theirs = [p for r in rollouts for p, m in zip(r.logprobs, r.mask, strict=True) if m]
         return np.abs(np.array(ours) - np.array(theirs))
@@ -108,24 +114,100 @@ def test_vision_tokens_are_never_sampled(setting: Setting) -> None:
     assert not sampled & banned
 
 
-def test_a_second_turn_brings_an_image_and_parity_holds(setting: Setting) -> None:
-    def respond(example, text):
-        return (
-            None
-            if text.count("\n")
-            else [Message("user", [Part("image", media=picture(7)), Part("text", text="Now?")])]
-        )
+# Random weights complete one of these within a few tokens.
+STOPS = tuple(a + b for a in "bcdfghjklmnprstvw" for b in "aeiou")
 
-    for attempt in range(20):  # random weights rarely end a turn: look for samples that did
-        groups = setting.rollouts(f"turns {attempt}", respond, n=16)
-        two_turns = [r for g in groups for r in g.rollouts if picture(7).uid in {m.uid for m in r.media}]
-        if two_turns:
-            break
-    assert two_turns
-    flips = [sum(a != b for a, b in zip(r.mask, r.mask[1:], strict=False)) for r in two_turns]
-    assert max(flips) >= 3  # context, answer, context, answer
+
+class Shows:
+    """Answers the first two turns with an image each: inside the assistant's turn if a stop string ended it."""
+
+    def __init__(self, example: Example) -> None:
+        self.name, self.num_steps = example.id, 0
+
+    def step(self, turn: Turn) -> Reply:
+        self.num_steps += 1
+        if self.num_steps == 3:
+            return Reply(done=True)
+        parts = [Part("text", text="Now: "), Part("image", media=picture(40 + self.num_steps, 112 + 28, 112))]
+        is_inside = turn.stop and (self.name == "two" or (self.name == "text" and self.num_steps == 1))
+        reply = Reply(parts=parts) if is_inside else Reply(messages=[Message("user", parts)])
+        return replace(reply, temperature=0.7 if self.name == "text" else None)
+
+    def close(self) -> None:
+        pass
+
+
+def test_images_that_arrive_in_turns_two_and_three_keep_parity(setting: Setting) -> None:
+    """As new chat turns ("one"), inside the assistant's turn ("two"), and both ("text", at another temperature)."""
+    before = setting.backend.policy.model.model.visual.blocks[0].mlp.up_proj.weight.detach().clone()
+    setting.train_a_little()
+    assert (setting.backend.policy.model.model.visual.blocks[0].mlp.up_proj.weight != before).any()
     setting.push()
+    spec = EnvironmentSpec(make=Shows, stop=STOPS, max_images=2, max_segment_tokens=12)
+    groups = setting.rollouts("turns", lambda example: spec, n=16)
+    for group in groups:
+        added = [len(r.media) - len(r.media[: len(group.example.messages[0].parts) - 1]) for r in group.rollouts]
+        assert added.count(2) >= 4, group.example.id
+        difference = setting.difference([group])
+        assert difference.mean() <= 1e-4, group.example.id
+        assert difference.max() <= 1e-2, group.example.id
+    assert {r.temperatures is None for r in groups[0].rollouts + groups[1].rollouts} == {True}
+    assert any(r.temperatures and set(r.temperatures) == {1.0, 0.7} for r in groups[2].rollouts)
+
+
+def test_stop_strings_end_a_row_with_its_tokens_whole(setting: Setting) -> None:
+    """Stop strings that a token completes midway and ones that several tokens spell; rows beside them go on."""
+    setting.push()
+    spec = EnvironmentSpec(make=lambda example: Stops(), stop=STOPS)
+    groups = setting.rollouts("stops", lambda example: spec, n=32)
+    turns = [rollout.turns[0] for group in groups for rollout in group.rollouts]
+    spelt, overshot = 0, 0
+    for turn in turns:
+        text = setting.renderer.decode(turn.token_ids, skip_special_tokens=False)
+        if turn.finish_reason != "stop_string":
+            assert not any(stop in text for stop in STOPS)
+            continue
+        assert turn.stop in STOPS
+        assert not any(stop in setting.renderer.decode(turn.token_ids[:-1]) for stop in STOPS)
+        assert text == turn.text
+        assert text.endswith(turn.stop + turn.overshoot)
+        spelt += turn.stop not in setting.renderer.decode(turn.token_ids[-1:])
+        overshot += bool(turn.overshoot)
+    assert spelt
+    assert overshot
+    assert len({len(turn.token_ids) for turn in turns}) > 3
     assert setting.difference(groups).mean() <= 1e-4
+
+
+class Stops:
+    """Has nothing to say."""
+
+    def step(self, turn: Turn) -> Reply:
+        return Reply()
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_answer_depends_on_its_own_seed_alone(setting: Setting) -> None:
+    setting.push()
+    together, alone = setting.rollouts("own"), setting.rollouts("own", names=["two"])
+    assert [r.token_ids for r in together[1].rollouts] == [r.token_ids for r in alone[0].rollouts]
+
+
+def test_an_aborted_request_does_not_come_back(setting: Setting) -> None:
+    prompt = setting.renderer.prompt(question("one", [picture(1)]))
+    for key in ("a", "b", "c"):
+        setting.engine.submit(key, prompt, Sampling(n=2, max_tokens=4))
+    setting.engine.abort(["a", "c"])
+    done = []
+    while setting.engine.busy():
+        done += setting.engine.step()
+    assert [(key, len(answers)) for key, answers in done] == [("b", 2)]
+    setting.engine.submit("a", prompt, Sampling(max_tokens=4))  # the key may be used again
+    while setting.engine.busy():
+        done += setting.engine.step()
+    assert done[-1][0] == "a"
 
 
 def test_a_wiped_engine_comes_back_whole(setting: Setting) -> None:

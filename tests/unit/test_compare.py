@@ -295,7 +295,7 @@ def test_what_is_wrong_is_said_before_anything_is_computed_or_asked(data: Path, 
             (["--zero-shot", "--predictions", f"m zero-shot={whole}"], "Two rows are called 'm zero-shot'"),
             (["--zero-shot", "--reference", "rocket"], "--reference rocket: the rows are 1nn_euclid, m zero-shot"),
             (["--zero-shot", "--few-shot", "9"], "has 6 rows to choose from"),
-            (["--zero-shot", "--base-url", "host:8000"], "is no address"),
+            (["--zero-shot", "--base-url", "host:8000"], "is not an address"),
         ):
             with pytest.raises(InputError, match=message):
                 compare(TASK, options(data, "--baselines", "1nn_euclid", *api, *arguments))
@@ -398,7 +398,7 @@ def test_calls_that_failed_for_good_are_no_row_and_alone_are_asked_again(data: P
     ("first_status", "more", "num_kept", "message"),
     [
         (200, ["--max-calls", "3"], 3, r"budget of 'compare' is used up \(3 calls"),
-        (401, [], 2, "Look at base_url"),
+        (401, [], 2, "Check base_url"),
     ],
 )
 def test_calls_in_flight_are_kept_when_no_more_can_be_made(

@@ -112,6 +112,8 @@ def test_a_number_must_be_finite(key: str) -> None:
 
 
 def test_a_key_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"rollout\.tempratur: there is no such setting"):
+        composed("+rollout.tempratur=1.0")
     with pytest.raises(AttributeError, match="tempratur"):
         with_settings(VALID, {"rollout.tempratur": 1.0})
 

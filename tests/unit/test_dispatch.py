@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers import question
 from timemaster.config import Config
-from timemaster.rollout.loop import Request
+from timemaster.rollout.progress import Request
 from timemaster.types import Group, InputError, Prompt, PromptRow, Sampling
 from timemaster.workers import handle
 from timemaster.workers.dispatch import Dispatcher, EngineReport

@@ -5,17 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.height import SOURCE, MeanError
-from tests.helpers import answer_of, question
+from tests.helpers import answer_of, picture, question
+from timemaster.data.store import plot_row, write_rows
 from timemaster.metrics.answers import Answer, from_row, to_row
 from timemaster.metrics.classification import Classification
 from timemaster.metrics.evaluation import Number, answers_of
 from timemaster.metrics.intervals import bootstrap
 from timemaster.metrics.paired import MAX_EXACT, sign_flip
 from timemaster.metrics.summary import headline_of, in_words, summarise, training_numbers, validation_metrics
+from timemaster.series.splits import Series
+from timemaster.tasks import prepare, traces
+from timemaster.tasks.audit import audit
 from timemaster.types import Group, InputError, Media, Rollout, Score, Turn
 
 HEIGHT = MeanError()
@@ -31,6 +36,28 @@ def rollout(text: str, turns: list[Turn] | None = None) -> Rollout:
         id="r", token_ids=[1, 2, 3], mask=[0, 1, 1], logprobs=[0.0] * 3, versions=[-1, 0, 0], media=[], text=text,
         finish_reason="stop", turns=turns or [], score=Score(total=0.5, parts={"closeness": 0.5}),
     )  # fmt: skip
+
+
+# ---- commands of one kind of task
+
+
+def test_commands_of_series_classification_refuse_another_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        prepare.main(["tests.e2e.height"])
+    assert stopped.value.code == 1
+    assert "Task 'height' is a Task; prepare works with SeriesClassification only" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="traces works with SeriesClassification only"):
+        traces.main(["tests.e2e.height", "--data", "a.parquet", "--out", "b.parquet", "--explainer"])
+
+
+def test_an_audit_lists_no_classes_where_answers_are_numbers(tmp_path: Path) -> None:
+    png = picture(1).data or b""
+    rows = [plot_row(Series([[float(i), 1.0]], str(i), i), png, "<image>?", SOURCE, "train") for i in range(101)]
+    write_rows(tmp_path / "train.parquet", rows)
+    report = audit([tmp_path / "train.parquet"])
+    assert "101 different answers: no classes" in str(report)
+    assert not (tmp_path / "train_sheet.png").exists()
+    assert not report.serious
 
 
 # ---- numbers of an answer, and of all
@@ -64,7 +91,21 @@ def test_samples_of_a_row_are_averaged_before_the_interval() -> None:
     got = summarise(items, {SOURCE: HEIGHT})
     assert (got["n"], got["num_samples"], got["error"]) == (8, 2, 0.5)
     assert got["error_ci95"] == [0.5, 0.5]  # each row has the mean 0.5: between the rows nothing varies
-    assert HEIGHT.vote(items[0]).numbers == {"error": 0.5, "close": 0.5}
+    assert HEIGHT.vote(items[0]).numbers == {"error": 0.5, "close": 0.0}  # one of two is no majority
+
+
+def test_an_evaluation_of_shares_alone_is_tested_by_mcnemar() -> None:
+    class Close(MeanError):
+        numbers = (Number(name="close", is_share=True),)
+
+    close = Close()
+    first = {str(i): close.read_answer(answered("4.0", "4.2", str(i))) for i in range(6)}
+    second = {key: close.read_answer(answered("4.0", "9.0", key)) for key in first}
+    assert [first["0"].outcome, second["0"].outcome] == ["right", "wrong"]
+    assert close.paired_test(first, second).p == 2 / 2**6
+    got = summarise([[answer] for answer in first.values()], {SOURCE: close})
+    # Wilson for 6 of 6: 6 / (6 + 1.96^2) = 0.6097
+    assert (got["close"], got["close_ci95"]) == (1.0, pytest.approx([0.6097, 1.0], abs=1e-4))
 
 
 def test_kinds_are_not_mixed_in_one_number() -> None:

@@ -18,7 +18,7 @@ from timemaster.models.grid import fitted_size, grid_thw
 from timemaster.models.positions import find_spans, mrope_positions
 from timemaster.models.vision import check_pixels, num_tokens, vision_spec
 from timemaster.tokens.render import Renderer
-from timemaster.types import Example, InputError, Media, Message, Part
+from timemaster.types import Example, InputError, Media, Message, Part, Reply
 
 SPEC = VisionSpec(
     family=default_family(), image_token_id=1000, video_token_id=1001, banned_token_ids=(1000, 1001, 1002, 1003),
@@ -77,7 +77,9 @@ def vllm_clock(item: Media, dtype: str) -> Any:
     return context._postprocess_output(SimpleNamespace(model_config=model_config), processed.data)["second_per_grid_ts"]
 
 
-def vllm_positions(token_ids: list[int], media: list[Media], dtype: str = "float32") -> np.ndarray:
+def vllm_positions(
+    token_ids: list[int], media: list[Media], dtype: str = "float32", spec: VisionSpec = SPEC
+) -> np.ndarray:
     """vLLM's own function for Qwen2.5-VL, called without a model."""
     import torch
 
@@ -91,14 +93,14 @@ def vllm_positions(token_ids: list[int], media: list[Media], dtype: str = "float
         def __init__(self, item: Media, offset: int) -> None:
             self.modality = item.kind
             self.mm_position = type("Position", (), {"offset": offset})
-            self.data = {f"{item.kind}_grid_thw": Field(torch.tensor(grid_thw(item, SPEC)))}
+            self.data = {f"{item.kind}_grid_thw": Field(torch.tensor(grid_thw(item, spec)))}
             if item.kind == "video":
                 self.data["second_per_grid_ts"] = Field(vllm_clock(item, dtype)[0])
 
-    vision = type("Vision", (), {"spatial_merge_size": SPEC.merge_size, "tokens_per_second": SPEC.tokens_per_second})
+    vision = type("Vision", (), {"spatial_merge_size": spec.merge_size, "tokens_per_second": spec.tokens_per_second})
     fake = type("Fake", (), {"config": type("Config", (), {"vision_config": vision})})()
     fake.iter_mm_grid_thw = lambda features: Model.iter_mm_grid_thw(fake, features)
-    spans = find_spans(token_ids, media, SPEC)
+    spans = find_spans(token_ids, media, spec)
     features = [Feature(item, start) for item, (start, _) in zip(media, spans, strict=True)]
     return Model.get_mrope_input_positions(fake, token_ids, features)[0].numpy()
 
@@ -143,6 +145,20 @@ def test_positions_equal_vllms(name: str) -> None:
     assert ours.shape == (3, len(ids))
     expected = vllm_positions(ids, media) if media else np.broadcast_to(np.arange(len(ids)), (3, len(ids)))
     assert (ours == expected).all()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_positions_of_images_that_arrive_in_later_turns_equal_vllms(renderer: Renderer, inside: bool) -> None:
+    """In new chat turns, and inside the assistant's turn; at every turn, whose tokens so far are the next prompt."""
+    prompt = renderer.prompt(question("row", [picture(1)]))
+    token_ids, media = list(prompt.token_ids), list(prompt.media)
+    for later in (picture(2, 140, 112), picture(3, 112, 196), picture(1)):
+        parts = [Part("text", text="Look: "), Part("image", media=later), Part("text", text="And?")]
+        reply = Reply(parts=parts) if inside else Reply(messages=[Message("user", parts)])
+        token_ids += renderer.encode("<code>zoom</code>") + renderer.reply(reply, "row")[0]
+        media.append(later)
+        ours = mrope_positions(token_ids, media, renderer.spec)
+        assert (ours == vllm_positions(token_ids, media, spec=renderer.spec)).all()
 
 
 @pytest.mark.slow

@@ -29,16 +29,17 @@ from timemaster.judge import (
     BudgetSpent,
     Chat,
     ChatRefused,
+    ChatReply,
     Endpoint,
     Judge,
     Judgement,
-    Reply,
     Rubric,
     Store,
     read_verdict,
     set_judge,
 )
-from timemaster.rewards import RewardPart, Scorer, accuracy, extension, score
+from timemaster.rewards import RewardPart, Scorer, accuracy, extension, format_tags, score
+from timemaster.rewards.extension import TAGS
 from timemaster.tasks.scorer import check_rewards, make_judge
 from timemaster.types import Group, InputError, Rollout, Score
 
@@ -48,6 +49,11 @@ CRITERIA = ("specificity", "appropriateness", "relevance", "depth")
 EIGHT = json.dumps(dict.fromkeys(CRITERIA, 8))  # of the extension's rubric: 0.8
 ROW = question("row 1", [picture(1)], "Winter or summer?")
 TEXT = "<think>It is dark.</think><class>Winter</class><extension>Mind the ice.</extension>"
+SOFT = [  # the parts of recipes/emg_soft.py; the judge's alone counts here
+    RewardPart("accuracy", 0.0, accuracy(("Winter", "Summer"))),
+    RewardPart("format", 0.0, format_tags(TAGS)),
+    RewardPart("extension", 0.5, extension(), only_if=("accuracy", "format")),
+]
 
 
 def make_chat(server: ChatServer | str, folder: Path, budget: Budget | None = None, **options: Any) -> Chat:
@@ -105,15 +111,15 @@ def test_a_verdict_becomes_the_mean_grade_between_0_and_1(tmp_path: Path) -> Non
         (fails(400), 1, "BadRequestError"),
         (cutting, 2, "APIConnectionError"),
         (silent, 2, "APITimeoutError"),
-        (raw(b"<html>busy</html>"), 1, "no JSON"),
-        (raw(b"\xff\xfe\x00"), 1, "no JSON"),
-        (raw(b"[" * 100_000), 1, "no JSON"),
-        (raw(b""), 1, "no JSON"),
-        (raw(b"[]"), 1, "no chat completion"),
-        (raw(b"<html>busy</html>", "text/html"), 1, "no chat completion"),
-        (raw(b"null"), 1, "no chat completion"),
-        (raw(b'{"choices": []}'), 1, "no chat completion"),
-        (raw(b'{"choices": "none", "usage": {"prompt_tokens": "many"}}'), 1, "no chat completion"),
+        (raw(b"<html>busy</html>"), 1, "is not JSON"),
+        (raw(b"\xff\xfe\x00"), 1, "is not JSON"),
+        (raw(b"[" * 100_000), 1, "is not JSON"),
+        (raw(b""), 1, "is not JSON"),
+        (raw(b"[]"), 1, "is not a chat completion"),
+        (raw(b"<html>busy</html>", "text/html"), 1, "is not a chat completion"),
+        (raw(b"null"), 1, "is not a chat completion"),
+        (raw(b'{"choices": []}'), 1, "is not a chat completion"),
+        (raw(b'{"choices": "none", "usage": {"prompt_tokens": "many"}}'), 1, "is not a chat completion"),
         (says(None), 1, "no text"),
         (says(""), 1, "no text"),
         (says(["a", "list"]), 1, "no text"),
@@ -218,7 +224,9 @@ def test_nothing_more_is_asked_after_so_many_failures_in_a_row(tmp_path: Path, m
         for text, score_of in (("a", None), ("b", None), ("c", 0.7), ("d", None), ("e", None)):
             judgement = asyncio.run(Judge(chats=[chat]).grade(RUBRIC, ROW, {"advice": text}))
             assert judgement.score == score_of
-        with pytest.raises(ChatRefused, match=r"3 calls in a row to 'm' at http\S+ gave nothing; the last: BadRequest"):
+        with pytest.raises(
+            ChatRefused, match=r"3 consecutive calls to 'm' at http\S+ failed; the last one: BadRequest"
+        ):
             asyncio.run(Judge(chats=[chat]).grade(RUBRIC, ROW, {"advice": "f"}))
 
 
@@ -226,7 +234,7 @@ def test_a_server_that_drips_for_ever_is_left(tmp_path: Path) -> None:
     """It is never silent for the time-out; the limit over all tries is (0 + 1) x 1 s + 0 x 120 s."""
     with ChatServer(dripping) as server:
         judgement = grade(server, tmp_path, max_retries=0)
-    assert judgement == Judgement(None, "no whole answer within 1 seconds")
+    assert judgement == Judgement(None, "no complete answer within 1 seconds")
 
 
 def test_a_server_that_is_not_there_is_unknown(tmp_path: Path) -> None:
@@ -241,10 +249,10 @@ ADDRESSES += ["http://ho st/v1", "http://host/v1\n", " http://host/v1", '"http:/
 
 @pytest.mark.parametrize("url", ADDRESSES)
 def test_an_address_that_is_none_is_refused_at_once(tmp_path: Path, monkeypatch: Any, url: str) -> None:
-    with pytest.raises(ChatRefused, match=r"base_url=.* is no address; write it as http://host:8000/v1"):
+    with pytest.raises(ChatRefused, match=r"base_url=.* is not an address; write it as http://host:8000/v1"):
         make_chat(url, tmp_path)
     monkeypatch.setenv("OPENAI_BASE_URL", url)
-    with pytest.raises(ChatRefused, match=r"\$OPENAI_BASE_URL=.* is no address; write it as http://host:8000/v1"):
+    with pytest.raises(ChatRefused, match=r"\$OPENAI_BASE_URL=.* is not an address; write it as http://host:8000/v1"):
         make_chat("", tmp_path)
 
 
@@ -320,7 +328,7 @@ def test_a_proxy_that_is_none_is_refused_at_once(
     tmp_path: Path, environment: Callable[..., None], variables: dict[str, str], what: str
 ) -> None:
     environment(**variables)
-    with pytest.raises(ChatRefused, match=f"no connection to http://host/v1 can be set up.*: .*{what}"):
+    with pytest.raises(ChatRefused, match=f"cannot set up a connection to http://host/v1.*: .*{what}"):
         make_chat("http://host/v1", tmp_path)
 
 
@@ -339,12 +347,12 @@ def test_a_proxy_in_between_is_named_with_the_way_around_it(tmp_path: Path, envi
     environment(http_proxy="http://me:secret@127.0.0.1:9")
     with ChatServer(says(GOOD)) as server:
         reason = grade(server, tmp_path, max_retries=0).reason
-        assert "by way of the proxy 127.0.0.1:9 (NO_PROXY=127.0.0.1 goes without it)" in reason
+        assert "through the proxy 127.0.0.1:9 (NO_PROXY=127.0.0.1 avoids it)" in reason
         environment(http_proxy="http://me:secret@127.0.0.1:9", NO_PROXY="127.0.0.1")
         assert grade(server, tmp_path) == Judgement(0.7)
     with ChatServer(fails(403)) as proxy:
         environment(HTTP_PROXY=proxy.url.removesuffix("/v1"))
-        with pytest.raises(ChatRefused, match=r"refuses model 'm' by way of the proxy http://127"):
+        with pytest.raises(ChatRefused, match=r"refuses model 'm' through the proxy http://127"):
             grade("http://judge.example/v1", tmp_path)
 
 
@@ -364,23 +372,23 @@ def test_retry_after_is_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refusing_server_stops_with_what_to_look_at(judged: Callable[..., None], tmp_path: Path, status: int) -> None:
     with ChatServer(fails(status)) as server:
-        with pytest.raises(ChatRefused, match=r"Look at base_url, model and the key in \$OPENAI_API_KEY"):
+        with pytest.raises(ChatRefused, match=r"Check base_url, model and the key in \$OPENAI_API_KEY"):
             grade(server, tmp_path)
         assert len(server.requests) == 1
         judged(server)
         for on_error in ("raise", "zero"):  # a wrong key is every row's failure: it never counts as 0
             with pytest.raises(InputError, match="refuses model 'm'"):
-                score(rollout(), ROW, [RewardPart("extension", 0.5, extension(("Winter", "Summer")))], on_error)
+                score(rollout(), ROW, SOFT, on_error)
 
 
 def test_the_cap_holds_for_64_calls_at_once_and_is_reached(tmp_path: Path) -> None:
-    async def ask_all(chat: Chat) -> list[Reply]:
+    async def ask_all(chat: Chat) -> list[ChatReply]:
         return await asyncio.gather(*(chat.ask([{"role": "user", "content": str(i)}]) for i in range(64)))
 
     for cap in (8, 64):
         with ChatServer(in_waves(cap, "yes")) as server:
             found = asyncio.run(ask_all(make_chat(server, tmp_path, concurrency=cap, timeout=60.0)))
-        assert found == [Reply(text="yes")] * 64
+        assert found == [ChatReply(text="yes")] * 64
         assert server.most_in_flight == cap
         assert len(server.requests) == 64
 
@@ -411,11 +419,11 @@ def test_an_equal_request_is_asked_once_and_another_one_again(tmp_path: Path) ->
 
 
 def test_equal_requests_in_flight_are_one_call(tmp_path: Path) -> None:
-    async def ask_all(chat: Chat) -> list[Reply]:
+    async def ask_all(chat: Chat) -> list[ChatReply]:
         return await asyncio.gather(*(chat.ask([{"role": "user", "content": "same"}]) for _ in range(20)))
 
     with ChatServer(says("yes", seconds=0.2)) as server:
-        assert asyncio.run(ask_all(make_chat(server, tmp_path))) == [Reply(text="yes")] * 20
+        assert asyncio.run(ask_all(make_chat(server, tmp_path))) == [ChatReply(text="yes")] * 20
     assert len(server.requests) == 1
 
 
@@ -457,7 +465,7 @@ def test_processes_share_cache_and_budget(tmp_path: Path, several_hosts: bool) -
 
 
 def test_a_spent_budget_says_what_to_do_and_a_resumed_run_goes_on_with_it(tmp_path: Path) -> None:
-    async def ask(chat: Chat, text: str) -> Reply:
+    async def ask(chat: Chat, text: str) -> ChatReply:
         return await chat.ask([{"role": "user", "content": text}])
 
     with ChatServer(says("yes")) as server:
@@ -465,14 +473,14 @@ def test_a_spent_budget_says_what_to_do_and_a_resumed_run_goes_on_with_it(tmp_pa
             asyncio.run(ask(make_chat(server, tmp_path, Budget(max_calls=2)), text))
         with pytest.raises(BudgetSpent, match=r"2 calls, cost 0\.00\): raise max_calls or max_cost .*judge\.sqlite"):
             asyncio.run(ask(make_chat(server, tmp_path, Budget(max_calls=2)), "c"))
-        assert asyncio.run(ask(make_chat(server, tmp_path, Budget(max_calls=3)), "c")) == Reply(text="yes")
+        assert asyncio.run(ask(make_chat(server, tmp_path, Budget(max_calls=3)), "c")) == ChatReply(text="yes")
     assert len(server.requests) == 3
 
 
 def test_cost_counts_what_the_server_says_or_the_most_it_can_be(tmp_path: Path) -> None:
     """100 tokens in at 2.0 and 10 out at 30.0 a million: 0.0005 a call, so a limit of 0.001 allows two."""
 
-    async def ask(chat: Chat, text: str) -> Reply:
+    async def ask(chat: Chat, text: str) -> ChatReply:
         return await chat.ask([{"role": "user", "content": text}])
 
     budget = Budget(max_cost=0.001, price_in=2.0, price_out=30.0)
@@ -493,7 +501,7 @@ def test_cost_counts_what_the_server_says_or_the_most_it_can_be(tmp_path: Path) 
 def test_retries_are_counted(tmp_path: Path) -> None:
     with ChatServer(fails(500, times=2, then="yes")) as server:
         chat = make_chat(server, tmp_path, Budget(max_calls=3), max_retries=4)
-        assert asyncio.run(chat.ask([{"role": "user", "content": "a"}])) == Reply(text="yes")
+        assert asyncio.run(chat.ask([{"role": "user", "content": "a"}])) == ChatReply(text="yes")
         assert len(server.requests) == 3
         assert chat.store.spent("run")[0] == 3
         with pytest.raises(BudgetSpent):
@@ -518,7 +526,7 @@ def test_the_address_in_the_environment_is_part_of_the_question(tmp_path: Path, 
     with ChatServer(says("one")) as one, ChatServer(says("two")) as two:
         for server, text in ((one, "one"), (two, "two"), (one, "one")):
             monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-            assert asyncio.run(make_chat("", tmp_path).ask([{"role": "user", "content": "a"}])) == Reply(text=text)
+            assert asyncio.run(make_chat("", tmp_path).ask([{"role": "user", "content": "a"}])) == ChatReply(text=text)
     assert len(one.requests) == len(two.requests) == 1
 
 
@@ -590,7 +598,7 @@ def test_a_run_whose_judge_cannot_answer_does_not_begin(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (says("I would say 7."), "no JSON"),
+        (says("I would say 7."), "not JSON"),
         (says('{"grade": 7}'), "other keys than clarity, depth"),
         (fails(400), r"BadRequestError.*no 400.*judge\.extra_body=\{response_format:\{type:json_object\}\}"),
         (says(""), "no text"),
@@ -709,9 +717,9 @@ def test_an_attack_inside_a_whole_answer_scores_by_the_rubric_or_not_at_all(
     answer = f"<think>{text}</think><class>Winter</class><extension>{text}</extension>"
     with ChatServer(replies(gullible)) as server:
         judged(server)
-        parts = score(rollout(answer), ROW, [RewardPart("extension", 0.5, extension(("Winter", "Summer")))]).parts
+        graded = score(rollout(answer), ROW, SOFT).parts["extension"]
     broken = "</extension>" in text
-    assert parts == {"extension": 0.0 if broken else 0.6}
+    assert graded == (0.0 if broken else 0.6)
     assert len(server.requests) == (0 if broken else 1)
     if not broken:
         sent = json.loads(server.requests[0]["messages"][1]["content"][-1]["text"])["answer"]
@@ -722,7 +730,6 @@ def test_an_attack_inside_a_whole_answer_scores_by_the_rubric_or_not_at_all(
 
 
 def test_extension_asks_only_when_class_and_format_are_right(judged: Callable[..., None]) -> None:
-    part = [RewardPart("extension", 0.5, extension(("Winter", "Summer")))]
     with ChatServer(says(EIGHT)) as server:
         judged(server)
         for text in (
@@ -739,20 +746,30 @@ def test_extension_asks_only_when_class_and_format_are_right(judged: Callable[..
             "<think>It is dark.</think><extension>Ice. <class>Winter</class></extension>",
             f"<think>{TEXT}",
         ):
-            assert score(rollout(text), ROW, part).parts == {"extension": 0.0}
+            assert score(rollout(text), ROW, SOFT).parts["extension"] == 0.0
         assert server.requests == []
         for text in (
             TEXT,
             f"\n{TEXT}\n".replace("It is dark.", "Not <b>summer</b>, as 2 < 3."),
         ):
-            result = score(rollout(text), ROW, part)
-            assert result.parts == {"extension": pytest.approx(0.8)}
+            result = score(rollout(text), ROW, SOFT)
+            assert result.parts["extension"] == pytest.approx(0.8)
             assert result.total == pytest.approx(0.4)
     assert len(server.requests) == 2
 
 
+def test_extension_without_conditions_grades_wrong_answers_too_but_none_without_its_blocks(
+    judged: Callable[..., None],
+) -> None:
+    part = [RewardPart("extension", 0.5, extension())]
+    with ChatServer(says(EIGHT)) as server:
+        judged(server)
+        assert score(rollout("<think>a</think><class>Winter</class>"), ROW, part).total == 0.0
+        assert server.requests == []
+        assert score(rollout(TEXT.replace("Winter", "Summer")), ROW, part).total == pytest.approx(0.4)
+
+
 def test_generic_advice_is_capped(judged: Callable[..., None]) -> None:
-    part = [RewardPart("extension", 0.5, extension(("Winter", "Summer")))]
     with ChatServer(says(EIGHT)) as server:
         judged(server)
         for advice in (
@@ -760,21 +777,20 @@ def test_generic_advice_is_capped(judged: Callable[..., None]) -> None:
             "Ask for the CLINICAL HISTORY.",
             "Refer the patient to a specialist.",
         ):
-            assert score(rollout(TEXT.replace("Mind the ice.", advice)), ROW, part).parts == {"extension": 0.4}
+            assert score(rollout(TEXT.replace("Mind the ice.", advice)), ROW, SOFT).parts["extension"] == 0.4
 
 
 def test_without_a_judge_a_recipe_that_needs_one_says_what_to_set() -> None:
-    part = [RewardPart("extension", 0.5, extension(("Winter", "Summer")))]
     for on_error in ("raise", "zero"):
         with pytest.raises(InputError, match=r"set judge\.model"):
-            score(rollout(), ROW, part, on_error)
+            score(rollout(), ROW, SOFT, on_error)
 
 
 def test_unknown_goes_from_the_judge_to_the_advantages(judged: Callable[..., None]) -> None:
     """Scores of the settled: 0.9 + 0.5 x 0.8 = 1.3 and, for the wrong class, 0: centred 0.65 and -0.65."""
     parts = [
         RewardPart("accuracy", 0.9, accuracy(("Winter", "Summer"))),
-        RewardPart("extension", 0.5, extension(("Winter", "Summer"))),
+        RewardPart("extension", 0.5, extension(), only_if="accuracy"),
     ]
 
     def unsure(body: dict[str, Any]) -> str:
@@ -788,16 +804,12 @@ def test_unknown_goes_from_the_judge_to_the_advantages(judged: Callable[..., Non
     assert scores[0].parts == {"accuracy": 1.0, "extension": pytest.approx(0.8)}
     assert scores[1].parts == {"accuracy": 1.0}  # left out, not 0
     assert scores[1].unknown == ("extension",)
-    assert "no JSON" in scores[1].error
+    assert "not JSON" in scores[1].error
     assert scores[2].parts == {"accuracy": 0.0, "extension": 0.0}
     group = Group(ROW, [_with_score(rollout(), s) for s in scores])
     centred = AlgorithmConfig(norm_adv_by_std_in_grpo=False)
     assert group_advantages(group, centred, "rollout") == [pytest.approx(0.65), None, pytest.approx(-0.65)]
     assert group_advantages(group, centred, "group") == [None, None, None]
-    failed = dataclasses.replace(group.rollouts[1], failure="the environment is gone", score=None)
-    for on_unknown in ("rollout", "group"):  # a failure of the infrastructure excludes its rollout alone
-        others = Group(ROW, [group.rollouts[0], failed, group.rollouts[2]])
-        assert group_advantages(others, centred, on_unknown) == [pytest.approx(0.65), None, pytest.approx(-0.65)]
 
 
 def test_a_step_that_the_judge_left_unknown_teaches_nothing_and_has_no_mean() -> None:
@@ -835,14 +847,13 @@ def test_threads_that_share_a_store_count_each_call_once(tmp_path: Path) -> None
 
 
 def test_a_judge_serves_one_event_loop_after_the_other_and_two_at_once(judged: Callable[..., None]) -> None:
-    part = [RewardPart("extension", 0.5, extension(("Winter", "Summer")))]
     with ChatServer(says(EIGHT, seconds=0.05)) as server:
         judged(server, concurrency=1)
-        scorers = [Scorer(lambda _: part, "raise", num_threads=2) for _ in range(2)]
+        scorers = [Scorer(lambda _: SOFT, "raise", num_threads=2) for _ in range(2)]
         waiting = [scorers[i % 2].submit(rollout(TEXT.replace("ice", f"ice {i}")), ROW) for i in range(8)]
         assert [future.result(30).total for future in waiting] == pytest.approx([0.4] * 8)
         for i in range(3):  # `score` makes an event loop a call
-            assert score(rollout(TEXT.replace("ice", f"snow {i}")), ROW, part).total == pytest.approx(0.4)
+            assert score(rollout(TEXT.replace("ice", f"snow {i}")), ROW, SOFT).total == pytest.approx(0.4)
     assert len(server.requests) == 11
 
 

@@ -81,7 +81,7 @@ def test_numbers_have_the_decimals_of_the_rows_recipe(tmp_path: Path) -> None:
 
 def test_the_command_prints_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, capsys) -> None:
     image, numeric = evaluated(tmp_path / "i", 5, 0.8, 100.0), evaluated(tmp_path / "n", 5, 0.6, 700.0, "numeric")
-    assert compare(image, numeric)["numeric"]["prompt_tokens_mean"] == 700.0
+    assert compare(image, numeric)[1]["numeric"]["prompt_tokens_mean"] == 700.0
     monkeypatch.setattr(sys, "argv", ["modalities", str(image), str(numeric), "--out", str(tmp_path / "out")])
     main()
     assert (tmp_path / "out" / "modalities.png").read_bytes().startswith(b"\x89PNG")

@@ -234,6 +234,33 @@ def test_logprobs_equal_transformers_own_forward(setting) -> None:
         assert values == pytest.approx(expected, abs=2e-5)
 
 
+def test_a_tokens_own_temperature_takes_the_place_of_the_runs(setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of each sample at 0.5, and a sample without temperatures beside them: as two runs at one temperature each."""
+    from dataclasses import replace
+
+    backend, samples = setting
+
+    def logprobs(some) -> list[list[float]]:
+        return backend.logprobs([some], "policy")[0]
+
+    warm = logprobs(samples)
+    same = logprobs([replace(s, temperatures=[1.0] * len(s.token_ids)) for s in samples])
+    assert same == warm
+    monkeypatch.setattr(backend.cfg.rollout, "temperature", 0.5)
+    cool = logprobs(samples)
+    monkeypatch.undo()
+    halves = [sum(s.mask) // 2 for s in samples]
+    starts = [len(s.mask) - sum(s.mask) + half for s, half in zip(samples, halves, strict=True)]
+    mixed = [
+        replace(s, temperatures=[1.0] * start + [0.5] * (len(s.mask) - start))
+        for s, start in zip(samples, starts, strict=True)
+    ]
+    expected = [w[:half] + c[half:] for w, c, half in zip(warm, cool, halves, strict=True)]
+    for found, wanted in zip(logprobs([*mixed[:-1], samples[-1]]), [*expected[:-1], warm[-1]], strict=True):
+        assert found == pytest.approx(wanted, abs=1e-6)
+    assert warm[0] != pytest.approx(expected[0], abs=1e-2)
+
+
 def test_an_image_is_processed_once_however_many_rollouts_show_it(setting) -> None:
     from timemaster.tokens.batch import Collator
 

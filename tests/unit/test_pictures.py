@@ -19,10 +19,7 @@ from timemaster.metrics.answers import how_sampled
 from timemaster.results.plot_evaluation import picture_title
 from timemaster.results.plot_results import (
     PLOT_WIDTH,
-    RIGHT,
-    UNPARSED,
-    WRONG,
-    Answer,
+    DrawnAnswer,
     confusion_png,
     overview_png,
     wrapped,
@@ -44,10 +41,12 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text().strip()]
 
 
-def answer(outcome: str, text: str = "<class>B</class>", truth: str = "A") -> Answer:
+def answer(outcome: str, text: str = "<class>B</class>", truth: str = "A") -> DrawnAnswer:
     image = picture(1).data
     assert image is not None
-    return Answer(image=image, truth=truth, said={RIGHT: truth, WRONG: "B"}.get(outcome), text=text, outcome=outcome)
+    prediction = {"right": truth, "wrong": "B", "measured": "0.4"}.get(outcome)
+    value = "error 0.07" if outcome == "measured" else None
+    return DrawnAnswer(image=image, truth=truth, prediction=prediction, text=text, outcome=outcome, value=value)
 
 
 def write_metrics(folder: Path, rows: str) -> Path:
@@ -58,12 +57,14 @@ def write_metrics(folder: Path, rows: str) -> Path:
 def test_right_and_wrong_are_said_in_words_with_a_mark_and_a_legend(figures: list[Figure], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("rollout: {temperature: 0.7}", encoding="utf-8")
     run = write_metrics(tmp_path, '{"step": 1, "reward/mean": 0.5, "rollout/logprob_diff_max": 1e-6}\n')
-    overview_png(run, [answer(RIGHT), answer(WRONG), answer(UNPARSED, "")], "title")
+    overview_png(run, [answer("right"), answer("wrong"), answer("unparsed", "")], "title")
     found = texts(figures[0])
     for words in ("\u2713 right", "\u2717 wrong", "? unparsed"):
         assert words in found  # the legend
         assert any(words in text and "truth: A" in text for text in found)  # a plot
     assert "truth: A\n\u2717 wrong: B" in found
+    overview_png(run, [answer("measured"), answer("unparsed", "")], "title")
+    assert {"\u2022 measured", "truth: A\n\u2022 error 0.07: 0.4"} <= set(texts(figures[1]))
     assert "(empty)" in found
     assert "Mean reward of the training answers, sampled at temperature 0.7" in found
     assert {"GRPO step", "mean over a step", "|difference|, nats, log scale"} <= set(found)
@@ -71,7 +72,7 @@ def test_right_and_wrong_are_said_in_words_with_a_mark_and_a_legend(figures: lis
 
 def test_figures_that_a_run_lacks_are_absent_and_not_zero(figures: list[Figure], tmp_path: Path) -> None:
     rows = '{"step": 1, "reward/mean": null, "reward/accuracy": 0.5}\n{"step": 2, "reward/accuracy": 0.75}\n'
-    overview_png(write_metrics(tmp_path, rows), [answer(RIGHT)], "title")
+    overview_png(write_metrics(tmp_path, rows), [answer("right")], "title")
     reward, difference = figures[0].axes[1:]
     (line,) = reward.get_lines()
     assert line.get_label() == "accuracy"
@@ -81,7 +82,7 @@ def test_figures_that_a_run_lacks_are_absent_and_not_zero(figures: list[Figure],
 
 
 def test_a_reward_below_zero_stays_in_view(figures: list[Figure], tmp_path: Path) -> None:
-    overview_png(write_metrics(tmp_path, '{"step": 1, "reward/mean": -2}\n'), [answer(RIGHT)], "title")
+    overview_png(write_metrics(tmp_path, '{"step": 1, "reward/mean": -2}\n'), [answer("right")], "title")
     assert figures[0].axes[1].get_ylim()[0] < -2
 
 
@@ -90,7 +91,7 @@ HARD = ["walking_upstairs", "$x$_{y}^\\frac", "a" * 70, "\u0635\u0639\u0648\u062
 
 def test_any_label_and_any_answer_can_be_drawn(figures: list[Figure], tmp_path: Path) -> None:
     confusion_png({truth: dict.fromkeys([*HARD, "(unparsed)"], 1) for truth in HARD}, "$title")
-    hard = [answer(WRONG, text, truth) for text, truth in zip([*HARD[1:], "\x07\ud800 $" * 400], HARD, strict=True)]
+    hard = [answer("wrong", text, truth) for text, truth in zip([*HARD[1:], "\x07\ud800 $" * 400], HARD, strict=True)]
     overview_png(write_metrics(tmp_path, '{"step": 1}\n'), hard, "$title")
     grid = [axes for axes in figures[1].axes if axes.images]
     assert len(grid) == 8  # six in a row, two below

@@ -110,5 +110,41 @@ def test_a_folder_of_evaluations_alone_is_a_runs(tmp_path: Path) -> None:
     (tmp_path / "eval" / "step_0" / "metrics.json").write_text('{"n": 2, "accuracy": 0.5, "step": 0}', encoding="utf-8")
     data = read_run(tmp_path, 100)
     assert data["kind"] == "evaluation"
-    assert [one["accuracy"] for one in data["evaluations"]] == [0.5]
+    assert [(own["name"], own["value"]) for one in data["evaluations"] for own in one["numbers"]] == [("accuracy", 0.5)]
     assert data["last_write"]
+
+
+def test_numbers_are_those_of_the_evaluations_else_of_the_rollouts(tmp_path: Path) -> None:
+    error = {"name": "error", "title": "mean error", "is_share": False, "higher_is_better": False}
+    rows = [
+        row("0.5", "0.4", prediction="0.4", numbers={"error": 0.1}, outcome="measured"),
+        row("0.5", "none", prediction=None, numbers={"error": 1.0}, outcome="unparsed"),
+        row("A", "A", "classes", prediction="A", numbers={"accuracy": 1.0}, outcome="right"),
+    ]
+    metrics = {"numbers": [error], "error": 0.3, "error_ci95": [0.1, 0.5]}
+    evaluated = read_run(write_run(tmp_path / "a", *rows, evaluations={"step_1": metrics}), 100)
+    assert [(one["name"], one["heading"], one["is_share"]) for one in evaluated["numbers"]] == [
+        ("error", "mean error", False), ("accuracy", "accuracy", True),
+    ]  # fmt: skip
+    (shown,) = evaluated["evaluations"][0]["numbers"]
+    assert (shown["value"], shown["ci95"], shown["higher_is_better"]) == (0.3, [0.1, 0.5], False)
+    alone = read_run(write_run(tmp_path / "b", *rows), 100)
+    assert [(one["name"], one["is_share"]) for one in alone["numbers"]] == [("error", False), ("accuracy", True)]
+    # right or wrong tells the accuracy already
+    assert [one["numbers"] for one in alone["rollouts"]] == [{"error": 0.1}, {"error": 1.0}, {}]
+    assert [one["name"] for one in read_run(write_run(tmp_path / "c"), 100)["numbers"]] == ["accuracy"]
+
+
+def test_pictures_that_turns_brought_are_not_the_prompts(tmp_path: Path) -> None:
+    def turn(kind: str, *media: str) -> dict[str, Any]:
+        return {"kind": kind, "text": "", "media": list(media), "finish_reason": ""}
+
+    rows = [
+        row("A", "A", media=["p", "q", "x"], turns=[turn("sampled"), turn("environment", "x"), turn("sampled")]),
+        # the last reply ended the rollout: the policy never saw its picture
+        row("A", "A", media=["p", "x"], turns=[turn("environment", "x"), turn("sampled"), turn("environment", "y")]),
+        row("A", "A", media=["p", "q"]),
+    ]
+    shown = read_run(write_run(tmp_path / "run", *rows), 100)["rollouts"]
+    assert [one["prompt_media"] for one in shown] == [["p", "q"], ["p"], ["p", "q"]]
+    assert [turn["media"] for turn in shown[1]["turns"]] == [["x"], [], ["y"]]

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,13 +21,36 @@ import pytest
 
 from tests.helpers import picture, question
 from timemaster.config import Config
+from timemaster.judge import ChatRefused
 from timemaster.run import checkpoints
-from timemaster.run.folder import ResumePoint, Run, StepPlan, is_done, save
+from timemaster.run.folder import ResumePoint, Run, StepPlan, is_done, save, saved_when_judge_refuses
 from timemaster.run.sinks import TensorBoard
+from timemaster.run.step_names import by_step, step_of
+from timemaster.system.files import replacing
 from timemaster.system.locks import folder_lock
 from timemaster.types import Group, InputError, Rollout
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with replacing(path) as temporary:
+        temporary.write_text("old", encoding="utf-8")
+        assert not path.exists()
+    with suppress(OSError), replacing(path) as temporary:
+        temporary.write_text("ne", encoding="utf-8")
+        raise OSError("full")
+    assert path.read_text(encoding="utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_steps_are_read_from_names_and_ordered_as_numbers(tmp_path: Path) -> None:
+    for name in ("step_10", "step_9", "step_9_blank", "step_x", "tmp_step_3"):
+        (tmp_path / name).mkdir()
+    assert by_step(tmp_path, "*") == {9: tmp_path / "step_9", 10: tmp_path / "step_10"}
+    assert list(by_step(tmp_path, "*")) == [9, 10]
+    assert (step_of(Path("global_step_40")), step_of(Path("step_7.jsonl"))) == (40, 7)
 
 
 def plan(done: int, total: int) -> StepPlan:
@@ -163,21 +187,45 @@ def test_a_signal_ends_after_the_step_and_a_second_one_at_once(cfg: Config, capl
     assert signal.getsignal(number) == before
 
 
+class Workers:
+    checkpoint_bytes = updates_done = 1
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds, self.num_saves = seconds, 0
+
+    def save(self, folder: str) -> dict[str, int]:
+        time.sleep(self.seconds)
+        self.num_saves += 1
+        for name in ("state", "huggingface"):
+            Path(folder, name).mkdir()
+        return {}
+
+
+def test_when_the_judge_refuses_the_steps_that_are_done_are_saved_once(cfg: Config) -> None:
+    for num_steps, num_saves in ((0, 0), (2, 1)):
+        workers: Any = Workers()
+        with Run(cfg, "grpo") as run:
+            guard = saved_when_judge_refuses(run, workers)
+            with pytest.raises(ChatRefused, match="no money"), guard:
+                refuse_after(run, num_steps)
+            assert [step for step, _ in checkpoints.checkpoints(run.folder)] == [num_steps] * num_saves
+            with pytest.raises(ChatRefused, match="no money"), saved_when_judge_refuses(run, workers):
+                refuse_after(run, 0)  # in the next rollout, with the last step saved
+            assert workers.num_saves == num_saves
+
+
+def refuse_after(run: Run, num_steps: int) -> None:
+    for step in range(1, num_steps + 1):
+        run.log_step(step, {}, [])
+    raise ChatRefused("no money")
+
+
 def test_a_step_that_outlasts_the_limit_is_not_waited_for_and_a_save_is(cfg: Config) -> None:
-    class Workers:
-        checkpoint_bytes = updates_done = 1
-
-        def save(self, folder: str) -> dict[str, int]:
-            time.sleep(0.4)
-            for name in ("state", "huggingface"):
-                Path(folder, name).mkdir()
-            return {}
-
     cfg.trainer.stop_seconds = 0.2
     with Run(cfg, "sft") as run:
         run.start_bar(plan(0, 10))
         os.kill(os.getpid(), signal.SIGTERM)
-        save(run, Workers(), 1)  # type: ignore[arg-type]
+        save(run, Workers(seconds=0.4), 1)  # type: ignore[arg-type]
         assert checkpoints.checkpoints(run.folder)[-1][0] == 1
     with Run(cfg, "sft") as run:
         run.start_bar(plan(0, 10))

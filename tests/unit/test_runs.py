@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from timemaster.metrics.summary import summarise as summarise_items
 from timemaster.metrics.summary import validation_metrics
 from timemaster.models.family import default_family
 from timemaster.rewards import RewardPart, Scorer
-from timemaster.rollout.loop import RolloutLoop, stable_seed
+from timemaster.rollout.loop import RolloutLoop
+from timemaster.rollout.progress import stable_seed
 from timemaster.run import checkpoints
 from timemaster.run.folder import ResumePoint, Run
 from timemaster.run.inputs import rows_identity
 from timemaster.tasks.scorer import make_scorer
-from timemaster.types import Completion, Example, InputError, Message, Part, Prompt, Rollout, Sampling, Score
+from timemaster.types import Completion, Example, InputError, Prompt, Rollout, Sampling, Score
 
 LABELS = ["Desktop", "Laptop"]
 RUBRIC = Rubric("an answer", {"depth": "gives reasons"})
@@ -175,8 +177,8 @@ def test_published_and_live_names_are_inverse(name: str) -> None:
 class EchoEngine:
     """Answers with the tokens it is told to, one request a step, last in first out."""
 
-    def __init__(self, answers: list[list[int]], stop: int) -> None:
-        self.answers, self.stop, self.queue, self.seen = answers, stop, [], []
+    def __init__(self, answer: list[int], stop: int) -> None:
+        self.answer, self.stop, self.queue, self.seen = answer, stop, [], []
 
     def submit(self, key: str, prompt: Prompt, sampling: Sampling) -> None:
         self.queue.append((key, prompt, sampling))
@@ -185,10 +187,12 @@ class EchoEngine:
     def busy(self) -> bool:
         return bool(self.queue)
 
+    def abort(self, keys: Sequence[str]) -> None:
+        self.queue = [item for item in self.queue if item[0] not in keys]
+
     def step(self) -> list[tuple[str, list[Completion]]]:
         key, _, sampling = self.queue.pop()
-        turn = int(key.split("/")[2]) if "/" in key else 0
-        answer = [*self.answers[turn], self.stop]
+        answer = [*self.answer, self.stop]
         one = Completion(token_ids=answer, logprobs=[-0.5] * len(answer), finish_reason="stop")
         return [(key, [one] * sampling.n)]
 
@@ -202,18 +206,18 @@ def renderer(tiny: str):
     return Renderer(tiny, vision_spec(load_model_config(tiny), 784, 50176))
 
 
-def loop(renderer, engine, respond=None) -> RolloutLoop:
+def loop(renderer, engine) -> RolloutLoop:
     def length(rollout: Rollout, example) -> float:
         return float(len(rollout.text))
 
     scorer = Scorer(lambda example: [RewardPart("length", 1.0, length)], "raise", num_threads=2)
     return RolloutLoop(
-        engine=engine, renderer=renderer, score=scorer.start_group, respond=lambda example: respond, max_model_len=256
+        engine=engine, renderer=renderer, score=scorer.start_group, environment=lambda example: None, max_model_len=256
     )
 
 
 def test_groups_come_back_in_order_and_scored(renderer) -> None:
-    engine = EchoEngine([renderer.encode("yes")], renderer.end_of_turn)
+    engine = EchoEngine(renderer.encode("yes"), renderer.end_of_turn)
     examples = [question(f"row {i}", [picture(i)]) for i in range(3)]
     jobs = [(example, renderer.prompt(example)) for example in examples]
     groups = loop(renderer, engine).run(jobs, Sampling(n=2, max_tokens=8), version=7, seed="1/3")
@@ -249,7 +253,7 @@ def test_the_judge_is_asked_while_others_still_decode(renderer, tmp_path: Path) 
     with ChatServer(says('{"depth": 8}', seconds=0.2)) as server:
         endpoint = Endpoint(base_url=server.url, model="m")
         set_judge(Judge(chats=[Chat(endpoint, Budget(), Store(tmp_path / "judge.sqlite"), "run", 8)]))
-        engine = Waiting([renderer.encode("yes")], renderer.end_of_turn)
+        engine = Waiting(renderer.encode("yes"), renderer.end_of_turn)
         examples = [question(f"row {i}", [picture(i)], f"Which of {i}?") for i in range(3)]
         scorer = Scorer(lambda example: [RewardPart("graded", 1.0, graded)], "raise", num_threads=2)
         graded_loop = loop(renderer, engine)
@@ -259,42 +263,6 @@ def test_the_judge_is_asked_while_others_still_decode(renderer, tmp_path: Path) 
         )
         set_judge(None)
     assert [rollout.score.total for group in groups for rollout in group.rollouts if rollout.score] == [0.8] * 3
-
-
-def test_a_task_can_go_on_with_an_image_and_past_tokens_stay(renderer) -> None:
-    def respond(example, text):
-        return (
-            None
-            if "\n" in text
-            else [Message("user", [Part("image", media=picture(9)), Part("text", text="And now?")])]
-        )
-
-    engine = EchoEngine([renderer.encode("zoom"), renderer.encode("done")], renderer.end_of_turn)
-    example = question("row", [picture(1)])
-    group = loop(renderer, engine, respond).run(
-        [(example, renderer.prompt(example))], Sampling(n=2, max_tokens=20), 0, "s"
-    )[0]
-    rollout = group.rollouts[0]
-    assert rollout.text == "zoom\ndone"
-    assert [media.uid for media in rollout.media] == [picture(1).uid, picture(9).uid]
-    first_prompt, second_prompt = engine.seen[0][0], engine.seen[1][0]
-    assert second_prompt.token_ids[: len(first_prompt.token_ids)] == first_prompt.token_ids
-    assert rollout.token_ids[: len(second_prompt.token_ids)] == second_prompt.token_ids
-    trained = [t for t, m in zip(rollout.token_ids, rollout.mask, strict=True) if m]
-    assert trained == [*renderer.encode("zoom"), renderer.end_of_turn, *renderer.encode("done"), renderer.end_of_turn]
-    assert all(logprob == 0.0 for logprob, m in zip(rollout.logprobs, rollout.mask, strict=True) if not m)
-
-
-def test_turns_end_when_the_token_budget_is_spent(renderer) -> None:
-    engine = EchoEngine([renderer.encode("zoom")] * 50, renderer.end_of_turn)
-    example = question("row", [picture(1)])
-    respond = lambda example, text: [Message("user", [Part("text", text="More?")])]  # noqa: E731
-    group = loop(renderer, engine, respond).run(
-        [(example, renderer.prompt(example))], Sampling(n=1, max_tokens=16), 0, "s"
-    )[0]
-    per_turn = len(renderer.encode("zoom")) + 1
-    assert sum(group.rollouts[0].mask) <= 16 + per_turn
-    assert len(group.rollouts[0].token_ids) <= 256
 
 
 def test_a_row_of_an_unknown_source_says_what_to_add() -> None:

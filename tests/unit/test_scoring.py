@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -52,6 +52,9 @@ class OneWord:
 
     def busy(self) -> bool:
         return bool(self.queue)
+
+    def abort(self, keys: Sequence[str]) -> None:
+        self.queue = [item for item in self.queue if item[0] not in keys]
 
     def step(self) -> list[tuple[str, list[Completion]]]:
         key, n = self.queue.pop()
@@ -99,7 +102,7 @@ class Bench:
         self.scorer, model = Scorer(lambda _: parts, on_error, num_threads, timeout), OneWord()
         SCORERS.append(self.scorer)
         self.loop = RolloutLoop(
-            engine=model, renderer=model, score=self.scorer.start_group, respond=lambda _: None, max_model_len=99
+            engine=model, renderer=model, score=self.scorer.start_group, environment=lambda _: None, max_model_len=99
         )  # type: ignore[arg-type]
 
     def run(self, *names: str) -> list[Group]:

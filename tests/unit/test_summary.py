@@ -6,12 +6,15 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.helpers import picture
 from timemaster.data.store import plot_row, write_rows
-from timemaster.results.summary import NUM_PLOTS, collect, main, outcome, some_of_each, write_picture
+from timemaster.metrics.answers import Answer
+from timemaster.results import plot_results
+from timemaster.results.summary import NUM_PLOTS, collect, main, measured, some_of_each, write_picture
 from timemaster.series.splits import Series
 from timemaster.types import InputError
 
@@ -33,7 +36,8 @@ def finished(tmp_path: Path) -> Path:
         metrics |= {"files": [str(tmp_path / "test.parquet")], "per_class": per_class}
         (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
         lines = [
-            {"id": f"test.parquet:{i}", "truth": label, "prediction": "A", "response": "<class>A</class>"}
+            {"id": f"test.parquet:{i}", "data_source": "toy", "truth": label, "prediction": "A"}
+            | {"response": "<class>A</class>", "outcome": "right" if label == "A" else "wrong"}
             for i, label in enumerate(labels)
         ]
         (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -65,39 +69,74 @@ def test_a_run_without_blanked_images_has_none_in_figures_and_table(
 
 def test_every_class_is_shown_even_where_there_are_more_than_plots() -> None:
     labels = [*"AAAABCDEFG", "A"]  # seven classes
-    chosen = some_of_each([{"truth": label, "outcome": "right"} for label in labels])
-    assert [one["truth"] for one in chosen] == list("ABCDEFG")
+    chosen = some_of_each(rows(*((label, "right", 1) for label in labels)))
+    assert [one.truth for one in chosen] == list("ABCDEFG")
 
 
-def rows(*groups: tuple[str, str, int]) -> list[dict[str, str]]:
+def rows(*groups: tuple[str, str, int]) -> list[Answer]:
     """(truth, outcome, count), in order."""
-    return [{"truth": truth, "outcome": outcome} for truth, outcome, count in groups for _ in range(count)]
+    return [
+        Answer(id="row", data_source="toy", truth=truth, prediction=None, outcome=outcome)
+        for truth, outcome, count in groups
+        for _ in range(count)
+    ]
 
 
 def test_classes_and_outcomes_take_turns() -> None:
     chosen = some_of_each(rows(("A", "right", 7), ("B", "right", 5), ("B", "wrong", 1), ("A", "unparsed", 1)))
-    assert [(one["truth"], one["outcome"]) for one in chosen] == [
+    assert [(one.truth, one.outcome) for one in chosen] == [
         ("A", "right"), ("B", "right"), ("A", "unparsed"), ("B", "wrong"), ("A", "right"), ("B", "right"),
     ]  # fmt: skip
     chosen = some_of_each(rows(("A", "right", 9), ("B", "wrong", 2)))
-    assert [one["truth"] for one in chosen] == ["A", "B", "A", "B", "A", "A"]
+    assert [one.truth for one in chosen] == ["A", "B", "A", "B", "A", "A"]
     assert len(chosen) == NUM_PLOTS
 
 
 def test_one_wrong_answer_is_shown_however_many_classes_and_right_ones_there_are() -> None:
     groups = [(label, "right", 9) for label in "ABCDEFG"]
     chosen = some_of_each(rows(*groups, ("F", "wrong", 1)))
-    assert [(one["truth"], one["outcome"]) for one in chosen if one["outcome"] != "right"] == [("F", "wrong")]
-    assert [one["truth"] for one in chosen] == list("ABCDEFG")
-    assert {one["outcome"] for one in some_of_each(rows(*groups))} == {"right"}
+    assert [(one.truth, one.outcome) for one in chosen if one.outcome != "right"] == [("F", "wrong")]
+    assert [one.truth for one in chosen] == list("ABCDEFG")
+    assert {one.outcome for one in some_of_each(rows(*groups))} == {"right"}
 
 
-def test_an_answer_without_classes_is_right_when_its_accuracy_is_one() -> None:
-    row = {"prediction": None, "truth": "4.5", "score": 0.1, "parts": {"accuracy": 1.0}}
-    assert [outcome(row, has_classes) for has_classes in (True, False)] == ["unparsed", "right"]
-    assert outcome(row | {"parts": {}}, False) == outcome(row | {"parts": {}, "score": None}, False) == "wrong"
-    assert outcome(row | {"prediction": "4.5"}, True) == "right"
-    assert outcome(row | {"prediction": "A"}, True) == "wrong"
+def test_where_nothing_was_read_the_rewards_say_what_is_right() -> None:
+    def outcome(**fields: Any) -> str:
+        return measured(Answer(id="row", data_source="verl", truth="4.5", prediction=None, **fields)).outcome
+
+    assert outcome(score=0.1, parts={"accuracy": 1.0}) == "right"
+    assert outcome(score=0.0) == "wrong"
+    assert outcome(score=0.1) == outcome() == "unscored"  # a scaled reward does not say it
+    assert outcome(outcome="unparsed") == "unparsed"
+
+
+def test_real_numbers_have_their_headline_and_plots_from_best_to_worst(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys
+) -> None:
+    error = {"name": "error", "title": "mean error", "is_share": False, "higher_is_better": False}
+    answers = [
+        {"id": f"test.parquet:{i}", "data_source": "toy", "truth": f"0.{i}", "prediction": "0.1" if i else None}
+        | {"response": "0.1", "numbers": {"error": abs(i - 1) / 10}, "outcome": "measured" if i else "unparsed"}
+        for i in range(9)
+    ]
+    for path in (finished / "grpo" / "eval").iterdir():
+        metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+        metrics = {"n": 9, "numbers": [error], "error": 0.25, "error_ci95": [0.2, 0.3], "files": metrics["files"]}
+        (path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        lines = "".join(json.dumps(line) + "\n" for line in answers)
+        (path / "predictions.jsonl").write_text(lines, encoding="utf-8")
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(plot_results, "overview_png", lambda run, chosen, title: drawn.update(c=chosen, t=title) or b"")
+    monkeypatch.setattr(sys, "argv", ["summary", str(finished)])
+    main()
+    assert json.loads((finished / "summary.json").read_text(encoding="utf-8"))["after"] == {
+        "error": 0.25, "ci95": [0.2, 0.3],
+    }  # fmt: skip
+    assert "mean error on 9 test rows" in caplog.text + "".join(capsys.readouterr())
+    # by error: rows 1 (0), 0 and 2 (0.1), 3 (0.2), … 8 (0.7); of these nine numbers 0, 1.6, 3.2, 4.8, 6.4 and 8
+    assert [one.truth for one in drawn["c"]] == ["0.1", "0.2", "0.3", "0.5", "0.6", "0.8"]
+    assert [one.value for one in drawn["c"]][::5] == ["error 0", "error 0.7"]
+    assert drawn["t"] == "Greedy answers after step 8: mean error 0.250 [0.200, 0.300], 1 unparsed of 9 test rows"
 
 
 def test_what_was_not_evaluated_is_absent(finished: Path) -> None:

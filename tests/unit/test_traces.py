@@ -204,7 +204,7 @@ def test_a_killed_start_goes_on_where_it_was(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "num_requests", "message"), [(401, 16, "Look at base_url"), (500, 36, "20 calls in a row")]
+    ("status", "num_requests", "message"), [(401, 16, "Check base_url"), (500, 36, "20 consecutive calls")]
 )
 def test_a_server_that_cannot_answer_ends_it(
     data: Path, status: int, num_requests: int, message: str, monkeypatch: pytest.MonkeyPatch

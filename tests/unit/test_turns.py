@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import question
 from timemaster.backends.spec import TrainerSpec
 from timemaster.config import Config
-from timemaster.rollout.loop import Request
+from timemaster.rollout.progress import Request
 from timemaster.types import Group, InputError, Prompt, PromptRow, Sample, Sampling
 from timemaster.workers import handle as workers
 from timemaster.workers.dispatch import EngineReport

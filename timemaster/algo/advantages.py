@@ -82,6 +82,7 @@ def to_samples(group: Group, advantages_G: Sequence[float | None]) -> list[Sampl
             mask=rollout.mask,
             media=rollout.media,
             logprobs=rollout.logprobs,
+            temperatures=rollout.temperatures,
             advantage=advantage,
             data_source=group.example.data_source,
         )

@@ -53,10 +53,10 @@ class FsdpBackend:
         self.device = torch.device(device)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self._mesh = init_device_mesh(device, (self.world_size,))
-        clock_dtype = compute_dtype(cfg, device)
-        self.dtype: torch.dtype = getattr(torch, clock_dtype)
+        dtype = compute_dtype(cfg, device)
+        self.dtype: torch.dtype = getattr(torch, dtype)
         sizes = cfg.data.min_pixels, cfg.data.max_pixels
-        self.spec = vision_spec(load_model_config(cfg.model.path), *sizes, clock_dtype)
+        self.spec = vision_spec(load_model_config(cfg.model.path), *sizes, clock_dtype=dtype)
         self.family = self.spec.family
         self.policy = self._load(trained=True)
         self.reference = self._load(trained=False) if with_reference else None

@@ -59,19 +59,29 @@ class Policy(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probs [N] and entropies [N] (nats) of the trained tokens at the sampling temperature, float32.
 
+        `temperature` is that of the run; a token's own in `batch.temperatures` takes its place.
         Entropies have a gradient only with `train_entropy`: it costs another [chunk, vocabulary] in the backward pass.
         """
         hidden = self.hidden_states(batch).flatten(0, 1)[batch.select]
         weight = self.model.get_output_embeddings().weight
+        own = batch.temperatures  # [N]
         parts = []
         for i in range(0, len(hidden), CHUNK_TOKENS):
             chunk = slice(i, i + CHUNK_TOKENS)
-            args = (hidden[chunk], weight, batch.targets[chunk], temperature, train_entropy)
+            at: float | torch.Tensor = temperature
+            if own is not None:
+                at = torch.where(own[chunk] > 0, own[chunk], temperature)[:, None]
+            args = (hidden[chunk], weight, batch.targets[chunk], at, train_entropy)
             parts.append(checkpoint(self._head, *args, use_reentrant=False))
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def _head(
-        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float, train_entropy: bool
+        self,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        temperature: float | torch.Tensor,
+        train_entropy: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self._linear(hidden, weight.to(hidden.dtype)).float() / temperature
         logits = logits.index_fill(-1, self.banned, BANNED_LOGIT)

@@ -23,7 +23,7 @@ def check_settings(cfg: Config, mode: str) -> None:
             _require(cfg, item.key, item.rule.holds(item.value), item.rule.describe(), item.rule.advice)
     _check_data(cfg, mode)
     _check_judge(cfg)
-    _require(cfg, "model.path", bool(cfg.model.path), "a Qwen2.5-VL folder or hub id", "Set MODEL_PATH or model.path.")
+    _require(cfg, "model.path", bool(cfg.model.path), "a model's folder or hub id", "Set MODEL_PATH or model.path.")
     named = cfg.trainer.default_local_dir or (cfg.trainer.project_name and cfg.trainer.experiment_name)
     _require(cfg, "trainer.experiment_name", bool(named), "set, and trainer.project_name, too", "They name the folder.")
     advice = "Greedy answers to one row are all the same: set eval.temperature too, such as 0.7."

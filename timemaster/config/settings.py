@@ -80,7 +80,7 @@ class DataConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
-    """Which Qwen2.5-VL is trained and how its forward pass runs."""
+    """Which model is trained and how its forward pass runs."""
 
     path: str = setting("", "local folder or hub id of the model")
     revision: str = setting(

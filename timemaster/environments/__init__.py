@@ -1,4 +1,4 @@
-"""Environments: what answers the policy's turns midway (tools, code, further images), one object a rollout.
+"""Environments answer the policy's turns: tools, code, further images. Each rollout has an object of its own.
 
     class Calculator:
         def step(self, turn: Turn) -> Reply: ...
@@ -10,5 +10,6 @@ Knows nothing of engines, tokens or rewards.
 """
 
 from timemaster.environments.protocol import Environment, EnvironmentSpec
+from timemaster.environments.record import environment_metrics
 
-__all__ = ["Environment", "EnvironmentSpec"]
+__all__ = ["Environment", "EnvironmentSpec", "environment_metrics"]

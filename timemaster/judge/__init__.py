@@ -1,6 +1,6 @@
-"""Models as judges: asking an OpenAI-compatible endpoint, and grading by rubric. The door to the openai package."""
+"""Models as judges: asking an OpenAI-compatible endpoint and grading by rubric. Only here is openai imported."""
 
-from timemaster.judge.chat import BudgetSpent, Chat, ChatRefused, Endpoint, Reply
+from timemaster.judge.chat import BudgetSpent, Chat, ChatRefused, ChatReply, Endpoint
 from timemaster.judge.grading import Judge, Judgement, Rubric, read_verdict, set_judge, the_judge
 from timemaster.judge.options import add_chat_options, chats_from, settings_of
 from timemaster.judge.store import Budget, Store
@@ -11,10 +11,10 @@ __all__ = [
     "BudgetSpent",
     "Chat",
     "ChatRefused",
+    "ChatReply",
     "Endpoint",
     "Judge",
     "Judgement",
-    "Reply",
     "Rubric",
     "Store",
     "add_chat_options",

@@ -11,7 +11,7 @@ from timemaster.types import InputError, Media, Message
 
 
 def chat_turn(message: Message) -> dict[str, Any]:
-    """A message in OpenAI's form, pictures inside. InputError for a video."""
+    """A message in OpenAI's form, including its pictures. InputError for a video."""
     content = []
     for part in message.parts:
         if part.media is None:
@@ -24,7 +24,7 @@ def chat_turn(message: Message) -> dict[str, Any]:
 
 
 def encoded(media: Media) -> bytes:
-    """The file of an image, read when only its path is known."""
+    """The encoded file of an image."""
     return media.data if media.data is not None else Path(media.path).read_bytes()
 
 

@@ -43,7 +43,7 @@ class Answer:
     tokens: int = 0  # sampled
     prompt_tokens: int = 0  # before the first sampled one, image tokens included
     finish_reason: str = ""
-    turns: list[dict[str, Any]] = field(default_factory=list)  # kind, text, media, finish_reason; [] for a single turn
+    turns: list[dict[str, Any]] = field(default_factory=list)  # see `turn_row`; [] for a single turn
     choices: tuple[str, ...] = ()  # what a prediction is one of; () for open answers; not in the files
     numbers: dict[str, float] = field(default_factory=dict)  # what the task's evaluation measured; the headline first
     outcome: str = ""  # one of OUTCOMES; "" before it was measured
@@ -79,7 +79,8 @@ def answer_of_rollout(example: Example, rollout: Rollout) -> Answer:
 def turn_row(turn: Turn) -> dict[str, Any]:
     """A turn as a JSON object. Example: {"kind": "sampled", "text": "…", "media": [], "finish_reason": "stop"}"""
     media = [media.uid for media in turn.media]
-    return {"kind": turn.kind, "text": turn.text, "media": media, "finish_reason": turn.finish_reason}
+    row = {"kind": turn.kind, "text": turn.text, "media": media, "finish_reason": turn.finish_reason}
+    return row | ({"error": turn.error} if turn.error else {})
 
 
 def answer_of_text(example: Example, response: str, prediction: str | None) -> Answer:

@@ -77,8 +77,8 @@ class Classification(Evaluation):
 
     def outcome(self, answer: Answer) -> str:
         """Without labels no answer is unparsed: nothing had to be read."""
-        found = Evaluation.outcome(self, answer)
-        return "wrong" if found == "unparsed" and not answer.choices else found
+        outcome = Evaluation.outcome(self, answer)
+        return "wrong" if outcome == "unparsed" and not answer.choices else outcome
 
     def vote(self, samples: Sequence[Answer]) -> Answer:
         """The majority vote, which has no rewards of its own."""

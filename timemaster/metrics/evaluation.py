@@ -87,10 +87,14 @@ class Evaluation(ABC):
         return None
 
     def vote(self, samples: Sequence[Answer]) -> Answer:
-        """Several answers to one row as a single one: the first, with the means of all numbers."""
+        """Several answers to one row as a single one: the first, with the means of all numbers.
+
+        A share becomes 1 when more than half of the answers have it, else 0.
+        """
         known = [sample.numbers for sample in samples if sample.numbers]
-        means = {number.name: fmean(one[number.name] for one in known) for number in self.numbers if known}
-        return replace(samples[0], numbers=means)
+        means = {number.name: fmean(own[number.name] for own in known) for number in self.numbers if known}
+        votes = {n.name: float(means[n.name] > 0.5) for n in self.numbers if known and n.is_share}
+        return replace(samples[0], numbers=means | votes)
 
     def trivial(self, truths: Sequence[str]) -> Trivial | None:
         """What the best answer would reach that is the same for all rows; None when this is not known."""

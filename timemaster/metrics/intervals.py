@@ -26,6 +26,8 @@ def bootstrap(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, li
     """
     import numpy as np
 
+    if not columns:
+        return {}
     rng = np.random.default_rng(seed)
     values = np.array(list(columns.values())).T  # [items, columns]
     means = (values[rng.integers(0, len(values), len(values))].mean(axis=0) for _ in range(NUM_RESAMPLES))

@@ -1,18 +1,18 @@
-"""Classical classifiers on the raw series, through sktime: what a model that reasons has to beat.
+"""Classical classifiers on the raw series, from sktime: a model that reasons should beat them.
 
     1nn_euclid   the nearest training series by Euclidean distance
-    1nn_dtw      the same by dynamic time warping, within a Sakoe-Chiba band of `window` (a share of the length)
+    1nn_dtw      the nearest by dynamic time warping in a Sakoe-Chiba band of `window` (a share of the length)
     rocket       10,000 random convolutions and a ridge classifier, Dempster et al. (2020), arXiv 1910.13051
-    minirocket   its deterministic and faster kin, Dempster et al. (2021), arXiv 2012.08791
+    minirocket   an almost deterministic, faster variant, Dempster et al. (2021), arXiv 2012.08791
 
-They learn from the training and the validation rows together, which are the archive's training split. Channels are
-taken together (of DTW: one path for all). The band's default is the UCR archive's "DTW (w=100)", no limit: it needs no
-tuning, and on CTU it is right more often than a band (70.0 % against 58.0 % with window 0.1).
+They learn from the training and validation rows together: this is the training split of the archive. All channels are
+used at once (DTW: one path for all). The default window 1 is the UCR archive's "DTW (w=100)", which has no limit. It
+needs no tuning, and on CTU it is better than a band (70.0 % right; 58.0 % with window 0.1).
 
-Measured on CTU (250 x 250 series of 720), on two cores shared with other work, compilation included: 1nn_euclid 8 s,
-1nn_dtw 120 s (180 of processor time; 70 with window 0.1), rocket 100 s, minirocket 20 s.
+Times on CTU (250 x 250 series of 720) on two busy cores, with compilation: 1nn_euclid 8 s, 1nn_dtw 120 s (processor
+time 180 s; 70 s with window 0.1), rocket 100 s, minirocket 20 s.
 
-Answers are kept beside predictions.jsonl and given again while data files, settings and library are the same.
+The answers are stored and used again as long as data files, settings and the library's version are the same.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from timemaster.types import Example, InputError
 log = logging.getLogger(__name__)
 
 BASELINES = ("1nn_euclid", "1nn_dtw", "rocket", "minirocket")
-SEED = 1  # of rocket's convolutions
+SEED = 1  # of the random convolutions of rocket
 NUM_CHUNKS = 50  # of the test rows, for the progress bar and the processes
-MANY_CELLS = 5e9  # of DTW's tables: from here on, several processes pay
+MANY_CELLS = 5e9  # cells of DTW's tables from which several processes are faster than one
 
 
 def check_settings(names: Sequence[str], window: float) -> None:
-    """InputError for a baseline that is not there and a window that is no share."""
+    """InputError for an unknown baseline, and for a window outside 0 < window <= 1."""
     unknown = [name for name in names if name not in BASELINES]
     if unknown:
         raise InputError(f"--baselines {unknown[0]}: there are {', '.join(BASELINES)}.")
@@ -54,15 +54,15 @@ def check_settings(names: Sequence[str], window: float) -> None:
 
 
 def classify(name: str, train: Sequence[Example], test: Sequence[Example], window: float = 1.0) -> list[str]:
-    """What `name` predicts for `test` after learning from `train`; the examples have `extra["series"]`.
+    """What baseline `name` predicts for `test` after learning from `train`. The examples need `extra["series"]`.
 
-    Raises InputError for another name, and for series that are missing or not all of one shape.
+    Raises InputError for an unknown name, missing series, and series of different shapes.
     """
     check_settings([name], window)
     panel = _panel([*train, *test])
     known, new = panel[: len(train)], panel[len(train) :]
     classes = [example.answer for example in train]
-    if not name.startswith("1nn"):  # one call: rocket is slow to start
+    if not name.startswith("1nn"):  # in one call: rocket starts slowly
         return [str(one) for one in _classifier(name, window).fit(known, _array(classes)).predict(new)]
     size = -(-len(new) // NUM_CHUNKS)
     chunks = [new[i : i + size] for i in range(0, len(new), size)]
@@ -77,13 +77,13 @@ def classify(name: str, train: Sequence[Example], test: Sequence[Example], windo
 
 
 def _each(answer: Callable[[Any], list[str]], chunks: Sequence[Any], num_cells: float) -> Iterator[list[str]]:
-    """The answers to each chunk; in several processes where the tables of distances have many cells."""
+    """The answers to each chunk, from several processes when the tables of distances have many cells."""
     import multiprocessing
 
     if num_cells < MANY_CELLS:
         yield from map(answer, chunks)
         return
-    context = multiprocessing.get_context("spawn")  # not fork: this process holds threads
+    context = multiprocessing.get_context("spawn")  # not fork: this process has threads
     with ProcessPoolExecutor(os.cpu_count() or 1, mp_context=context) as pool:
         yield from pool.map(answer, chunks)
 
@@ -119,12 +119,12 @@ def _panel(examples: Sequence[Example]) -> Any:
         try:
             rows.append(series_of(example))
         except InputError as error:
-            raise InputError(f"{example.id}: {error}. Mend the row, or leave --baselines out.") from error
+            raise InputError(f"{example.id}: {error}. Correct the row, or leave out --baselines.") from error
     shapes = {(len(row), *{len(channel) for channel in row}) for row in rows}
     if len(shapes) > 1 or len(next(iter(shapes))) != 2:
         raise InputError(
             f"The series differ in channels or length ({sorted(shapes)[:3]}, …): the baselines need one shape. Pad or "
-            "cut them in the recipe, or leave --baselines out."
+            "cut them in the recipe, or leave out --baselines."
         )
     return np.array(rows, dtype=float)
 
@@ -132,7 +132,7 @@ def _panel(examples: Sequence[Example]) -> Any:
 def baseline(
     name: str, task: Task, rows: tuple[Sequence[Example], Sequence[Example]], folder: Path, window: float = 1.0
 ) -> Path:
-    """The predictions.jsonl of a baseline in `folder`; made, or kept from an equal earlier call.
+    """The path of the baseline's predictions.jsonl in `folder`. An equal earlier call's file is used again.
 
     `rows`: those to learn from and those to answer.
     """
@@ -149,7 +149,7 @@ def baseline(
         and (folder / NAME).is_file()
         and json.loads(about.read_text(encoding="utf-8"))["key"] == key.hexdigest()
     ):
-        log.info("%s: the answers in %s are of the same files, and are taken again", name, folder)
+        log.info("%s: using the answers in %s again, the files are the same", name, folder)
         return folder / NAME
     log.info("%s: learning from %d series, answering %d", name, len(train), len(test))
     started = time.perf_counter()

@@ -1,13 +1,14 @@
-"""One table of everything that was tried on a dataset: checkpoints, classical baselines, API models, published numbers.
+"""Compare everything that was tried on a dataset: checkpoints, classical baselines, API models, published numbers.
 
     timemaster compare recipes.ctu --data data/ctu_image --runs checkpoints/TimeMaster_CTU/RUN
         --baselines 1nn_euclid,1nn_dtw,rocket --zero-shot --few-shot 2 --base-url URL --model NAME
 
-writes outputs/compare/<task>/ with compare.md, compare.csv, compare.png and, of each baseline and API model, the
-answers as <name>/predictions.jsonl. All rows answer the same test.parquet; answers that cannot be read stay in the
-denominator. A run's checkpoints are those that were evaluated (EVAL=True): every eval/step_*/ of its folder, the ones
-with several samples by majority vote. Accuracies have Wilson's interval; p is McNemar's exact paired test against one
-row, the best checkpoint or --reference NAME.
+writes outputs/compare/<task>/ with compare.md, compare.csv, compare.png and, for each baseline and API model, its
+answers in <name>/predictions.jsonl. All rows of the table answer the same test.parquet; answers that cannot be read are
+counted, not left out. The checkpoints of a run are those that were evaluated (EVAL=True): every eval/step_*/ of its
+folder; several samples of a row are combined by vote. The task's evaluation says which number is compared, how its 95 %
+interval is made, and which paired test gives p against one row: the best checkpoint or --reference NAME. Baselines and
+--few-shot need a task whose answers are classes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from timemaster.tasks.rows import with_task_answers
 from timemaster.types import Example, InputError
 
 log = logging.getLogger(__name__)
-OF_TEST = re.compile(r"step_\d+(_t[\d.e-]+)?(_n\d+)?(_blank)?")  # else the name says of which rows it is
+OF_TEST = re.compile(r"step_\d+(_t[\d.e-]+)?(_n\d+)?(_blank)?")  # other names tell which other rows were answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,9 @@ class Entry:
 
 
 def compare(task: Task, options: argparse.Namespace) -> list[Result]:
-    """Make the table of `options` (see `parser`) and write it. Returns its rows.
+    """Make the table that `options` (see `parser`) ask for, and write it. Returns its rows.
 
-    What can be checked comes first, then the baselines, then the calls that cost money.
+    All checks come first, then the baselines, then the calls that cost money.
     """
     folder, out = Path(options.data), options.out or Path("outputs/compare") / task.name
     baselines, models = baseline_rows(options), model_rows(options)
@@ -81,7 +82,7 @@ def compare(task: Task, options: argparse.Namespace) -> list[Result]:
 
 
 def read_rows(task: Task, files: Sequence[Path]) -> list[Example]:
-    """The rows of a task's parquet files, with the raw series. Raises InputError for bad rows and another's rows."""
+    """The rows of a task's parquet files, with the raw series. InputError for bad rows and those of another task."""
     from timemaster.data.store import read_examples, report_bad_rows
 
     examples, _ = read_examples([str(file) for file in files], "raise", task.data_source, with_series=True)
@@ -105,14 +106,14 @@ def check_kind(task: Task, options: argparse.Namespace) -> None:
 
 
 def baseline_rows(options: argparse.Namespace) -> list[tuple[str, str]]:
-    """The row of each baseline, and its name. Example: [("1nn_dtw_w0.1", "1nn_dtw")]"""
+    """The name in the table and the name of each baseline. Example: [("1nn_dtw_w0.1", "1nn_dtw")]"""
     names, window = [name for name in options.baselines.split(",") if name], options.dtw_window
     check_settings(names, window)
     return [(f"{name}_w{window:g}" if name == "1nn_dtw" and window < 1 else name, name) for name in names]
 
 
 def model_rows(options: argparse.Namespace) -> list[tuple[str, str, int]]:
-    """The row of each API model and way of asking, the model, examples per class. Example: [("m 2-shot", "m", 2)]"""
+    """Name in the table, model, and examples per class, for each way of asking. Example: [("m 2-shot", "m", 2)]"""
     ways = ([0] if options.zero_shot else []) + ([options.few_shot] if options.few_shot else [])
     if bool(ways) != bool(options.model):
         raise InputError("--model needs --zero-shot, --few-shot K or both, and these need --model NAME.")
@@ -133,10 +134,10 @@ def names_of_runs(runs: Sequence[Path]) -> dict[Path, str]:
 
 def run_entries(run: Path, name: str) -> list[Entry]:
     """The evaluations of a run, by step, called <name>/<evaluation>. Raises InputError when there are none."""
-    found = [path.parent for path in run.glob(f"eval/step_*/{NAME}")]
-    paths = [path for path in found if OF_TEST.fullmatch(path.name)]
+    all_paths = [path.parent for path in run.glob(f"eval/step_*/{NAME}")]
+    paths = [path for path in all_paths if OF_TEST.fullmatch(path.name)]
     if not paths:
-        others = f" (only of other rows: {', '.join(sorted(path.name for path in found))})" if found else ""
+        others = f" (only of other rows: {', '.join(sorted(path.name for path in all_paths))})" if all_paths else ""
         raise InputError(
             f"{run} has no eval/step_*/{NAME}{others}: evaluate the run first, on test.parquet (EVAL=True), or "
             "correct --runs."
@@ -154,7 +155,7 @@ def _split_name(given: str) -> tuple[str, str, Path]:
 
 
 def check_names(names: Sequence[str], reference: str) -> None:
-    """InputError when two rows have one name, and when none has the reference's."""
+    """InputError when two rows have the same name, or none has that of the reference."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise InputError(f"Two rows are called {repeated[0]!r}: give one as --predictions NAME=FILE with another name.")
@@ -163,7 +164,7 @@ def check_names(names: Sequence[str], reference: str) -> None:
 
 
 def _chats(options: argparse.Namespace, out: Path) -> dict[str, Chat]:
-    """The API models by name; nothing is asked yet."""
+    """The API models by name. Nothing is asked yet."""
     if not options.model:
         return {}
     store = Store(options.cache or out / "replies.sqlite")
@@ -239,24 +240,28 @@ def write_table(out: Path, task: Task, results: Sequence[Result], test: Sequence
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    out = argparse.ArgumentParser(prog="timemaster compare", description="One table of all that was tried.")
+    out = argparse.ArgumentParser(
+        prog="timemaster compare", description="Compare everything that was tried on a dataset."
+    )
     out.add_argument("recipe", help="module with TASK, as in recipes.ctu")
-    out.add_argument("--data", required=True, help="its folder with train, validation and test.parquet")
+    out.add_argument("--data", required=True, help="folder with train, validation and test.parquet")
     out.add_argument(
         "--runs", nargs="+", action="extend", default=[], metavar="RUNDIR", help="runs whose evaluations are rows"
     )
     out.add_argument(
         "--predictions", nargs="+", action="extend", default=[], metavar="NAME=FILE", help=f"any other {NAME}"
     )
-    out.add_argument("--baselines", default="", help="of 1nn_euclid,1nn_dtw,rocket,minirocket; with commas")
+    out.add_argument("--baselines", default="", help="some of 1nn_euclid,1nn_dtw,rocket,minirocket")
     out.add_argument("--dtw-window", type=float, default=1.0, help="Sakoe-Chiba band of 1nn_dtw, share of the length")
     out.add_argument("--reference", default="", help="the row that the others are tested against")
     out.add_argument("--out", type=Path, help="default: outputs/compare/<task>")
     api = out.add_argument_group("OpenAI-compatible models")
     api.add_argument("--model", nargs="+", action="extend", default=[], metavar="NAME")
     api.add_argument("--zero-shot", action="store_true", help="ask the dataset's question alone")
-    api.add_argument("--few-shot", type=int, default=0, metavar="K", help="after K answered plots of each class")
-    api.add_argument("--seed", type=int, default=1, help="of the choice of these plots")
+    api.add_argument(
+        "--few-shot", type=int, default=0, metavar="K", help="ask after K plots of each class with their answers"
+    )
+    api.add_argument("--seed", type=int, default=1, help="seed of the choice of these plots")
     api.add_argument("--cache", type=Path, help="SQLite file of replies; default: replies.sqlite in --out")
     add_chat_options(api, temperature=0.0)
     return out

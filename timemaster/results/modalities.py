@@ -1,10 +1,10 @@
-"""Plots against numbers: what two runs of one dataset, image and numeric, reached and what their prompts cost.
+"""Plots against numbers: results and prompt lengths of two runs of one dataset, one with images, one with numbers.
 
     timemaster modalities IMAGE_RUN NUMERIC_RUN [--out DIR] [--tokens-of data/ctu_image/test.parquet]
 
-Prints a table and writes modalities.json and modalities.png. `--tokens-of` also counts what the rows of a file cost at
-full length by the rules of Qwen2.5's tokenizer and image processor, whatever model the runs used, as numbers written
-like the numeric run's, and quotes the published ratio where there is one.
+Prints a table and writes modalities.json and modalities.png. With `--tokens-of` it also counts the tokens of a file's
+rows at full length, as plots and as numbers in the style of the numeric run, by the rules of Qwen2.5's tokenizer and
+image processor, whatever model the runs used. It quotes the published ratio if there is one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import yaml
 
 from timemaster.config import DataConfig, NumericConfig
 from timemaster.data.store import read_examples
+from timemaster.metrics.evaluation import Number
+from timemaster.metrics.summary import headline_of
 from timemaster.models.vision import default_vision_spec, num_tokens
 from timemaster.results.published import TOKEN_RATIO
 from timemaster.run.inputs import numeric_style
@@ -36,9 +38,8 @@ log = logging.getLogger("timemaster.results.modalities")
 # Qwen2.5 cuts a text before it merges: digits stay single, a run of signs is one piece (and one token: "." "," ",-" are
 # all in its vocabulary), a word takes one sign or space before it along.
 PIECES = re.compile(r"\d|(?:[^\r\n\w]|_)?[^\W\d_]+| ?(?:[^\s\w]|_)+|\s+")
-SHOWN = (
-    "folder", "files", "n", "accuracy", "accuracy_ci95", "unparsed", "prompt_tokens_mean", "response_tokens_mean",
-)  # fmt: skip
+SHOWN_BEFORE = ("folder", "files", "n")  # of an evaluation, then the headline with its interval
+SHOWN_AFTER = ("unparsed", "prompt_tokens_mean", "response_tokens_mean")
 PUBLISHED_MIN_PIXELS = 512 * 28 * 28  # of the fine-tuning tool that the published system names; the library's is 3136
 
 
@@ -82,40 +83,51 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
     return found | ({"published": published[0]} if len(published) == 1 else {})
 
 
-def compare(image_run: Path, numeric_run: Path) -> dict[str, Any]:
-    """Accuracy with interval, and mean tokens of prompt and answer, of both runs.
+def compare(image_run: Path, numeric_run: Path) -> tuple[Number, dict[str, Any]]:
+    """The number that is compared, and for both runs: its value with interval, and mean tokens of prompt and answer.
 
-    Raises InputError where a run has no evaluation, or one of the other modality; warns of different tests.
+    Raises InputError when a run has no evaluation, or one of the other modality, or when the runs have different
+    headlines. Warns when their test rows differ.
     """
-    out = {}
+    out, numbers = {}, []
     for name, run in (("image", image_run), ("numeric", numeric_run)):
         found = latest_evaluation(run)
         modality = found.get("modality", name)  # evaluations of earlier versions do not say
         if modality != name:
             raise InputError(f"{run} was evaluated with data.modality={modality}; the {name} run belongs here.")
-        if found["accuracy"] is None:
-            raise InputError(f"{run}: its evaluation has no accuracy, so there is nothing to compare.")
-        out[name] = {"run": str(run), **{key: found[key] for key in SHOWN}}
+        headline = headline_of(found)
+        if headline is None:
+            raise InputError(f"{run}: no answer of its evaluation was measured, so there is nothing to compare.")
+        number = headline.number
+        numbers.append(number)
+        keys = (*SHOWN_BEFORE, number.name, f"{number.name}_ci95", *SHOWN_AFTER)
+        out[name] = {"run": str(run), **{key: found[key] for key in keys}}
+    if numbers[0] != numbers[1]:
+        raise InputError(
+            f"{image_run} was evaluated by {numbers[0].heading}, {numeric_run} by {numbers[1].heading}: "
+            "give two runs of one task."
+        )
     image, numeric = out["image"], out["numeric"]
     if (image["files"], image["n"]) != (numeric["files"], numeric["n"]):
         tests = [f"{one['n']} rows of {', '.join(one['files'])}" for one in (image, numeric)]
         log.warning("not the same test: the image run answered %s, the numeric run %s", *tests)
-    return out
+    return numbers[0], out
 
 
 def style_of(evaluation: Path, decimals: int | None) -> NumericConfig:
-    """How the numbers of an evaluation were written; with other `decimals` if given."""
+    """The style of the numbers in an evaluation; `decimals` replaces its own if given."""
     settings = yaml.safe_load((evaluation / "config.yaml").read_text(encoding="utf-8"))["data"]["numeric"]
     return NumericConfig(**settings | ({} if decimals is None else {"decimals": decimals}))
 
 
-def report(found: dict[str, Any], costs: dict[str, dict[str, float]]) -> None:
-    """Print what was found."""
-    log.info("\n  %-9s %9s %18s %14s %14s", "modality", "accuracy", "95 % interval", "prompt tokens", "answer tokens")
+def report(number: Number, found: dict[str, Any], costs: dict[str, dict[str, float]]) -> None:
+    """Print the comparison."""
+    heads = (number.heading, "95 % interval", "prompt tokens", "answer tokens")
+    log.info("\n  %-9s %9s %18s %14s %14s", "modality", *heads)
     for name, one in found.items():
-        low, high = one["accuracy_ci95"]
+        low, high = one[f"{number.name}_ci95"]
         tokens = one["prompt_tokens_mean"], one["response_tokens_mean"]
-        log.info("  %-9s %9.3f   [%.3f, %.3f] %14.1f %14.1f", name, one["accuracy"], low, high, *tokens)
+        log.info("  %-9s %9.3f   [%.3f, %.3f] %14.1f %14.1f", name, one[number.name], low, high, *tokens)
     ratio = found["numeric"]["prompt_tokens_mean"] / found["image"]["prompt_tokens_mean"]
     log.info("\n  the numeric prompt has %.1f times the tokens of the one with a plot", ratio)
     for name, cost in costs.items():
@@ -139,7 +151,7 @@ def main() -> None:
     options = parser.parse_args()
     setup_logging()
     try:
-        found = compare(options.image_run, options.numeric_run)
+        number, found = compare(options.image_run, options.numeric_run)
         costs = {}
         if options.tokens_of:
             style = style_of(Path(found["numeric"]["folder"]), options.decimals)
@@ -149,11 +161,11 @@ def main() -> None:
     except (InputError, OSError) as error:
         log.error("%s", error)
         sys.exit(2)
-    report(found, costs)
+    report(number, found, costs)
     (options.out / "modalities.json").write_text(
         json.dumps({"runs": found, "tokens": costs}, indent=2) + "\n", encoding="utf-8"
     )
-    (options.out / "modalities.png").write_bytes(modalities_png(found))
+    (options.out / "modalities.png").write_bytes(modalities_png(number, found))
     log.info("\n  written to %s/modalities.json and modalities.png", options.out)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of results: an evaluation's confusion matrix, a run's curves and answers, a comparison's intervals."""
+"""Pictures of results: a confusion matrix, the curves and answers of a run, the intervals of a comparison."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,14 @@ from timemaster.media.images import open_image
 from timemaster.metrics.answers import how_sampled
 from timemaster.metrics.evaluation import Number, Trivial
 from timemaster.results.table import Result, short
+from timemaster.rewards.reward_part import RESERVED
 from timemaster.series.fonts import fonts_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-KINDS = {  # of a comparison's rows: what the legend says, colour, marker
+KINDS = {  # kinds of rows in a comparison: legend, colour, marker
     "baseline": ("classical baseline", "#4c72b0", "o"),
     "model": ("API model", "#dd8452", "s"),
     "predictions": ("predictions file", "#8172b3", "o"),
@@ -34,27 +35,33 @@ KINDS = {  # of a comparison's rows: what the legend says, colour, marker
 }
 
 
-RIGHT, WRONG, UNPARSED = "right", "wrong", "unparsed"
-OUTCOMES = {RIGHT: ("\u2713", "#0072b2"), WRONG: ("\u2717", "#d55e00"), UNPARSED: ("?", "#666666")}  # mark, colour
-CURVES = (("#0072b2", "-", "o"), ("#d55e00", "--", "s"), ("#009e73", ":", "^"))  # told apart without colour too
-LITERAL: dict[str, Any] = {"parse_math": False}  # of texts that are not ours: a dollar sign begins no formula
-COLUMNS = 6  # of plots side by side
+OUTCOMES = {  # mark and colour of the outcomes in metrics/answers.py
+    "right": ("\u2713", "#0072b2"),
+    "wrong": ("\u2717", "#d55e00"),
+    "unparsed": ("?", "#666666"),
+    "measured": ("\u2022", "#0072b2"),
+    "unscored": ("\u2013", "#666666"),
+}
+CURVES = (("#0072b2", "-", "o"), ("#d55e00", "--", "s"), ("#009e73", ":", "^"))  # also distinct without colour
+LITERAL: dict[str, Any] = {"parse_math": False}  # for texts of users: a dollar sign does not begin a formula
+COLUMNS = 6  # plots in a row
 PLOT_WIDTH = 2.3  # inches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """An answer to draw. Example: Answer(image=…, truth="Winter", said="Summer", text="<think>…", outcome=WRONG)"""
+class DrawnAnswer:
+    """An answer to draw. Example: DrawnAnswer(image=…, truth="Winter", prediction="Summer", outcome="wrong", text=…)"""
 
     image: bytes  # encoded
     truth: str
-    said: str | None  # the class that was read; None: none, or the task has no classes
+    prediction: str | None  # None: the response could not be read
     text: str
-    outcome: str  # RIGHT, WRONG or UNPARSED
+    outcome: str  # one of OUTCOMES
+    value: str | None = None  # of a measured answer: its number, such as "error 0.07"
 
 
 def png(figure: Figure, dpi: int) -> bytes:
-    """The figure as a PNG, every text in fonts that hold its letters."""
+    """The figure as a PNG, with fonts that have all letters of its texts."""
     from matplotlib.text import Text
 
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
@@ -63,13 +70,13 @@ def png(figure: Figure, dpi: int) -> bytes:
         text.set_fontfamily([*text.get_fontfamily(), *fonts])
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # said by fonts_for, in one line
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # fonts_for reports these in one line
         figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
 def confusion_png(confusion: dict[str, dict[str, int]], title: str) -> bytes:
-    """Rows: truth; columns: answer, unparsed ones last. Counts, shaded by the share of their row; right ones framed."""
+    """Rows: truth; columns: answer, unparsed last. Counts are shaded by their share of the row, right ones framed."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -87,9 +94,9 @@ def confusion_png(confusion: dict[str, dict[str, int]], title: str) -> bytes:
             colour = "white" if shares[i][j] > 0.6 else "black"
             if count or not small:
                 text = axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=6 if small else 10)
-                text.set_in_layout(False)  # it stands inside: the layout need not measure it
+                text.set_in_layout(False)  # inside the axes: the layout need not measure it
         axes.add_patch(Rectangle((i - 0.47, i - 0.45), 0.94, 0.9, fill=False, edgecolor="#e69f00", linewidth=2))
-    axes.axvline(len(truths) - 0.5, color="black", linewidth=0.8, linestyle=":")  # what follows is no class
+    axes.axvline(len(truths) - 0.5, color="black", linewidth=0.8, linestyle=":")  # to its right: no class
     turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(said)), names, fontsize=9, **turned, **LITERAL)
     axes.set_yticks(range(len(truths)), names[: len(truths)], fontsize=9, **LITERAL)
@@ -142,7 +149,7 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def overview_png(run: str | Path, answers: Sequence[Answer], title: str) -> bytes:
+def overview_png(run: str | Path, answers: Sequence[DrawnAnswer], title: str) -> bytes:
     """Plots with their answers above, the curves of reward and log-prob difference of the run below."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -161,7 +168,7 @@ def overview_png(run: str | Path, answers: Sequence[Answer], title: str) -> byte
     upper.legend(handles=marks, loc="outside upper right", ncols=len(marks), fontsize=9, frameon=False)
     rows = read_metrics(run)
     reward, difference = lower.subplots(1, 2)
-    names = [("reward/mean", "reward"), ("reward/accuracy", "accuracy"), ("reward/format", "format")]
+    names = [("reward/mean", "reward"), *((f"reward/{part}", part) for part in parts_logged(rows))]
     _draw_curves(reward, rows, names, f"Mean reward of the training answers, {training_sampling(run)}")
     if all(0 <= value <= 1 for line in reward.lines for value in line.get_ydata() if math.isfinite(value)):
         reward.set_ylim(0, 1.05)
@@ -173,6 +180,12 @@ def overview_png(run: str | Path, answers: Sequence[Answer], title: str) -> byte
     return png(figure, 110)
 
 
+def parts_logged(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The reward parts in a run's metrics, in the order of the recipe; not those of single data sources."""
+    keys = dict.fromkeys(key for row in rows for key in row if re.fullmatch(r"reward/[^/@]+", key))
+    return [name for key in keys if (name := key.removeprefix("reward/")) not in RESERVED]
+
+
 def training_sampling(run: str | Path) -> str:
     """How a run samples its training answers, from its config.yaml. Example: "sampled at temperature 1" """
     path = Path(run, "config.yaml")
@@ -181,7 +194,7 @@ def training_sampling(run: str | Path) -> str:
     return "sampled" if temperature is None else how_sampled(temperature)
 
 
-def _draw_answer(axes: Axes, answer: Answer) -> None:
+def _draw_answer(axes: Axes, answer: DrawnAnswer) -> None:
     """The plot, truth and outcome above it, the answer's text below, in a frame of the outcome's colour."""
     mark, colour = OUTCOMES[answer.outcome]
     axes.imshow(open_image(answer.image))
@@ -189,15 +202,17 @@ def _draw_answer(axes: Axes, answer: Answer) -> None:
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(edgecolor=colour, linewidth=1.8)
-    said = f": {answer.said}" if answer.said is not None and answer.outcome == WRONG else ""
-    heading = [wrapped(f"truth: {answer.truth}", 28, 3), wrapped(f"{mark} {answer.outcome}{said}", 28, 3)]
+    outcome = answer.outcome
+    if outcome in ("wrong", "measured") and answer.prediction is not None:
+        outcome = f"{answer.value or outcome}: {answer.prediction}"
+    heading = [wrapped(f"truth: {answer.truth}", 28, 3), wrapped(f"{mark} {outcome}", 28, 3)]
     axes.set_title("\n".join(heading), fontsize=9, loc="left", **LITERAL)
     text = wrapped(answer.text, 35, 9) if answer.text.strip() else "(empty)"
     axes.set_xlabel(text, fontsize=6.5, family="monospace", loc="left", **LITERAL)
 
 
 def _draw_curves(axes: Axes, rows: list[dict[str, Any]], names: Sequence[tuple[str, str]], title: str) -> None:
-    """A line for each metric that the run has; steps without it are left out."""
+    """A line for each of the first three metrics that the run has; steps without a value are left out."""
     from matplotlib.ticker import MaxNLocator
 
     for (key, label), (colour, line, marker) in zip(names, CURVES, strict=False):
@@ -230,7 +245,7 @@ TAG = r"</?[A-Za-z]\w*>"
 def wrapped(text: str, width: int, max_lines: int) -> str:
     """`text` in lines of at most `width` columns, broken between words and beside tags; longer words after _ - / first.
 
-    Beyond `max_lines` (3 or more) the middle is left out, for the end of an answer holds its class.
+    Beyond `max_lines` (3 or more) the middle is left out, because the end of an answer holds its result.
     """
     lines = [""]
     for piece in re.findall(rf"{TAG}|\s+|(?:(?!{TAG})\S)+", text):

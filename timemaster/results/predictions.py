@@ -17,22 +17,21 @@ from typing import Any
 
 from timemaster.metrics.answers import Answer, from_row, to_row
 from timemaster.metrics.evaluation import Evaluation, Items
+from timemaster.system.files import replacing
 from timemaster.types import InputError
 
 NAME = "predictions.jsonl"
 
 
 def write_predictions(folder: Path, items: Items) -> Path:
-    """Write the answers to each row to predictions.jsonl in `folder`, under another name first."""
+    """Write the answers to each row to predictions.jsonl in `folder`. The file is complete or does not change."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for item in items:
             for k, answer in enumerate(item):
                 sample = {"sample": k} if len(item) > 1 else {}
                 file.write(json.dumps({"prediction": None} | sample | to_row(answer)) + "\n")
-    temporary.replace(path)
     return path
 
 

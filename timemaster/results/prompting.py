@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from timemaster.judge import Chat, Reply, chat_turn
+from timemaster.judge import Chat, ChatReply, chat_turn
 from timemaster.metrics.answers import Answer
 from timemaster.tasks import Task
 from timemaster.types import Example, InputError
@@ -52,8 +52,8 @@ def ask_model(chat: Chat, task: Task, examples: Sequence[Example], shots: Sequen
     failed = [reply.error for reply in replies if reply.error]
     if failed:
         raise InputError(
-            f"{name}: {len(failed)} of {len(replies)} calls failed for good (the first: {failed[0]}), which measures "
-            f"nothing. The other replies are kept in {chat.store.path}: start again, and only the rest is asked."
+            f"{name}: {len(failed)} of {len(replies)} calls failed for good (the first: {failed[0]}), so the "
+            f"answers are incomplete. The others are kept in {chat.store.path}: start again to ask only the rest."
         )
     return [
         task.evaluation.outside_answer(example, reply.text, task.evaluation.read(reply.text))
@@ -61,10 +61,12 @@ def ask_model(chat: Chat, task: Task, examples: Sequence[Example], shots: Sequen
     ]
 
 
-async def _ask_all(chat: Chat, examples: Sequence[Example], before: Sequence[dict[str, Any]], name: str) -> list[Reply]:
-    """The replies in order, with a progress bar. When a call raises, those in flight are waited for: they are paid."""
+async def _ask_all(
+    chat: Chat, examples: Sequence[Example], before: Sequence[dict[str, Any]], name: str
+) -> list[ChatReply]:
+    """The replies in order, with a progress bar. When a call raises, calls in flight are awaited: they cost money."""
     waiting = deque(enumerate(examples))
-    replies: dict[int, Reply] = {}
+    replies: dict[int, ChatReply] = {}
 
     async def work() -> None:
         while waiting:
@@ -73,7 +75,7 @@ async def _ask_all(chat: Chat, examples: Sequence[Example], before: Sequence[dic
                 replies[number] = await chat.ask([*before, *(chat_turn(message) for message in example.messages)])
             finally:
                 if number not in replies:
-                    waiting.clear()  # nothing new is asked
+                    waiting.clear()  # no further calls
             bar.update(1)
 
     with tqdm(total=len(examples), desc=name, unit="row", leave=False, disable=None) as bar:

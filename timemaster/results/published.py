@@ -33,5 +33,5 @@ TOKEN_RATIO = {
 
 def quoted(data_source: str) -> list[Result]:
     """The published results of a dataset; empty if nothing was published."""
-    found = PERCENT.get(data_source, {})
-    return [Result(name=name, kind="quoted", value=value / 100, note=SOURCE) for name, value in found.items()]
+    percents = PERCENT.get(data_source, {})
+    return [Result(name=name, kind="quoted", value=value / 100, note=SOURCE) for name, value in percents.items()]

@@ -10,36 +10,57 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from timemaster.metrics.answers import Answer, from_row
+from timemaster.metrics.classification import WITHOUT_TASK
+from timemaster.metrics.evaluation import Number
+from timemaster.metrics.summary import Headline, headline_of, numbers_of
 from timemaster.run.step_names import by_step
 from timemaster.system.console import print_any_letter, setup_logging
 from timemaster.types import InputError
 
 log = logging.getLogger("timemaster.results.summary")
-NUM_PLOTS = 6  # at least; where there are more classes, one of each
+NUM_PLOTS = 6  # in the picture; more when there are more truths to choose from
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """Accuracy before RL, after RL and with blanked images, of what was evaluated; seconds; peak memory."""
-    evaluations = folder / "grpo" / "eval"
-    last = last_step(evaluations)
-    names = {"before": "step_0"} | ({"after": f"step_{last}", "blank": f"step_{last}_blank"} if last else {})
-    metrics = {key: read_metrics(evaluations / name) for key, name in names.items() if (evaluations / name).is_dir()}
+    """The headline before RL, after RL and with blanked images, of what was evaluated; seconds; peak memory.
+
+    Example: {"n": 328, "before": {"accuracy": 0.5, "ci95": [0.44, 0.55]}, "seconds": {"grpo": 61.0}, …}
+    Raises InputError when an evaluation has no headline.
+    """
+    headlines = read_headlines(folder)
     seconds = dict(line.split() for line in (folder / "seconds").read_text(encoding="utf-8").splitlines())
     return {
-        "n": next(iter(metrics.values()))["n"],
-        **{key: {"accuracy": m["accuracy"], "ci95": m["accuracy_ci95"]} for key, m in metrics.items()},
+        "n": next(iter(headlines.values())).n,
+        **{key: {one.number.name: one.value, "ci95": list(one.ci95)} for key, one in headlines.items()},
         "seconds": {name: float(value) for name, value in seconds.items()},
         "peak_memory_gib": float((folder / "peak_memory_gib").read_text(encoding="utf-8")),
     }
 
 
+def read_headlines(folder: Path) -> dict[str, Headline]:
+    """The headlines before RL, after RL and with blanked images, of what was evaluated.
+
+    Raises InputError when an evaluation has none.
+    """
+    evaluations = folder / "grpo" / "eval"
+    last = last_step(evaluations)
+    names = {"before": "step_0"} | ({"after": f"step_{last}", "blank": f"step_{last}_blank"} if last else {})
+    folders = {key: evaluations / name for key, name in names.items() if (evaluations / name).is_dir()}
+    found = {key: headline_of(read_metrics(path)) for key, path in folders.items()}
+    missing = [folders[key] for key, one in found.items() if one is None]
+    if missing:
+        raise InputError(f"{missing[0]}/metrics.json: no answer was measured, so there is no summary.")
+    return {key: one for key, one in found.items() if one is not None}
+
+
 def last_step(evaluations: Path) -> int:
-    """The last step of which there are greedy answers to rows with their images."""
+    """The last step that was evaluated with greedy answers and images."""
     steps = by_step(evaluations, "step_*")
     if not steps:
         raise InputError(f"{evaluations} holds no step_<N>: evaluate the run first, EVAL=True with its script.")
@@ -52,60 +73,75 @@ def read_metrics(evaluation: Path) -> dict[str, Any]:
 
 
 def write_picture(folder: Path) -> Path:
-    """overview.png: some test plots of every class with their answers, and the curves of the run."""
+    """overview.png: some test plots with their answers, and the curves of the run."""
     from timemaster.data.store import take_rows
-    from timemaster.results.plot_results import OUTCOMES, Answer, overview_png
+    from timemaster.results.plot_results import DrawnAnswer, overview_png
 
     evaluations = folder / "grpo" / "eval"
     step = last_step(evaluations)
     metrics = read_metrics(evaluations / f"step_{step}")
     lines = (evaluations / f"step_{step}" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row | {"outcome": outcome(row, bool(metrics["per_class"]))} for row in map(json.loads, lines)]
-    chosen = some_of_each(rows)
-    numbers = [int(row["id"].rpartition(":")[2]) for row in chosen]
-    taken = sorted(set(numbers))
+    answers = [measured(from_row(json.loads(line))) for line in lines]
+    number = numbers_of(metrics)[0]
+    chosen = some_of_each(answers) if number.is_share else from_best_to_worst(answers, number)
+    rows = [int(answer.id.rpartition(":")[2]) for answer in chosen]
+    taken = sorted(set(rows))
     plots = dict(zip(taken, take_rows(metrics["files"][0], taken, ["images"]).to_pylist(), strict=True))
-    answers = [
-        Answer(
-            image=plots[number]["images"][0]["bytes"],
-            truth=row["truth"],
-            said=row["prediction"],
-            text=row["response"],
-            outcome=row["outcome"],
+    drawn = [
+        DrawnAnswer(
+            image=plots[row]["images"][0]["bytes"],
+            truth=answer.truth,
+            prediction=answer.prediction,
+            text=answer.response,
+            outcome=answer.outcome,
+            value=None if number.is_share else f"{number.name} {answer.numbers[number.name]:.3g}",
         )
-        for row, number in zip(chosen, numbers, strict=True)
+        for answer, row in zip(chosen, rows, strict=True)
     ]
-    counts = Counter(row["outcome"] for row in rows)
     title = f"Greedy answers after step {step}: " if step else "Greedy answers before training: "
-    title += ", ".join(f"{counts[name]} {name}" for name in OUTCOMES) + f" of {len(rows)} test rows"
+    title += f"{results_in_words(answers, metrics)} of {len(answers)} test rows"
     title += "; the model was given these series as numbers" if metrics.get("modality") == "numeric" else ""
     path = folder / "overview.png"
-    path.write_bytes(overview_png(folder / "grpo", answers, title))
+    path.write_bytes(overview_png(folder / "grpo", drawn, title))
     return path
 
 
-def outcome(row: dict[str, Any], has_classes: bool) -> str:
-    """Right, wrong or unparsed; for a task without classes right where the accuracy part, or the score, is 1."""
-    from timemaster.results.plot_results import RIGHT, UNPARSED, WRONG
-
-    if has_classes:
-        return UNPARSED if row["prediction"] is None else RIGHT if row["prediction"] == row["truth"] else WRONG
-    return RIGHT if (row["parts"].get("accuracy", row["score"]) or 0.0) >= 1.0 else WRONG
+def measured(answer: Answer) -> Answer:
+    """An answer with its outcome. Those of data sources without a recipe have none: there the rewards decide."""
+    return answer if answer.outcome else WITHOUT_TASK.measured(answer)
 
 
-def some_of_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """NUM_PLOTS rows, classes in turn, right and other answers in turn; never fewer than one of each class.
+def results_in_words(answers: Sequence[Answer], metrics: Mapping[str, Any]) -> str:
+    """How many answers are right, wrong and unparsed; of real numbers the headline and how many are unparsed."""
+    counts = Counter(answer.outcome for answer in answers)
+    found = headline_of(metrics)
+    if found is None or found.number.is_share:
+        names = ["right", "wrong", "unparsed", *(["unscored"] if counts["unscored"] else [])]
+        return ", ".join(f"{counts[name]} {name}" for name in names)
+    return f"{found}, {counts['unparsed']} unparsed"
 
-    Where only right ones came up so, though there are others, the first of these takes the place of one of its class.
+
+def from_best_to_worst(answers: Sequence[Answer], number: Number) -> list[Answer]:
+    """NUM_PLOTS answers, evenly spread over the order of their number, the best and the worst among them."""
+    known = [answer for answer in answers if number.name in answer.numbers]
+    ordered = sorted(known, key=lambda answer: answer.numbers[number.name], reverse=number.higher_is_better)
+    last = len(ordered) - 1
+    return [ordered[i] for i in sorted({round(k * last / (NUM_PLOTS - 1)) for k in range(NUM_PLOTS)})]
+
+
+def some_of_each(answers: Sequence[Answer]) -> list[Answer]:
+    """NUM_PLOTS answers, at least one of each truth: truths take turns, and right answers take turns with others.
+
+    When all of these are right, though others exist, the first of the others replaces one with the same truth.
     """
-    by_class: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
-    for row in rows:
-        by_class.setdefault(row["truth"], ([], []))[row["outcome"] != "right"].append(row)
-    mixed = [[row for pair in zip_longest(*both) for row in pair if row] for both in by_class.values()]
-    chosen = [row for turn in zip_longest(*mixed) for row in turn if row][: max(NUM_PLOTS, len(by_class))]
-    other = next((row for row in rows if row["outcome"] != "right"), None)
-    if other and all(row["outcome"] == "right" for row in chosen):
-        chosen[max(i for i, row in enumerate(chosen) if row["truth"] == other["truth"])] = other
+    by_truth: dict[str, tuple[list[Answer], list[Answer]]] = {}
+    for answer in answers:
+        by_truth.setdefault(answer.truth, ([], []))[answer.outcome != "right"].append(answer)
+    mixed = [[answer for pair in zip_longest(*both) for answer in pair if answer] for both in by_truth.values()]
+    chosen = [answer for turn in zip_longest(*mixed) for answer in turn if answer][: max(NUM_PLOTS, len(by_truth))]
+    other = next((answer for answer in answers if answer.outcome != "right"), None)
+    if other and all(answer.outcome == "right" for answer in chosen):
+        chosen[max(i for i, answer in enumerate(chosen) if answer.truth == other.truth)] = other
     return chosen
 
 
@@ -122,11 +158,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(str(error))
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     picture = write_picture(folder)
-    log.info("\n  accuracy on %d test rows, greedy     95 %% interval", summary["n"])
-    for key, label in (("before", "before RL"), ("after", "after RL"), ("blank", "blanked images")):
-        if key in summary:
-            low, high = summary[key]["ci95"]
-            log.info("  %-26s %.3f      [%.3f, %.3f]", label, summary[key]["accuracy"], low, high)
+    headlines = read_headlines(folder)
+    number = next(iter(headlines.values())).number
+    log.info("\n  %s on %d test rows, greedy     95 %% interval", number.heading, summary["n"])
+    for key, name in (("before", "before RL"), ("after", "after RL"), ("blank", "blanked images")):
+        if key in headlines:
+            low, high = headlines[key].ci95
+            log.info("  %-26s %.3f      [%.3f, %.3f]", name, headlines[key].value, low, high)
     seconds = summary["seconds"]
     log.info(
         "\n  seconds: %s; in all %.0f", ", ".join(f"{k} {v:.0f}" for k, v in seconds.items()), sum(seconds.values())

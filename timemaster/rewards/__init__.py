@@ -1,11 +1,12 @@
-"""Rewards: plain functions of one rollout and its example.
+"""Rewards: plain functions of a rollout and its example, combined into a score by weights.
 
     def short(rollout: Rollout, example: Example) -> float:
         return 1.0 if len(rollout.text) < 500 else 0.0
 
-    RewardPart("short", 0.1, short)
+    RewardPart("accuracy", 0.9, accuracy(LABELS)),
+    RewardPart("short", 0.1, short, only_if="accuracy"),
 
-Knows nothing about tokens, engines or datasets. `scoring` also takes functions written for verl.
+`reward_part` has all forms that a function may have, verl's among them. Knows nothing about engines or datasets.
 """
 
 from timemaster.rewards.extension import extension

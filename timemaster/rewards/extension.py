@@ -1,18 +1,19 @@
-"""The soft reward: what an answer adds to its decision inside `<extension>`, graded by the run's judge (judge.*).
+"""The soft reward: the run's judge (judge.*) grades the text in `<extension>`, the answer's advice beyond its decision.
 
-RewardPart("extension", 0.5, extension(LABELS))
+RewardPart("accuracy", 0.9, accuracy(LABELS)),
+RewardPart("format", 0.1, format_tags(TAGS)),
+RewardPart("extension", 0.5, extension(), only_if=("accuracy", "format")),
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
 from timemaster.judge import Rubric, the_judge
 from timemaster.rewards.parse import tag_contents
-from timemaster.rewards.parts import accuracy, format_tags
 from timemaster.types import Example, Rollout
 
 ADVICE = Rubric(
@@ -36,30 +37,29 @@ GENERIC = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 GENERIC_CAP = 0.4
-TAGS = {"reasoning": "think", "decision": "class", "extension": "extension"}  # as the judge calls them, in their order
-has_format = format_tags(tuple(TAGS.values()))
+TAGS = ("think", "class", "extension")  # the blocks of an answer, in this order
+JUDGED = {"reasoning": "think", "decision": "class", "extension": "extension"}  # the judge's names for them
 
 
 def extension(
-    labels: Sequence[str], rubric: Rubric = ADVICE, generic: re.Pattern[str] = GENERIC
+    *, rubric: Rubric = ADVICE, generic: re.Pattern[str] = GENERIC
 ) -> Callable[[Rollout, Example], Awaitable[Mapping[str, Any]]]:
-    """The judge's score of what stands in `<extension>`, 0 to 1; asked only when class and format are right, else 0.0.
+    """The judge's score of the text in `<extension>`, 0 to 1; 0.0 for an answer that lacks one of the three blocks.
 
-    The format is `<think>…</think><class>…</class><extension>…</extension>`, each once and filled, and nothing else.
-    Advice that matches `generic` scores 0.4 at most. An unknown judgement is {"score": None, "reason": …}.
+    The paper asks the judge only about answers with the right class and format: `only_if=("accuracy", "format")`.
+    Advice that matches `generic` scores at most 0.4. An unknown judgement is {"score": None, "reason": …}.
     Source: the soft reward of the TimeMaster paper (arXiv 2506.13705), with its four criteria.
     """
-    fn = partial(_extension, labels=tuple(labels), rubric=rubric, generic=generic)
+    fn = partial(_extension, rubric=rubric, generic=generic)
     fn.asks_judge = True  # type: ignore[attr-defined]  # see RewardPart
     return fn
 
 
-async def _extension(
-    rollout: Rollout, example: Example, labels: tuple[str, ...], rubric: Rubric, generic: re.Pattern[str]
-) -> Mapping[str, Any]:
-    if not has_format(rollout, example) or not accuracy(labels)(rollout, example):
+async def _extension(rollout: Rollout, example: Example, rubric: Rubric, generic: re.Pattern[str]) -> Mapping[str, Any]:
+    blocks = {name: tag_contents(rollout.text, tag) for name, tag in JUDGED.items()}
+    if not all(blocks.values()):
         return {"score": 0.0}
-    answer = {name: tag_contents(rollout.text, tag)[0].strip() for name, tag in TAGS.items()}
+    answer = {name: contents[0].strip() for name, contents in blocks.items()}
     judgement = await the_judge().grade(rubric, example, answer)
     if judgement.score is None:
         return {"score": None, "reason": judgement.reason}

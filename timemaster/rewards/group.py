@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import inspect
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from timemaster.media.images import load_image
 from timemaster.rewards.outcome import Outcome, outcome_of, outcomes_of
 from timemaster.rewards.reward_part import RewardPart, Signature, in_order, signature_of
 from timemaster.system.calls import Caller
-from timemaster.types import Example, Media, Rollout, Score
+from timemaster.types import Example, Media, Rollout, Score, Turn
+
+Record = TypeVar("Record", Rollout, Turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,46 +48,54 @@ class GroupScoring:
         self._caller, self._parts, self._example, self._to_score = caller, parts, example, to_score
         self._in_order = [(part, signature_of(part.fn)) for part in in_order(parts)]
         self._scores: list[Future[Score | None]] = [Future() for _ in range(num_rollouts)]
+        self._news: deque[Callable[[], None]] = deque()  # changes that have arrived, to be made under the lock
         self._lock = Lock()  # guards all below
         self._num_missing = num_rollouts
         self._rollouts: dict[int, Rollout] = {}  # those that are scored
         self._outcomes: list[dict[str, Outcome]] = [{} for _ in range(num_rollouts)]  # of one rollout, by part
         self._begun: set[tuple[str, int]] = set()  # part and rollout: called, or settled without a call
-        self._open = set(range(num_rollouts))  # rollouts without a score
 
     def add(self, index: int, rollout: Rollout) -> Future[Score | None]:
         """Start to score rollout number `index` of the group. The Future gives None for a rollout with `failure`."""
-        with self._lock:
-            self._num_missing -= 1
-            if rollout.failure:
-                self._open.discard(index)
-            else:
-                self._rollouts[index] = rollout
-        if rollout.failure:
-            self._scores[index].set_result(None)
-        self._advance()
+        self._arrive(partial(self._take, index, rollout))
         return self._scores[index]
 
-    def _advance(self) -> None:
-        """Start all calls that can be made now, and publish the scores that are complete."""
-        complete: list[int] = []
-        try:
-            with self._lock:
-                calls = self._due_calls()
-                complete = [i for i in self._rollouts if i in self._open and len(self._outcomes[i]) == len(self._parts)]
-                self._open.difference_update(complete)
-            for call in calls:
-                self._start(call)
-        except BaseException as error:  # else it would be lost in the thread of a call
-            with self._lock:
-                unscored, self._open = {*self._open, *complete}, set()
-            for i in unscored:
-                self._scores[i].set_exception(error)
-            return
-        for i in complete:
+    def _arrive(self, change: Callable[[], None]) -> None:
+        """Make a change, then all calls that it allows. When another thread is at work here, it makes the change.
+
+        No thread waits for the lock: a coroutine that is collected as garbage ends its call in any thread at any time,
+        also in one that holds the lock.
+        """
+        self._news.append(change)
+        while self._news and self._lock.acquire(blocking=False):
+            try:
+                while self._news:
+                    self._news.popleft()()
+                for call in self._due_calls():
+                    self._start(call)
+                self._publish()
+            except BaseException as error:  # else it would be lost in the thread of a call
+                for score in self._scores:
+                    if not score.done():
+                        score.set_exception(error)
+            finally:
+                self._lock.release()
+
+    def _take(self, index: int, rollout: Rollout) -> None:
+        self._num_missing -= 1
+        if rollout.failure:
+            self._scores[index].set_result(None)
+        else:
+            self._rollouts[index] = rollout
+
+    def _publish(self) -> None:
+        """Give the scores of the rollouts whose parts are all known."""
+        for i in self._rollouts:
+            if self._scores[i].done() or len(self._outcomes[i]) < len(self._parts):
+                continue
             try:
                 self._scores[i].set_result(self._to_score([self._outcomes[i][part.name] for part in self._parts]))
-            except BaseException as error:  # likewise
+            except BaseException as error:  # of this rollout alone
                 self._scores[i].set_exception(error)
 
     def _due_calls(self) -> list[_Call]:
@@ -122,28 +133,28 @@ class GroupScoring:
             read=partial(outcomes_of, num_rollouts=len(call.indices)) if signature.is_batched else _single_outcome,
             has_limit=not call.part.asks_judge,
         )
-        future.add_done_callback(lambda done: self._finish(call, done))
+        future.add_done_callback(lambda done: self._arrive(partial(self._finish, call, done)))
 
     def _finish(self, call: _Call, done: Future[list[Outcome]]) -> None:
         failure = done.exception()  # of all rollouts of the call
         outcomes = done.result() if failure is None else [Outcome(failure=failure)] * len(call.indices)
-        with self._lock:
-            for i, one in zip(call.indices, outcomes, strict=True):
-                self._outcomes[i][call.part.name] = one
-        self._advance()
+        for i, outcome in zip(call.indices, outcomes, strict=True):
+            self._outcomes[i][call.part.name] = outcome
 
     def _bound(self, call: _Call) -> Callable[[], Any]:
         """The part's function with its arguments. They are copies, so that a reward can change nothing for others."""
-        signature, names = call.signature, call.part.dependencies
+        signature = call.signature
         own = [self._rollouts[i] for i in call.indices]
-        values: dict[str, list[Any]] = {  # by keyword, one entry per rollout of the call
-            "tokens": [[id for id, sampled in zip(r.token_ids, r.mask, strict=True) if sampled] for r in own],
-            "parts": [{name: self._outcomes[i][name].value for name in names} for i in call.indices],
-        }
-        values = {name: value if signature.is_batched else value[0] for name, value in values.items()}
+        keywords: dict[str, Any] = {}
+        if "tokens" in signature.keywords:
+            keywords["tokens"] = [_sampled_tokens(rollout) for rollout in own]
+        if "parts" in signature.keywords:
+            names = call.part.dependencies
+            keywords["parts"] = [{name: self._outcomes[i][name].value for name in names} for i in call.indices]
+        if not signature.is_batched:
+            keywords = {name: of_each[0] for name, of_each in keywords.items()}
         if "group" in signature.keywords:
-            values["group"] = [copy_of_rollout(self._rollouts[i]) for i in sorted(self._rollouts)]
-        keywords = {name: value for name, value in values.items() if name in signature.keywords}
+            keywords["group"] = [copy_of_rollout(self._rollouts[i]) for i in sorted(self._rollouts)]
         copies = [copy_of_rollout(rollout) for rollout in own]
         bound = partial(
             call.part.fn, copies if signature.is_batched else copies[0], copy_of_example(self._example), **keywords
@@ -155,6 +166,10 @@ class GroupScoring:
 
 def _single_outcome(result: Any) -> list[Outcome]:
     return [outcome_of(result)]
+
+
+def _sampled_tokens(rollout: Rollout) -> list[int]:
+    return [token for token, is_sampled in zip(rollout.token_ids, rollout.mask, strict=True) if is_sampled]
 
 
 def _call_with_images(fn: Callable[..., Any], media: Sequence[Sequence[Media]], is_batched: bool) -> Any:
@@ -174,11 +189,13 @@ def _outcome_without_call(part: RewardPart, known: Mapping[str, Outcome]) -> Out
 
 def copy_of_rollout(rollout: Rollout) -> Rollout:
     """The rollout with lists and dicts of its own."""
-    lists: dict[str, Any] = {
-        name: list(getattr(rollout, name)) for name in ("token_ids", "mask", "logprobs", "versions", "media")
-    }
-    turns = [replace(turn, token_ids=list(turn.token_ids), media=list(turn.media)) for turn in rollout.turns]
-    return replace(rollout, **lists, turns=turns, numbers=dict(rollout.numbers))
+    return replace(_with_own_lists(rollout), turns=[_with_own_lists(turn) for turn in rollout.turns])
+
+
+def _with_own_lists(record: Record) -> Record:
+    values: dict[str, Any] = {field.name: getattr(record, field.name) for field in fields(record)}
+    own: Any = {name: value.copy() for name, value in values.items() if isinstance(value, list | dict)}
+    return replace(record, **own)
 
 
 def copy_of_example(example: Example) -> Example:

@@ -1,4 +1,4 @@
-"""Loading a function by its path: from a module, or from a file together with what lies beside it."""
+"""Loading a function by its path: from a module, or from a file, which may import the files beside it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load_function(path: str) -> Callable[..., Any]:
     """The function that `path` names: "package.module:function" or "some/file.py:function".
 
     A file may import its neighbours, as with `python some/file.py`; see `_neighbours_first` for names that clash.
-    Raises InputError when the path has another form, the module or file cannot be imported, or the name is missing.
+    Raises InputError when the path has another form, when importing fails, and when the name is missing.
     """
     module_name, colon, name = path.rpartition(":")
     if not colon or not module_name or not name:
@@ -42,14 +42,14 @@ def load_function(path: str) -> Callable[..., Any]:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise InputError(f"Function file {str(path)!r} does not exist (looked from {Path.cwd()}).")
-    # A name of its own: two files may be called reward.py, and none may hide an installed module.
+        raise InputError(f"Function file {str(path)!r} does not exist (current directory: {Path.cwd()}).")
+    # A unique name: two files may be called reward.py, and none may hide an installed module.
     name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a function's module up there
+    sys.modules[name] = module  # where dataclasses and pickle look up a function's module
     try:
         with _neighbours_first(path.resolve().parent):
             spec.loader.exec_module(module)
@@ -61,11 +61,11 @@ def _import_file(path: Path) -> ModuleType:
 
 @contextmanager
 def _neighbours_first(folder: Path) -> Iterator[None]:
-    """Imports find the modules of `folder` first, as those of a script find the modules beside it.
+    """Inside this context imports find the modules of `folder` first, as in a script that lies in it.
 
-    Afterwards the folder stays at the end of the search path, for imports inside functions. Where another module has
-    the name of a neighbour (an installed one, or one beside another reward), that name means the other module again:
-    such a neighbour must be imported at the top of the file. Modules of the standard library that are loaded stay.
+    Afterwards the folder stays at the end of the search path, for imports inside functions. When another module has the
+    same name as a neighbour (an installed module, or one beside another reward), the name means the other module again.
+    Such a neighbour must be imported at the top of the file. Loaded modules of the standard library are never replaced.
     """
     names = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     clashing = {name for name in names - sys.stdlib_module_names if not _is_neighbour(name, folder)}
@@ -89,7 +89,7 @@ def _neighbours_first(folder: Path) -> Iterator[None]:
 
 
 def _is_neighbour(name: str, folder: Path) -> bool:
-    """Whether the loaded module of this name, or the package that it belongs to, lies in `folder`."""
+    """Whether the loaded module `name`, or its top-level package, lies in `folder`."""
     top = name.partition(".")[0]
     return _lies_in(getattr(sys.modules.get(top), "__file__", None), top, folder)
 

@@ -1,4 +1,4 @@
-"""Reading an answer: what stands inside the tags, and which label was chosen."""
+"""Reading an answer: the contents of its tags, and the label that it chooses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from timemaster.series.labels import label_key
 
 THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", flags=re.DOTALL)
-CUT = "\0"  # where a thought stood: no part of a tag or a label, so what stood around it never joins
+CUT = "\0"  # replaces a thought; it occurs in no tag or label, so the texts around the thought are not joined
 
 
 def tag_contents(text: str, tag: str) -> list[str]:
-    """Everything that stands between `<tag>` and the next `</tag>`, in order, not stripped.
+    """The texts between each `<tag>` and the next `</tag>`, in order, not stripped.
 
     Example: tag_contents("<class>A</class> <class> B </class>", "class") == ["A", " B "]
     """
@@ -22,9 +22,9 @@ def tag_contents(text: str, tag: str) -> list[str]:
 def predict_label(text: str, labels: Sequence[str]) -> str | None:
     """The label that `text` chooses, spelled as in `labels`; None when it chooses none or more than one.
 
-    The reasoning (`<think>…</think>`, or to the end where it is not closed) is cut out first, so a label weighed there
-    is not an answer, and what stands on both sides of it is not read as one word. What is left must hold exactly one
-    `<class>` and one `</class>`, with one of the labels between them, as `label_key` compares them.
+    The reasoning is removed first: `<think>…</think>`, or everything from `<think>` on when it is not closed. A label
+    that is only considered there is not an answer. The rest must contain exactly one `<class>` and one `</class>`, with
+    one of the labels between them; `label_key` compares labels.
     """
     outside = THOUGHT.sub(CUT, text)
     if outside.count("<class>") != 1 or outside.count("</class>") != 1:

@@ -1,7 +1,7 @@
-"""The reward parts that recipes combine. Each takes a rollout and its example and gives 0.0 or 1.0.
+"""The rewards that recipes combine. Each takes a rollout and its example and returns 0.0 or 1.0.
 
-`format_strict` is a reward itself; `accuracy` and `format_lenient` need the labels, `format_tags` the tags, and are
-made by a factory: `RewardPart("accuracy", 0.9, accuracy(LABELS))`. What a factory returns can be pickled.
+`format_strict` is a reward itself. The other functions make rewards, from labels or tags:
+`RewardPart("accuracy", 0.9, accuracy(LABELS))`. The rewards that they return can be pickled.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ TAGS = ("think", "class")
 
 
 def format_strict(rollout: Rollout, example: Example) -> float:
-    """1.0 when the text is one think block, then one class block, both with content, and nothing else but whitespace.
+    """1.0 when the text is one think block, then one class block, neither of them empty, and else only whitespace.
 
-    Source: the format reward of the TimeMaster paper (arXiv 2506.13705). Any word in the class block will do: whether
-    it is the right one is `accuracy`'s business.
+    The class block may contain any word: `accuracy` tells whether it is the right one.
+    Source: the format reward of the TimeMaster paper (arXiv 2506.13705).
     """
     return _has_blocks(rollout, example, TAGS)
 
 
 def format_tags(tags: Sequence[str]) -> Callable[[Rollout, Example], float]:
-    """`format_strict` with other blocks: format_tags(("think", "class", "extension")) asks for these, in this order."""
+    """`format_strict` with other blocks, in this order. Example: format_tags(("think", "class", "extension"))"""
     return partial(_has_blocks, tags=tuple(tags))
 
 
 def format_lenient(labels: Sequence[str]) -> Callable[[Rollout, Example], float]:
-    """The rule of TimeMaster's released code: one of `labels` in class tags anywhere; think is not asked."""
+    """1.0 when one of `labels` stands in class tags anywhere. Source: the released code of the TimeMaster paper."""
     return partial(_has_label, labels=tuple(labels))
 
 
 def accuracy(labels: Sequence[str]) -> Callable[[Rollout, Example], float]:
-    """1.0 when the label that the text chooses (`predict_label`) is the example's answer; no readable choice is 0.0."""
+    """1.0 when the text chooses the example's answer (see `predict_label`); 0.0 for another label or none."""
     return partial(_is_right, labels=tuple(labels))
 
 
@@ -46,7 +46,7 @@ def _has_blocks(rollout: Rollout, example: Example, tags: tuple[str, ...]) -> fl
     match = re.fullmatch(rf"\s*{blocks}\s*", rollout.text, flags=re.DOTALL)
     if match is None:
         return 0.0
-    # The lazy groups stretch over further tags when that is the only way to match: a second block ends up inside.
+    # A lazy group also matches across further tags when nothing else matches: then it contains a second block.
     any_tag = rf"</?(?:{'|'.join(map(re.escape, tags))})>"
     return float(all(block.strip() and not re.search(any_tag, block) for block in match.groups()))
 

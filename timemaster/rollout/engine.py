@@ -6,6 +6,7 @@ answers and submit next turns while other sequences are still being decoded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ class EngineSpec:
     max_model_len: int  # tokens, prompt and answer
     min_pixels: int
     max_pixels: int
-    max_images: int  # most images in one row
+    max_images: int  # most images in one sequence
     tensor_parallel: int
     gpu_memory_utilization: float
     cpu_kv_cache_gib: float
@@ -40,13 +41,19 @@ class Engine(Protocol):
     """The protocol. `init_weight_transfer_engine` to `finish_weight_update` are vLLM's own weight-transfer verbs."""
 
     def submit(self, key: str, prompt: Prompt, sampling: Sampling) -> None:
-        """Queue a prompt; its `sampling.n` answers come back together under `key`."""
+        """Queue a prompt; its `sampling.n` answers come back together under `key`.
+
+        Answer k is sampled with seed `sampling.seed` + k, whatever else the engine decodes at the time.
+        """
 
     def step(self) -> list[tuple[str, list[Completion]]]:
         """Advance a little; the requests that finished. Call while `busy`."""
 
     def busy(self) -> bool:
         """Whether any request is unfinished."""
+
+    def abort(self, keys: Sequence[str]) -> None:
+        """Drop unfinished requests: nothing comes back for them."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Open the wire."""

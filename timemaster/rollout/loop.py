@@ -1,23 +1,28 @@
 """From prompts to scored rollouts: the turn loop around an engine.
 
-Answers are scored beside other sequences' decoding, by rewards of any speed. A task with `respond` goes on for several
-turns: its messages (images included) are tokenised alone and appended, past tokens are never touched.
+Rewards and environments are called beside the decoding of other sequences. A rollout whose task has an environment goes
+on for several turns: replies (images included) are tokenised alone and appended, past tokens are never touched.
 Knows nothing of training, weights or Ray.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
 
+from timemaster.environments import EnvironmentSpec
 from timemaster.rollout.engine import Engine
+from timemaster.rollout.environments import Environments
+from timemaster.rollout.progress import Progress, Request, first_sampling
+from timemaster.system.calls import CallsStuck, described
 from timemaster.tokens.render import Renderer
-from timemaster.types import Completion, Example, Group, Media, Message, Prompt, Rollout, Sampling, Score
+from timemaster.types import Completion, Example, Group, InputError, Prompt, Rollout, Sampling, Score
 
-Respond = Callable[[Example, str], list[Message] | None]
+SECONDS_TO_CLOSE = 10.0  # time that `abandon` gives environments to close
 
 
 class Scoring(Protocol):
@@ -30,52 +35,38 @@ class Scoring(Protocol):
 StartGroup = Callable[[Example, int], Scoring]  # given the example and the number of its rollouts
 
 
-@dataclass(slots=True, kw_only=True)
-class _Sequence:
-    """A rollout in the making."""
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A rollout that has ended, while it is scored and its environment is closed."""
 
-    token_ids: list[int]
-    mask: list[int]
-    logprobs: list[float]
-    versions: list[int]
-    media: list[Media]
-    texts: list[str] = field(default_factory=list)
+    rollout: Rollout
+    score: Future[Score | None]
+    closed: Future[None] | None  # None: it has no environment
 
-    def append(self, token_ids: list[int], logprobs: list[float] | None, version: int) -> None:
-        sampled = logprobs is not None
-        self.token_ids += token_ids
-        self.mask += [int(sampled)] * len(token_ids)
-        self.logprobs += logprobs if logprobs is not None else [0.0] * len(token_ids)
-        self.versions += [version if sampled else -1] * len(token_ids)
+    def is_settled(self) -> bool:
+        return self.score.done() and (self.closed is None or self.closed.done())
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A prompt to be answered `sampling.n` times. Example: Request(key=3, example=e, prompt=p, sampling=s, …)"""
-
-    key: int  # the caller's; comes back with the group
-    example: Example
-    prompt: Prompt
-    sampling: Sampling
-    version: int  # of the weights, put on every sampled token
-    seed: str  # with the example's id and the number of the answer it makes sampling reproducible, on any engine
+    def scored(self) -> Rollout:
+        """Raises what a reward raised. A rollout that failed keeps the score that says so."""
+        score = self.score.result()
+        return self.rollout if score is None else replace(self.rollout, score=score)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Open:
-    """A group in the making."""
+    """A group in progress."""
 
     request: Request
     scoring: Scoring
-    answers: list[tuple[Rollout, Future[Score | None]] | None]
+    answers: list[Progress]
+    ended: dict[int, _Ended]  # by the number of the answer
 
     def is_complete(self) -> bool:
-        return all(answer is not None and answer[1].done() for answer in self.answers)
+        return len(self.ended) == len(self.answers) and all(one.is_settled() for one in self.ended.values())
 
     def group(self) -> Group:
         """Raises what a reward raised."""
-        scored = [replace(answer[0], score=answer[1].result()) for answer in self.answers if answer is not None]
-        return Group(self.request.example, scored)
+        return Group(self.request.example, [self.ended[k].scored() for k in range(len(self.answers))])
 
 
 class RolloutLoop:
@@ -86,22 +77,27 @@ class RolloutLoop:
         engine: Engine,
         renderer: Renderer,
         score: StartGroup,
-        respond: Callable[[Example], Respond | None],  # the next turns of an example's task, None for single turns
+        environment: Callable[[Example], EnvironmentSpec | None],  # of an example's task; None: one turn only
         max_model_len: int,
     ) -> None:
-        self.engine, self.renderer, self.score, self.respond = engine, renderer, score, respond
+        self.engine, self.renderer, self.score, self.environment = engine, renderer, score, environment
         self.max_model_len = max_model_len
-        self._open: dict[int, _Open] = {}
-        self._live: dict[str, tuple[int, int, _Sequence]] = {}  # later turns: key of the request, answer, sequence
+        self._environments = Environments()
+        self._open: dict[int, _Open] = {}  # by the key of the request
+        self._decoding: dict[str, list[Progress]] = {}  # by the engine's key
+        # What ended beside decoding: a reply (with its rollout), or a score or a closed environment (None).
+        self._arrived: SimpleQueue[Progress | None] = SimpleQueue()
 
     def add(self, request: Request) -> None:
         """Begin to answer a prompt."""
         assert request.key not in self._open
-        n = request.sampling.n
-        scoring = self.score(request.example, n)
-        self._open[request.key] = _Open(request=request, scoring=scoring, answers=[None] * n)
-        params = replace(request.sampling, seed=stable_seed(f"{request.seed}/{request.example.id}"))
-        self.engine.submit(str(request.key), request.prompt, params)
+        spec = self.environment(request.example)
+        sampling = first_sampling(request, spec, self.max_model_len)
+        answers = [Progress.start(request, k, sampling, spec) for k in range(sampling.n)]
+        scoring = self.score(request.example, sampling.n)
+        self._open[request.key] = _Open(request=request, scoring=scoring, answers=answers, ended={})
+        self._decoding[str(request.key)] = answers
+        self.engine.submit(str(request.key), request.prompt, sampling)
 
     def num_open(self) -> int:
         """Prompts that were added and are not done."""
@@ -109,21 +105,29 @@ class RolloutLoop:
 
     def num_unfinished(self) -> int:
         """Sequences that are not done: sampled now, waiting for the engine, or with their environment."""
-        return sum(answer is None for one in self._open.values() for answer in one.answers)
+        return sum(len(group.answers) - len(group.ended) for group in self._open.values())
 
-    def advance(self) -> list[tuple[int, Group]]:
+    def advance(self, seconds: float | None = None) -> list[tuple[int, Group]]:
         """Decode a little. The groups that are complete, every rollout scored, with the keys of their requests.
 
-        Raises what a reward raises.
+        Waits only when nothing is left to decode, and for at most `seconds` (None: no limit): for a reply of an
+        environment, or a score. Raises what a reward raises, and CallsStuck when too many steps of environments never
+        end.
         """
+        if not self._open:
+            return []
         if self.engine.busy():
             for key, completions in self.engine.step():
-                self._finished(key, completions)
-        else:  # only scores are open
-            pending = [a[1] for one in self._open.values() for a in one.answers if a is not None and not a[1].done()]
-            wait(pending, return_when=FIRST_COMPLETED)
-        done = [key for key, one in self._open.items() if one.is_complete()]
-        return [(key, self._open.pop(key).group()) for key in done]
+                for progress, completion in zip(self._decoding.pop(key), completions, strict=True):
+                    self._take_turn(progress, completion)
+        else:
+            with suppress(Empty):
+                self._take_arrived(self._arrived.get(timeout=seconds))
+        with suppress(Empty):
+            while True:
+                self._take_arrived(self._arrived.get_nowait())
+        complete = [key for key, one in self._open.items() if one.is_complete()]
+        return [(key, self._open.pop(key).group()) for key in complete]
 
     def run(self, jobs: Sequence[tuple[Example, Prompt]], sampling: Sampling, version: int, seed: str) -> list[Group]:
         """Answer every prompt `sampling.n` times. Returns one Group per job, in order."""
@@ -138,78 +142,64 @@ class RolloutLoop:
         return [groups[i] for i in range(len(jobs))]
 
     def abandon(self) -> None:
-        """Drop all that is open, after an error: what the engine still decodes is of no use."""
-        while self.engine.busy():
-            self.engine.step()
-        self._open, self._live = {}, {}
+        """Drop everything that is open, after an error: requests are aborted, environments are closed."""
+        self.engine.abort(list(self._decoding))
+        closing = [one.closed for group in self._open.values() for one in group.ended.values() if one.closed]
+        for group in self._open.values():
+            for progress in group.answers:
+                if progress.environment and progress.answer not in group.ended:
+                    closing.append(self._environments.close(progress.environment))
+        self._open, self._decoding, self._arrived = {}, {}, SimpleQueue()
+        wait(closing, timeout=SECONDS_TO_CLOSE)
 
-    def _finished(self, key: str, completions: list[Completion]) -> None:
-        """Take what the engine answered: the first turns of a group, or a later turn of one rollout."""
-        if key in self._live:
-            started = [self._live.pop(key)]
+    def _take_turn(self, progress: Progress, completion: Completion) -> None:
+        """Take what the engine sampled for a rollout: its end, or a turn for its environment."""
+        progress.add_sampled(completion, self.renderer)
+        if completion.finish_reason == "length":
+            self._end(progress, "length")
+        elif progress.environment is None:
+            self._end(progress, "stop")
         else:
-            request = self._open[int(key)].request
-            started = [(request.key, j, _start(request.prompt)) for j in range(request.sampling.n)]
-        for (i, j, sequence), completion in zip(started, completions, strict=True):
-            request = self._open[i].request
-            follow_up = self._take(request.example, sequence, completion, request.version, request.sampling)
-            if follow_up is None:
-                rollout = _finish(request.example, sequence, completion.finish_reason)
-                self._open[i].answers[j] = rollout, self._open[i].scoring.add(j, rollout)
-                continue
-            turn = f"{i}/{j}/{len(sequence.texts)}"
-            self._live[turn] = (i, j, sequence)
-            prompt = Prompt(id=request.example.id, token_ids=list(sequence.token_ids), media=sequence.media)
-            seed = stable_seed(f"{request.seed}/{prompt.id}/{turn}")
-            self.engine.submit(turn, prompt, replace(follow_up, seed=seed))
+            progress.reply = self._environments.step(progress.environment, progress.turns[-1])
+            self._announce(progress.reply, progress)
 
-    def _take(
-        self, example: Example, sequence: _Sequence, completion: Completion, version: int, sampling: Sampling
-    ) -> Sampling | None:
-        """Append an answer, and the next turn if the task wants one and it fits. Returns how to sample it, or None."""
-        sequence.append(completion.token_ids, completion.logprobs, version)
-        ended = completion.token_ids[-1:] == [self.renderer.end_of_turn]
-        shown = completion.token_ids[:-1] if ended else completion.token_ids
-        sequence.texts.append(self.renderer.decode(shown, skip_special_tokens=False))
-        respond = self.respond(example)
-        if respond is None or completion.finish_reason != "stop":
-            return None
-        messages = respond(example, "\n".join(sequence.texts))
-        if not messages:
-            return None
-        token_ids, media = self.renderer.next_turn(messages, example.id)
-        room = min(sampling.max_tokens - sum(sequence.mask), self.max_model_len - len(sequence.token_ids + token_ids))
-        if room < 1:
-            return None
-        sequence.append(token_ids, None, version)
-        sequence.media = sequence.media + media
-        return replace(sampling, n=1, max_tokens=room)
+    def _take_arrived(self, progress: Progress | None) -> None:
+        """Take an environment's reply: the rollout goes on, or ends. None: there is nothing to take."""
+        if progress is None:
+            return
+        assert progress.reply is not None
+        answer, progress.reply = progress.reply, None
+        error, reason, failure = answer.exception(), "failure", ""
+        if isinstance(error, CallsStuck):
+            raise error
+        if error is None:
+            try:
+                reason = progress.add_reply(answer.result(), self.renderer, self.max_model_len)
+                failure = answer.result().failure
+            except InputError as unusable:
+                error = unusable
+        if reason:
+            self._end(progress, reason, described(error) if error else failure)
+            return
+        prompt = Prompt(id=progress.request.example.id, token_ids=list(progress.token_ids), media=progress.media)
+        self._decoding[progress.key] = [progress]
+        self.engine.submit(progress.key, prompt, progress.sampling)
 
+    def _end(self, progress: Progress, reason: str, failure: str = "") -> None:
+        """Close the environment and start to score; a rollout that failed is not scored."""
+        example = progress.request.example
+        if failure:
+            failure = f"the environment of example {example.id!r} failed: {failure}"
+        closed = self._environments.close(progress.environment) if progress.environment else None
+        rollout = progress.rollout(reason, failure)
+        group = self._open[progress.request.key]
+        score = group.scoring.add(progress.answer, rollout)
+        group.ended[progress.answer] = _Ended(rollout, score, closed)
+        self._announce(score, None)
+        if closed:
+            self._announce(closed, None)
 
-def _finish(example: Example, sequence: _Sequence, finish_reason: str) -> Rollout:
-    return Rollout(
-        id=example.id,
-        token_ids=sequence.token_ids,
-        mask=sequence.mask,
-        logprobs=sequence.logprobs,
-        versions=sequence.versions,
-        media=sequence.media,
-        text="\n".join(sequence.texts),
-        finish_reason=finish_reason,
-    )
-
-
-def _start(prompt: Prompt) -> _Sequence:
-    size = len(prompt.token_ids)
-    return _Sequence(
-        token_ids=list(prompt.token_ids),
-        mask=[0] * size,
-        logprobs=[0.0] * size,
-        versions=[-1] * size,
-        media=prompt.media,
-    )
-
-
-def stable_seed(text: str) -> int:
-    """A seed of 31 bits that is the same in every process and on every machine."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+    def _announce(self, future: Future[Any], what: Progress | None) -> None:
+        """Have `advance` woken up when the future is done."""
+        queue = self._arrived
+        future.add_done_callback(lambda _: queue.put(what))

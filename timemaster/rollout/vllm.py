@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -129,8 +129,11 @@ class VllmEngine:
             max_tokens=sampling.max_tokens,
             seed=sampling.seed,
             stop_token_ids=self._spec.stop_token_ids,
+            stop=list(sampling.stop),
+            include_stop_str_in_output=True,  # its tokens, too
             logprobs=0,
-            detokenize=False,
+            detokenize=bool(sampling.stop),
+            skip_special_tokens=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         request: dict[str, Any] = {"prompt_token_ids": self._collapse(prompt.token_ids)}
@@ -164,6 +167,11 @@ class VllmEngine:
 
     def busy(self) -> bool:
         return self._llm.llm_engine.has_unfinished_requests()
+
+    def abort(self, keys: Sequence[str]) -> None:
+        self._llm.llm_engine.abort_request(list(keys))
+        for key in keys:
+            del self._prompts[key]
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self._llm.init_weight_transfer_engine({"init_info": init_info})
@@ -207,7 +215,9 @@ class VllmEngine:
 def _completion(answer: Any) -> Completion:
     token_ids = list(answer.token_ids)
     logprobs = [step[token].logprob for step, token in zip(answer.logprobs, token_ids, strict=True)]
-    return Completion(token_ids=token_ids, logprobs=logprobs, finish_reason=answer.finish_reason)
+    stop = answer.stop_reason if isinstance(answer.stop_reason, str) else ""  # else the id of a token, or None
+    reason = "stop_string" if stop else answer.finish_reason
+    return Completion(token_ids=token_ids, logprobs=logprobs, finish_reason=reason, stop=stop)
 
 
 def gpu_sender(wire: str, rank: int, client: Any, weights: Any, meta: list[Any], init: dict[str, Any]) -> Any:

@@ -213,9 +213,9 @@ def _list_rows(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 def most_images(cfg: Config, rows: Sequence[PromptRow]) -> int:
-    """The most images that a sequence can hold: those of its prompt and those that its task may add in later turns."""
+    """The most images that a sequence can hold: those of its prompt and those that its environment may add."""
     tasks = load_tasks(cfg.data.recipes)
-    added = {source: task.max_new_images for source, task in tasks.items()}
+    added = {source: task.environment.max_images for source, task in tasks.items() if task.environment}
     return max(len(row.prompt.media) + added.get(row.example.data_source, 0) for row in rows)
 
 

@@ -148,17 +148,19 @@ REMEDIES: tuple[dict[str, Any], ...] = (
 
 def remedies(cfg: Config, model: ModelSizes, job: str, gpu_gib: float) -> list[str]:
     """Changes of settings with which the run fits by the estimate: of each kind the smallest."""
-    found: dict[tuple[str, ...], str] = {}
+    fitting: dict[tuple[str, ...], str] = {}
     for change in REMEDIES:
         changed = with_settings(cfg, change)
-        ours = changed.trainer.n_gpus_per_node
-        more = all(get(cfg, key) != value for key, value in change.items()) and ours >= cfg.trainer.n_gpus_per_node
-        divides = ours % changed.rollout.tensor_model_parallel_size == 0
-        if more and divides and tuple(change) not in found and estimate(changed, model, job).fits(gpu_gib):
+        num_gpus = changed.trainer.n_gpus_per_node
+        is_change = (
+            all(get(cfg, key) != value for key, value in change.items()) and num_gpus >= cfg.trainer.n_gpus_per_node
+        )
+        divides = num_gpus % changed.rollout.tensor_model_parallel_size == 0
+        if is_change and divides and tuple(change) not in fitting and estimate(changed, model, job).fits(gpu_gib):
             text = " with ".join(f"{key}={str(value).lower()}" for key, value in change.items())
-            found[tuple(change)] = text
-    single = [text for keys, text in found.items() if len(keys) == 1]
-    return single or list(found.values())
+            fitting[tuple(change)] = text
+    single = [text for keys, text in fitting.items() if len(keys) == 1]
+    return single or list(fitting.values())
 
 
 def report(cfg: Config, config: Mapping[str, Any], job: str, gpu_gib: float) -> list[str]:

@@ -46,9 +46,11 @@ class _Call:
 
 
 class Caller:
-    """Calls functions in `num_threads` threads and on an event loop. A call that takes longer than `timeout` seconds
-    (0: no limit) fails; awaitables are then cancelled, threads left behind and replaced. All threads are daemons. A
-    call that lets no other thread run ends the process, GRACE seconds later.
+    """Calls functions in at most `num_threads` threads, started when needed, and on an event loop.
+
+    A call that takes longer than `timeout` seconds (0: no limit) fails; awaitables are then cancelled, threads left
+    behind and replaced. All threads are daemons. A call that lets no other thread run ends the process, GRACE seconds
+    later.
     """
 
     def __init__(self, num_threads: int, timeout: float, kind: str, setting: str) -> None:
@@ -58,12 +60,12 @@ class Caller:
         # Of all below and of the fields of calls. Reentrant: a coroutine that is collected as garbage settles its call.
         self._lock = RLock()
         self._running: set[_Call] = set()
-        self._num_threads, self._num_stuck = 0, 0
+        self._max_threads = num_threads
+        self._num_threads, self._num_stuck = 0, 0  # those that are stuck do not count as threads any more
+        self._num_calls = 0  # that run in a thread or wait for one; those that are stuck do not count
         self._loop: asyncio.AbstractEventLoop | None = None  # made for the first awaitable
         self._pinged: float | None = None  # when the loop was asked for a sign of life that has not come yet
         self._closed = Event()
-        for _ in range(num_threads):
-            self._add_thread()
         if timeout:
             self._guard()
             Thread(target=self._watch, name=f"{kind} limits", daemon=True).start()
@@ -81,6 +83,7 @@ class Caller:
         if is_async:
             self._move_to_loop(call, None)
         else:
+            self._change_calls(1)
             self._waiting.put(call)
         return call.done
 
@@ -96,8 +99,12 @@ class Caller:
 
     # ---- threads
 
-    def _add_thread(self) -> None:
+    def _change_calls(self, change: int) -> None:
+        """Count a call that comes or goes, and start a thread if too few are there."""
         with self._lock:
+            self._num_calls += change
+            if self._num_threads >= min(self._num_calls, self._max_threads):
+                return
             self._num_threads += 1
         Thread(target=self._work, name=self._kind, daemon=True).start()
 
@@ -116,6 +123,7 @@ class Caller:
                 with self._lock:
                     self._num_stuck -= 1
                 return
+            self._change_calls(-1)
 
     # ---- the event loop
 
@@ -222,7 +230,8 @@ class Caller:
         if call.loop is None:
             with self._lock:
                 self._num_stuck += 1
-            self._add_thread()
+                self._num_threads -= 1
+            self._change_calls(-1)
         elif call.task:
             _post(call.loop, call.task.cancel)
 

@@ -1,15 +1,16 @@
-"""Is a data set sound? Class balance, duplicates, broken series, labels that leak, plots and what they cost in tokens.
+"""Is a classification data set sound? Class balance, duplicates, broken series, leaking labels, size of the plots.
 
     timemaster audit data/ctu_image/{train,validation,test}.parquet [--out FOLDER]
 
-prints a report and writes a contact sheet of each file, <file>_sheet.png with some plots of every class, beside the
-file or into FOLDER. Give all splits at once: a series in two of them is found only so. The exit code is 1 where
-something must be mended: a label that leaks, a series or picture in two splits, missing values, rows that cannot be
-read; 2 where a file is none.
+prints a report and writes a contact sheet for each file: <file>_sheet.png with some plots of every class, beside the
+file or into FOLDER. Give all splits at once, because only then can a series be found that is in two of them. The exit
+code is 1 when something must be fixed: a leaking label, a series or picture in two splits, missing values, unreadable
+rows. It is 2 when a file is not a parquet file.
 
-Leaks are looked for in paths, image names and all columns but the answers, and in the questions: that a question lists
-all labels is fine, that rows of a class name their own label more often than other rows do is not. Numbers that stand
-for classes ("class0") are not known here, only the labels themselves.
+Leaks are searched for in paths, image names, all columns except the answers, and the questions. A question may list all
+labels. Rows of a class must not name their own label more often than other rows do. Only the labels themselves are
+searched for, not numbers that stand for them ("class0"). A data source with more than MAX_CLASSES different answers is
+no classification: its answers are neither listed nor searched for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import math
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,39 +31,40 @@ from timemaster.tasks.audit_rows import Row, Shown, plain, read_rows
 from timemaster.types import InputError
 
 NUM_LISTED = 3  # rows named in a finding
-SURE = 3.0  # standard deviations above chance
-RARE = 0.02  # the chance that all of a few texts are right
+MAX_CLASSES = 100
+SURE = 3.0  # standard deviations above chance that make a leak certain
+RARE = 0.02  # a leak is certain when the chance that all texts name the right label is below this
 
 
 @dataclass(slots=True)
 class Report:
-    """Lines to print, and which of them must be mended."""
+    """Lines to print, and the findings: those that must be fixed, and notes."""
 
     lines: list[str] = field(default_factory=list)
     serious: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        found = [f"MUST BE MENDED: {text}" for text in self.serious] + [f"note: {text}" for text in self.notes]
-        return "\n".join([*self.lines, "", *(found or ["nothing to complain about"])])
+        findings = [f"MUST BE FIXED: {text}" for text in self.serious] + [f"note: {text}" for text in self.notes]
+        return "\n".join([*self.lines, "", *(findings or ["no findings"])])
 
 
 def audit(files: Sequence[Path], out: Path | None = None) -> Report:
-    """Read and judge parquet files; writes their contact sheets. Raises InputError for what is no parquet file."""
+    """Check parquet files and write their contact sheets. Raises InputError when a file is not a parquet file."""
     report, rows = Report(), []
     for file in {file.resolve(): file for file in files}.values():
-        some: Shown = defaultdict(list)
+        shown: Shown = defaultdict(list)
         bad: list[str] = []
-        own = list(read_rows(file, some, bad))
+        own = list(read_rows(file, shown, bad))
         rows += own
         _describe(report, file, own)
         if bad:
             report.serious.append(f"{len(bad)} rows cannot be used: {_listed(bad)}")
-        if some:
+        if 0 < len(shown) <= MAX_CLASSES:
             path = (out or file.parent) / f"{file.stem}_sheet.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             counts = Counter(row.label for row in own)
-            plots = {f"{label} ({counts[label]} rows)": [png for _, png in some[label]] for label in sorted(some)}
+            plots = {f"{label} ({counts[label]} rows)": [png for _, png in shown[label]] for label in sorted(shown)}
             path.write_bytes(contact_sheet(f"{file.parent.name}/{file.name}", plots))
             report.lines.append(f"  contact sheet      {path}")
     _find_broken(report, rows)
@@ -77,7 +79,11 @@ def _describe(report: Report, file: Path, rows: Sequence[Row]) -> None:
     for source in sorted({row.source for row in rows}):
         own = [row for row in rows if row.source == source]
         report.lines.append(f"  {source or 'no data_source'}")
-        for label, count in sorted(Counter(row.label for row in own).items()):
+        counts = Counter(row.label for row in own)
+        if len(counts) > MAX_CLASSES:
+            report.lines.append(f"    {len(counts)} different answers: no classes")
+            counts.clear()
+        for label, count in sorted(counts.items()):
             report.lines.append(f"    {label:<24} {count:6d}  {100 * count / len(own):5.1f} %")
         if any(row.lengths for row in own):
             channels, lengths = _span(len(row.lengths) for row in own), _span(n for row in own for n in row.lengths)
@@ -90,8 +96,8 @@ def _describe(report: Report, file: Path, rows: Sequence[Row]) -> None:
 
 
 def _span(numbers: Any) -> str:
-    found = sorted(set(numbers))
-    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    ordered = sorted(set(numbers))
+    return str(ordered[0]) if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
 
 
 def _find_broken(report: Report, rows: Sequence[Row]) -> None:
@@ -104,10 +110,10 @@ def _find_broken(report: Report, rows: Sequence[Row]) -> None:
 
 
 def _find_duplicates(report: Report, rows: Sequence[Row]) -> None:
-    """The same series, or the same picture, in rows that are not the same row, or in the same row in two files."""
+    """Find a series or picture that several rows have, or that one row has in two files."""
     for what in ("series", "picture"):
         copies: dict[str, dict[tuple[Any, ...], list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for row in sorted(rows, key=lambda row: row.is_demonstration):  # which join the rows they are of
+        for row in sorted(rows, key=lambda row: row.is_demonstration):  # last: they join their rows
             for digest in ({row.series} if what == "series" else {image[0] for image in row.images}) - {""}:
                 same = copies[digest][row.identity]
                 if not any(_belong_together(row, other) for other in same):
@@ -122,48 +128,46 @@ def _find_duplicates(report: Report, rows: Sequence[Row]) -> None:
             twice = any(len({row.file for row in same}) > 1 for same in by_identity.values())
             groups.append(group)
             (across if twice or len({row.split for row in group}) > 1 else within).append(group)
-        torn = [group for group in groups if len({row.label for row in group}) > 1]
-        for found, target, kind in (
+        contradicting = [group for group in groups if len({row.label for row in group}) > 1]
+        for members, target, kind in (
             (across, report.serious, "in two splits or files"),
             (within, report.notes, "twice in a split"),
-            (torn, report.notes, "with different labels"),
+            (contradicting, report.notes, "with different labels"),
         ):
-            if found:
-                named = [" = ".join(row.where for row in group[:2]) for group in found]
-                target.append(f"{len(found)} {what if what == 'series' else 'pictures'} {kind}: {_listed(named)}")
+            if members:
+                named = [" = ".join(row.where for row in group[:2]) for group in members]
+                target.append(f"{len(members)} {what if what == 'series' else 'pictures'} {kind}: {_listed(named)}")
 
 
 def _belong_together(row: Row, other: Row) -> bool:
-    """A training row and its demonstration, or two of these, as in train.parquet, sft.parquet and traces.parquet."""
+    """Whether two rows are a training row and its demonstration, or two demonstrations of it (sft, traces)."""
     return row.file != other.file and row.split == "train" and (row.is_demonstration or other.is_demonstration)
 
 
 def _find_overlaps(report: Report, rows: Sequence[Row]) -> None:
-    """Windows that begin with the second half of another split's window."""
+    """Find series that begin with the second half of a series in another split."""
     once = {row.identity: row for row in rows if row.halves}.values()
     ends = {row.halves[1]: row for row in once}
     pairs = [(row, other) for row in once if (other := ends.get(row.halves[0])) and other.split != row.split]
-    found = [f"{row.where} = {other.where}" for row, other in pairs]
-    if found:
+    overlaps = [f"{row.where} = {other.where}" for row, other in pairs]
+    if overlaps:
         report.notes.append(
-            f"{len(found)} series begin as one of another split ends (windows overlap): {_listed(found)}"
+            f"{len(overlaps)} series begin as one of another split ends (windows overlap): {_listed(overlaps)}"
         )
 
 
 def _find_leaks(report: Report, rows: Sequence[Row]) -> None:
     leaks: dict[str, list[str]] = defaultdict(list)
     places: dict[str, Place] = defaultdict(Place)
-    for source in {row.source for row in rows}:
-        own = [row for row in rows if row.source == source]
-        labels = sorted({row.label for row in own})
+    for own, labels in _classifications(rows):
         shares = {label: sum(row.label == label for row in own) / len(own) for label in labels}
-        # A text that all rows share (a question kept in extra_info, a project's path) tells nothing.
+        # A text that all rows share, such as a question in extra_info or a project's path, cannot leak a label.
         shared = set.intersection(*({text for _, text in row.texts} for row in own))
         counts = {question: _counts(question, labels) for question in {row.question for row in own}}
         fewest = {label: min(count[label] for count in counts.values()) for label in labels}
         for row in own:
             for name, text in row.texts:
-                # Rows of one recording share its number: what numbers say by chance, they say once.
+                # Rows of one recording share its number: a number that is right by chance must count only once.
                 key = (text if row.label.isdigit() else row.identity, row.label)
                 if named := [] if text in shared else _named(plain(text), labels):
                     places[name].chances[key] = sum(shares[label] for label in named)
@@ -172,54 +176,65 @@ def _find_leaks(report: Report, rows: Sequence[Row]) -> None:
                     places[name].right.add(key)
             if [label for label in labels if counts[row.question][label] > fewest[label]] == [row.label]:
                 leaks["the question"].append(row.where)
-    for name, found in sorted(leaks.items()):
-        place, finding = places[name], f"{len(found)} rows name their label in {name}: {_listed(found)}"
+    for name, wheres in sorted(leaks.items()):
+        place, finding = places[name], f"{len(wheres)} rows name their label in {name}: {_listed(wheres)}"
         if name == "the question" or place.is_sure():
             report.serious.append(finding)
         elif place.is_possible():
             report.notes.append(finding)
 
 
+def _classifications(rows: Sequence[Row]) -> Iterator[tuple[list[Row], list[str]]]:
+    """The rows and labels of each data source that has at most MAX_CLASSES different answers."""
+    for source in {row.source for row in rows}:
+        own = [row for row in rows if row.source == source]
+        labels = sorted({row.label for row in own})
+        if len(labels) <= MAX_CLASSES:
+            yield own, labels
+
+
 @dataclass(slots=True)
 class Place:
-    """The rows (where labels are numbers: the different texts) that name any label in a column, with their label."""
+    """The rows that name any label in one column. When labels are numbers, the different texts instead of the rows."""
 
-    chances: dict[tuple[Any, str], float] = field(default_factory=dict)  # that the label named is by chance the row's
-    right: set[tuple[Any, str]] = field(default_factory=set)  # those in which it is
+    chances: dict[tuple[Any, str], float] = field(
+        default_factory=dict
+    )  # key: row or text, and label; value: how likely a label named at random is the right one
+    right: set[tuple[Any, str]] = field(default_factory=set)  # the keys whose text names the right label
 
     def is_sure(self) -> bool:
-        """Whether they are right too often for chance: labels such as "1" are found anywhere."""
+        """Whether the right label is named too often for chance. (Labels such as "1" are found anywhere.)"""
         deviation = math.sqrt(sum(p * (1 - p) for p in self.chances.values()))
         all_right = len(self.right) == len(self.chances) and math.prod(self.chances.values()) < RARE
         return all_right or len(self.right) > sum(self.chances.values()) + SURE * deviation
 
     def is_possible(self) -> bool:
-        """Whether all are right, and by a label that is no number."""
+        """Whether the right label is named always, and it is not a number."""
         return len(self.right) == len(self.chances) and not all(label.isdigit() for _, label in self.right)
 
 
 def _named(text: str, labels: Sequence[str]) -> list[str]:
-    """The labels that `text` names; none where it names all of several, as a question does."""
-    found = [label for label, count in _counts(text, labels).items() if count]
-    return [] if len(found) == len(labels) > 1 else found
+    """The labels that `text` names; empty when it names all of them, as a question does."""
+    named = [label for label, count in _counts(text, labels).items() if count]
+    return [] if len(named) == len(labels) > 1 else named
 
 
 def _counts(text: str, labels: Sequence[str]) -> dict[str, int]:
-    """How often each label stands in `text`; "walking_upstairs" does not count for "walking"."""
+    """How often each label occurs in `text`. "walking_upstairs" does not count for "walking"."""
     words = {label: plain(label).strip() for label in labels}
     pattern = "|".join(re.escape(word) for word in sorted(words.values(), key=len, reverse=True))
-    found = Counter(re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", text))
-    return {label: found[word] for label, word in words.items()}
+    counts = Counter(re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", text))
+    return {label: counts[word] for label, word in words.items()}
 
 
-def _listed(found: Sequence[str]) -> str:
-    more = f", and {len(found) - NUM_LISTED} more" if len(found) > NUM_LISTED else ""
-    return ", ".join(found[:NUM_LISTED]) + more
+def _listed(wheres: Sequence[str]) -> str:
+    more = f", and {len(wheres) - NUM_LISTED} more" if len(wheres) > NUM_LISTED else ""
+    return ", ".join(wheres[:NUM_LISTED]) + more
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     print_any_letter()
-    parser = argparse.ArgumentParser(prog="timemaster audit", description="Judge a data set.")
+    parser = argparse.ArgumentParser(prog="timemaster audit", description="Check a classification data set.")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="parquet files, all splits at once")
     parser.add_argument("--out", type=Path, help="folder for the contact sheets (default: beside each file)")
     options = parser.parse_args(arguments)

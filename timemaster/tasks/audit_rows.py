@@ -1,4 +1,4 @@
-"""What an audit looks at in each row of a parquet file: digests, lengths, sizes and texts, not the data themselves."""
+"""What an audit keeps of each row of a parquet file: digests, lengths, sizes and texts, but not the data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from timemaster.data.store import ROWS_AT_ONCE, open_parquet
 from timemaster.models.vision import default_vision_spec, num_tokens
 from timemaster.types import Example, InputError
 
-PER_CLASS = 4  # plots of a class that are kept for the contact sheet
+PER_CLASS = 4  # plots per class in the contact sheet
 NOT_LEAKS = {*ANSWERS, *PROMPTS, "data", "label", "data_source"}  # columns and fields that may hold a label
 WORD_ENDS = r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])"  # sampleWinter, Winter17, 17Winter
 Shown = dict[str, list[tuple[str, bytes]]]  # class -> digest and encoded picture
@@ -26,28 +26,28 @@ Shown = dict[str, list[tuple[str, bytes]]]  # class -> digest and encoded pictur
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What is looked at in one row."""
+    """One row, as far as the audit needs it."""
 
     where: str  # "train.parquet row 17"
     file: str
     split: str
-    identity: tuple[Any, ...]  # of the row that was prepared, which sft.parquet has as train.parquet does
+    identity: tuple[Any, ...]  # of the prepared row: equal in train.parquet and sft.parquet
     is_demonstration: bool  # ends with an assistant's turn
     label: str
     source: str
     question: str  # what was asked, in lower case
-    texts: tuple[tuple[str, str], ...]  # paths, names and other fields, each with where it stands
+    texts: tuple[tuple[str, str], ...]  # (where, text) of paths, names and other fields
     series: str = ""  # digest of the values; "" without any
     halves: tuple[str, ...] = ()  # digests of the first and the second half of the values
     lengths: tuple[int, ...] = ()  # of each channel
     has_gaps: bool = False
-    is_constant: bool = False  # all of it
-    has_constant: bool = False  # one channel at least
+    is_constant: bool = False  # all channels
+    has_constant: bool = False  # at least one channel
     images: tuple[tuple[str, int, int, int], ...] = ()  # digest, width, height, vision tokens
 
 
-def read_rows(file: Path, some: Shown, bad: list[str]) -> Iterator[Row]:
-    """The rows of a parquet file; pictures for a contact sheet go into `some`, what cannot be read into `bad`."""
+def read_rows(file: Path, shown: Shown, bad: list[str]) -> Iterator[Row]:
+    """The rows of a parquet file. Adds pictures for the contact sheet to `shown`, and reasons of bad rows to `bad`."""
     number = 0
     for batch in open_parquet(file).iter_batches(ROWS_AT_ONCE):
         for content in batch.to_pylist():
@@ -57,20 +57,20 @@ def read_rows(file: Path, some: Shown, bad: list[str]) -> Iterator[Row]:
             except InputError as error:
                 bad.append(f"{where}: {error}")
             else:
-                yield _row(file, number, content, example, some)
+                yield _row(file, number, content, example, shown)
             number += 1
 
 
-def _row(file: Path, number: int, content: Mapping[str, Any], example: Example, some: Shown) -> Row:
+def _row(file: Path, number: int, content: Mapping[str, Any], example: Example, shown: Shown) -> Row:
     spec = default_vision_spec(DataConfig().min_pixels, DataConfig().max_pixels)
     media = [part.media for message in example.messages for part in message.parts if part.media]
     pictures = [item for item in media if item.kind == "image"]
     label = unicodedata.normalize("NFC", example.answer)
-    if pictures:  # those with the smallest digests: as good as drawn at random, and the same every time
-        shown = [*some[label], (pictures[0].uid, pictures[0].data or Path(pictures[0].path).read_bytes())]
-        some[label] = sorted(shown)[:PER_CLASS]
+    if pictures:  # keep those with the smallest digests: a random choice that is the same every time
+        candidates = [*shown[label], (pictures[0].uid, pictures[0].data or Path(pictures[0].path).read_bytes())]
+        shown[label] = sorted(candidates)[:PER_CLASS]
     is_demonstration = example.messages[-1].role == "assistant"
-    prepared = example.extra.get("split")  # imported demonstrations do not know one
+    prepared = example.extra.get("split")  # missing in imported demonstrations
     split = str(prepared or ("train" if is_demonstration else file.stem))
     asked = [part.text for m in example.messages if m.role != "assistant" for part in m.parts if part.text]
     index = example.extra.get("index")
@@ -90,7 +90,7 @@ def _row(file: Path, number: int, content: Mapping[str, Any], example: Example, 
 
 
 def _texts(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Every text in a nested value, with where it stands."""
+    """Every text in a nested value, with its place."""
     if isinstance(value, str):
         yield name, value
     elif isinstance(value, Mapping):
@@ -108,7 +108,7 @@ def _series_facts(data: Any) -> dict[str, Any]:
     channels = data if any(isinstance(item, list) for item in data) else [data]
     readings = [value for channel in channels for value in (channel or [""])]
     if not all(value is None or isinstance(value, (int, float)) for value in readings):
-        return {"has_gaps": True}  # a channel that is missing or empty, or holds no numbers
+        return {"has_gaps": True}  # a channel is missing, empty, or holds something else than numbers
     values = [[math.nan if v is None else float(v) for v in channel] for channel in channels]
     half = len(values[0]) // 2
     constant = [len(set(channel)) <= 1 for channel in values]
@@ -129,5 +129,5 @@ def _digest(values: list[list[float]]) -> str:
 
 
 def plain(text: str) -> str:
-    """Lower case, and one space wherever a word ends: "CG_Positive17.png" is "cg positive 17 png"."""
+    """The text in lower case with single spaces between words. Example: "CG_Positive17.png" is "cg positive 17 png"."""
     return re.sub(rf"[\W_]+|{WORD_ENDS}", " ", unicodedata.normalize("NFC", text)).casefold()

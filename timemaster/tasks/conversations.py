@@ -1,16 +1,16 @@
-"""Conversation-style JSON, as tools that fine-tune LLaVA and Qwen2.5-VL read it, to a parquet file for SFT.
+"""Convert conversations in JSON, as tools for fine-tuning LLaVA and Qwen2.5-VL read them, to a parquet file for SFT.
 
     timemaster conversations FILE.json --out FILE.parquet [--image-folder DIR] [--data-source NAME]
 
-The file holds a list of entries (or one entry a line, in a .jsonl), each in one of two forms:
+The file holds a list of entries (a .jsonl file: one entry per line), each in one of two forms:
 
     {"image": "a.png" or ["a.png"], "conversations": [{"from": "human", "value": "<image>Which?"}, {"from": "gpt", …}]}
     {"images": ["a.png", …], "messages": [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", …}]}
 
 A message's content may also be a list of parts: {"type": "text", "text": …}, {"type": "image", "image": "a.png"} and
-OpenAI's {"type": "image_url", "image_url": {"url": "data:image/png;base64,…" or "a.png"}}. A field "system" stands for
-a first system turn. The answer of an entry is what stands in its last turn's <class>, or, without one, that whole turn.
-Every `<image>` of a user's turn needs an image; pictures go into the parquet file.
+OpenAI's {"type": "image_url", "image_url": {"url": "data:image/png;base64,…" or "a.png"}}. A field "system" becomes the
+first turn. The answer of an entry is the content of <class> in its last turn, or that whole turn if it has no <class>.
+Every `<image>` of a user's turn needs an image. The images are stored in the parquet file.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def pictures_of(example: Example) -> list[dict[str, Any]]:
 
 
 def write_demonstrations(file: str, out: Path, texts: Sequence[tuple[Example, str]]) -> None:
-    """Rows of the parquet file `file`, given as read, to another file: each with a text as the assistant's turn."""
+    """Write rows of the parquet file `file` to `out`, each with a text as the assistant's turn."""
     texts = sorted(texts, key=lambda pair: pair[0].extra["row"])
     names = [name for name in open_parquet(file).schema_arrow.names if name not in ("prompt", "images", "image")]
     others = take_rows(file, [example.extra["row"] for example, _ in texts], names)
@@ -104,10 +104,10 @@ def write_demonstrations(file: str, out: Path, texts: Sequence[tuple[Example, st
 def import_conversations(
     file: Path, out: Path, folder: Path, data_source: str = "", answer_tag: str = "class", on_bad_row: str = "raise"
 ) -> tuple[int, list[BadRow]]:
-    """Write the entries of `file` to the parquet file `out`; gives the number of rows and the entries left out.
+    """Write the entries of `file` to the parquet file `out`. Returns the number of rows and the bad entries.
 
-    Relative image paths start at `folder`. Raises InputError when the file cannot be read or is `out`, when no entry is
-    good, and, with on_bad_row="raise", when one is bad; "skip" leaves bad entries out.
+    Image paths are relative to `folder`. Raises InputError when the file cannot be read or is `out`, when no entry is
+    good, and with on_bad_row="raise" when an entry is bad; "skip" leaves bad entries out.
     """
     if on_bad_row not in ON_BAD_ROW:
         raise InputError(f"on_bad_row is {on_bad_row!r}; allowed: {', '.join(ON_BAD_ROW)}.")
@@ -144,7 +144,7 @@ def read_entries(file: Path) -> list[Any]:
         raise InputError(f"{file}: cannot be read ({error}). Give a JSON file of conversations.") from error
     try:
         if file.suffix == ".jsonl":
-            # Not splitlines(): it cuts at U+2028 and U+0085, too, which may stand inside of a string.
+            # Not splitlines(): it also cuts at U+2028 and U+0085, which may occur inside a string.
             entries = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             entries = json.loads(text)
@@ -156,7 +156,7 @@ def read_entries(file: Path) -> list[Any]:
 
 
 def entry_row(entry: Any, number: int, folder: Path, data_source: str, answer_tag: str) -> dict[str, Any]:
-    """The parquet row of one entry. Raises InputError with the reason when it has none."""
+    """The parquet row of one entry. Raises InputError with the reason when the entry is bad."""
     if not isinstance(entry, Mapping):
         raise InputError(f"it is {entry!r:.60}; a dict with conversations or messages is needed")
     if _filled(entry, "videos", "video"):
@@ -186,19 +186,19 @@ def entry_row(entry: Any, number: int, folder: Path, data_source: str, answer_ta
 
 
 def _filled(fields: Mapping[str, Any], *names: str) -> Any:
-    """The first of several fields for one thing that is not empty; None without any."""
+    """The first of these fields that is not empty; None if all are."""
     return next((fields[name] for name in names if not is_empty(fields.get(name))), None)
 
 
 def _turns(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The turns of an entry in OpenAI's form."""
-    found = _filled(entry, "conversations", "messages")
-    if not isinstance(found, list):
+    listed = _filled(entry, "conversations", "messages")
+    if not isinstance(listed, list):
         raise InputError(f"neither conversations nor messages holds a list of turns (its keys: {', '.join(entry)})")
     turns = []
     if isinstance(entry.get("system"), str) and entry["system"]:
         turns.append({"role": "system", "content": entry["system"]})
-    for i, turn in enumerate(found):
+    for i, turn in enumerate(listed):
         who = _filled(turn, "from", "role") if isinstance(turn, Mapping) else None
         if not isinstance(who, str) or who not in ROLES:
             known = ", ".join(ROLES)
@@ -211,7 +211,7 @@ def _turns(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _answer(text: str, tag: str) -> str:
-    """What stands in the last `<tag>` outside of the reasoning, or all of the text."""
+    """The content of the last `<tag>` outside of the reasoning; without one the whole text."""
     tagged = tag_contents(THOUGHT.sub(CUT, text), tag)
     answer = (tagged[-1] if tagged else text).strip()
     if not answer:
@@ -224,11 +224,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="timemaster conversations", description="Conversations in JSON to a parquet file for SFT."
     )
-    parser.add_argument("file", type=Path, help="JSON list of conversations, or .jsonl with one a line")
+    parser.add_argument("file", type=Path, help="JSON list of conversations, or .jsonl with one per line")
     parser.add_argument("--out", type=Path, required=True, help="the parquet file to write")
-    parser.add_argument("--image-folder", type=Path, help="where relative image paths start (default: the file's)")
-    parser.add_argument("--data-source", default="", help="which task the rows belong to (default: the run's only one)")
-    parser.add_argument("--answer-tag", default="class", help="the answer stands in this tag (default: class)")
+    parser.add_argument("--image-folder", type=Path, help="folder of relative image paths (default: that of the file)")
+    parser.add_argument("--data-source", default="", help="task of the rows (default: the only task of the run)")
+    parser.add_argument("--answer-tag", default="class", help="tag that holds the answer (default: class)")
     parser.add_argument("--on-bad-row", default="raise", choices=ON_BAD_ROW, help="default: raise")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)

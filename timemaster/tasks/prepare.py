@@ -2,21 +2,21 @@
 
     timemaster prepare recipes.ctu [--source DIR] [--out data] [--plot small] [--workers N] [--seed 1]
 
-makes <out>/<name>_image/ (or, with --plot small, <out>/<name>_small/: bare lines and a short question, for the embedded
-tiny model) with
+makes <out>/<name>_image/, or with --plot small <out>/<name>_small/ (plots without axes and a short question, for the
+embedded tiny model). The recipe must be a SeriesClassification. The folder holds
 
     images/{train,test}/    the plots as PNG files, named by split and index only
     train/, test/, dataset_dict.json    the whole splits, for `datasets.load_from_disk`: problem, answer, data, image
     train.parquet, validation.parquet, test.parquet    for training
-    sft.parquet    the rows of train.parquet with a demonstration, where the recipe has an explainer
+    sft.parquet    the rows of train.parquet with a demonstration, if the recipe has an explainer
 
-Validation is the recipe's own split where its `load` gives one (images/validation/ and validation/ are made then, too).
-Otherwise it is cut from the train split, which stays whole in train/: by whole groups where the series say in
-meta["group"] which person or recording they are of, else at random with the classes' shares kept. The summary that is
-printed says which.
+Validation is the recipe's own split if its `load` returns one; then images/validation/ and validation/ are made, too.
+Otherwise it is cut from the train split, which stays whole in train/. If the series have meta["group"] (their person or
+recording), whole groups are taken; otherwise rows are drawn at random with the shares of the classes kept. The printed
+summary says which of these was done.
 
-The folder is built in .<name>_image/ beside it, which one process holds at a time, and swapped in at the end: a run
-that fails or is killed leaves the old one as it was, or the next run puts it back.
+The folder is built in .<name>_image/ beside the old one, locked by one process at a time, and moved into place at the
+end. If a run fails or is killed, the old folder stays as it was, or the next run restores it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OTHER_OUT = "choose another folder: --out DIR"
-PLOTS = ("published", "small")  # the recipe's own style; its small one, with a short question
+PLOTS = ("published", "small")  # the recipe's `plot`; its `small_plot`, with a short question
 
 
 def prepare(
@@ -59,9 +59,9 @@ def prepare(
     seed: int = 1,
     plot: str = "published",
 ) -> Path:
-    """Make the folder of `task` below `out`; gives its path. `source` None fetches the series; `seed` cuts validation.
+    """Make the folder of `task` in `out` and return its path. `source` None downloads the series.
 
-    Raises InputError when the series cannot be had or are not what the recipe says.
+    Raises InputError when the series cannot be read or are not as the recipe says.
     """
     assert plot in PLOTS
     folder = out / f"{task.name}_{'small' if plot == 'small' else 'image'}"
@@ -95,7 +95,7 @@ def prepare(
 def small_variant(task: SeriesClassification) -> SeriesClassification:
     """The task as `--plot small` prepares it: its small plot, and a short question with the labels and the tags.
 
-    For a model of a million parameters on a small machine, which learns from the answers and pays for every token.
+    It is for a model of a million parameters on a small machine, where every token of a prompt costs time.
     Example: "<image>Desktop or Laptop? Use <think> and <class>."
     """
     from timemaster.tasks import IMAGE
@@ -128,7 +128,7 @@ def _check_splits(task: SeriesClassification, splits: Splits) -> None:
 
 
 def _check_classes(task: SeriesClassification, splits: Splits, files: Files) -> None:
-    """InputError when a class has no training row; a warning when only another file lacks it."""
+    """InputError when a class has no training row; a warning when it is missing in another file only."""
     for name, (split, positions) in files.items():
         lacks = [label for label in task.labels if label not in {splits[split][i].label for i in positions}]
         if not lacks:
@@ -146,7 +146,7 @@ def _check_classes(task: SeriesClassification, splits: Splits, files: Files) -> 
 
 
 def _files(task: SeriesClassification, splits: Splits, seed: int) -> tuple[Files, str]:
-    """The parquet files, each with the split and the positions of its rows there, and how validation was made."""
+    """The parquet files, each with its split and the positions of its rows in it, and how validation was made."""
     from timemaster.series.splits import choose_groups, choose_stratified
 
     everything = {split: (split, list(range(len(series)))) for split, series in splits.items()}
@@ -171,14 +171,14 @@ def _files(task: SeriesClassification, splits: Splits, seed: int) -> tuple[Files
 
 
 def _image_name(split: str, series: Series) -> str:
-    return f"{split}_sample_{series.index:05d}.png"  # never the label: a name can reach a model or a log
+    return f"{split}_sample_{series.index:05d}.png"  # without the label: a name can reach a model or a log
 
 
 def _draw(task: SeriesClassification, splits: Splits, folder: Path, num_workers: int) -> dict[str, list[bytes]]:
-    """Draws and saves all plots; gives them by split, in the order of its series."""
+    """Draw and save all plots. Returns them by split, in the order of its series."""
     from timemaster.series.plot import draw_many
 
-    # All splits in one call: together they are more often enough to be worth several processes.
+    # All splits in one call: several processes pay only for many plots.
     drawn = iter(draw_many([s for series in splits.values() for s in series], task.plot, num_workers))
     plots = {split: [next(drawn) for _ in series] for split, series in splits.items()}
     for split, series in splits.items():
@@ -214,7 +214,7 @@ def _save_parquet(
     files: Files,
     folder: Path,
 ) -> dict[str, Counter[str]]:
-    """Writes the parquet files; gives the number of rows by file and class."""
+    """Write the parquet files. Returns the number of rows by file and class."""
     from timemaster.data.store import plot_row, write_rows
     from timemaster.tasks import demonstration
 
@@ -230,7 +230,7 @@ def _save_parquet(
 
 
 def _swap(workplace: Path, folder: Path) -> None:
-    """Puts the new folder in the old one's place: empty between two renames, and never half full."""
+    """Replace the old folder by the new one with two renames: the folder is never there in part."""
     if folder.exists():
         folder.rename(workplace / "old")
     (workplace / "new").rename(folder)
@@ -238,7 +238,7 @@ def _swap(workplace: Path, folder: Path) -> None:
 
 
 def _clean(workplace: Path, folder: Path) -> None:
-    """Puts right what a killed process left: half a new folder, and the old one if it was between two renames."""
+    """Undo what a killed process left: remove half a new folder, restore the old one if it had been moved away."""
     _remove(workplace / "new")
     if (workplace / "old").exists() and not folder.exists():
         (workplace / "old").rename(folder)
@@ -270,13 +270,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_any_letter()
     parser = argparse.ArgumentParser(prog="timemaster prepare", description="Make a recipe's data.")
     parser.add_argument("recipe", help="module with TASK, as in recipes.ctu")
-    parser.add_argument("--source", type=Path, help="folder or zip with the series files (default: fetch them)")
+    parser.add_argument("--source", type=Path, help="folder or zip with the series files (default: download them)")
     parser.add_argument("--out", type=Path, default=Path("data"), help="where the folder is made (default: data)")
     parser.add_argument(
         "--plot",
         choices=PLOTS,
         default="published",
-        help="small: bare lines and a short question, for the embedded tiny model",
+        help="small: plots without axes and a short question, for the embedded tiny model",
     )
     parser.add_argument("--workers", type=int, default=0, help="processes that draw (default: one per core)")
     parser.add_argument("--seed", type=int, default=1, help="of the validation split (default: 1)")
@@ -294,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         parser.exit(1, f"{error}\n")
     except KeyboardInterrupt:
-        parser.exit(130, "interrupted: what was made so far is removed\n")
+        parser.exit(130, "interrupted: the unfinished folder was removed\n")
 
 
 if __name__ == "__main__":

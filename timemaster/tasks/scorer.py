@@ -1,4 +1,4 @@
-"""How rollouts are scored: by the rewards of a row's task or the user's own, with the run's judge."""
+"""How a run scores rollouts: by the rewards of the row's task or by the user's own, and with the judge of judge.*."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from pathlib import Path
 
 from timemaster.config import Config, RewardConfig, run_dir
 from timemaster.judge import Judge, Store, chats_from
-from timemaster.rewards import RewardPart, Scorer, as_reward, load_function
+from timemaster.rewards import RewardPart, Scorer, as_reward, check_parts, load_function
 from timemaster.tasks import Task, load_tasks
 from timemaster.types import Example, InputError
 
 
 def own_reward(reward: RewardConfig) -> tuple[RewardPart, ...] | None:
-    """The user's own reward, None when `reward.path` is not set. InputError when it cannot be loaded or called."""
+    """The user's own reward; None when `reward.path` is not set. InputError when it cannot be loaded or called."""
     if not reward.path:
         return None
     try:
-        return (RewardPart("score", 1.0, as_reward(load_function(reward.path))),)
+        parts = (RewardPart("score", 1.0, as_reward(load_function(reward.path))),)
+        check_parts(parts)
+        return parts
     except InputError as error:
         raise InputError(f"reward.path={reward.path}: {error}") from error
 
 
 def make_scorer(tasks: dict[str, Task], reward: RewardConfig) -> Scorer:
-    """How rollouts are scored: by the user's own reward when `reward.path` is set, else by the row's task."""
+    """A scorer with the user's own reward when `reward.path` is set, else with the rewards of each row's task."""
     own = own_reward(reward)
 
     def parts_of(example: Example) -> Sequence[RewardPart]:
@@ -40,14 +42,16 @@ def make_scorer(tasks: dict[str, Task], reward: RewardConfig) -> Scorer:
 
 
 def make_judge(cfg: Config, sharers: int = 1) -> Judge | None:
-    """The judge of judge.*, None without a model. `sharers` processes share its calls in flight, and by the cache file
-    its budget; an evaluation has a budget of its own.
+    """The judge of judge.*; None when judge.model is not set.
+
+    `sharers`: this many processes share judge.concurrency, and through the cache file also the budget. An evaluation
+    has its own budget.
     """
     j, folder = cfg.judge, run_dir(cfg)
     if not j.model:
         return None
     store = Store(Path(j.cache or f"{folder}/judge.sqlite"), several_hosts=cfg.trainer.nnodes > 1)
-    account = folder if j.cache else "run"  # a run's own file may be moved with it
+    account = folder if j.cache else "run"  # the cache in a run's own folder may be moved together with the run
     account += " evaluation" if cfg.trainer.val_only else ""
     concurrency = max(j.concurrency // (sharers * len(j.model)), 1)
     chats = chats_from(j, store, account, concurrency)
@@ -55,17 +59,18 @@ def make_judge(cfg: Config, sharers: int = 1) -> Judge | None:
 
 
 def check_rewards(cfg: Config) -> None:
-    """Load the user's own reward, and ask the judge for one verdict where rewards need one, before anything is started.
+    """Load the user's own reward and, where rewards need a judge, ask it for one verdict, before anything is started.
+
     Raises InputError.
     """
     own_reward(cfg.reward)
     tasks = load_tasks(cfg.data.recipes).values()
-    asking = [t.name for t in tasks if not cfg.reward.path and any(part.asks_judge for part in t.rewards)]
-    if asking and not cfg.judge.model:
+    names = [t.name for t in tasks if not cfg.reward.path and any(part.asks_judge for part in t.rewards)]
+    if names and not cfg.judge.model:
         raise InputError(
-            f"the rewards of {', '.join(asking)} ask a judge: set judge.model, and judge.base_url and "
+            f"the rewards of {', '.join(names)} ask a judge: set judge.model, and judge.base_url and "
             "judge.api_key_env as it needs them."
         )
-    judge = make_judge(cfg) if asking or cfg.reward.path else None
+    judge = make_judge(cfg) if names or cfg.reward.path else None
     if judge:
         asyncio.run(judge.check())

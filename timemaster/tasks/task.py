@@ -9,31 +9,29 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from timemaster.environments import EnvironmentSpec
 from timemaster.metrics.evaluation import Evaluation
 from timemaster.rewards import RewardPart, check_parts
-from timemaster.types import Example, InputError, Message
+from timemaster.types import InputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One dataset as a task. Example: Task(name="height", data_source="height", rewards=(…,), evaluation=MeanError())
 
-    Raises InputError when a number is out of range, or two reward parts could not be told apart in the log.
+    Raises InputError when there are no rewards, or two reward parts could not be told apart in the log.
     """
 
     name: str  # of scripts and folders, such as data/<name>_image
     data_source: str  # marks the task's rows in a parquet file
     rewards: tuple[RewardPart, ...]
     evaluation: Evaluation  # how answers are read, measured and compared
-    respond: Callable[[Example, str], list[Message] | None] | None = None  # next turns given the text so far; None ends
-    max_new_images: int = 0  # images that `respond` may add to one sequence
+    environment: EnvironmentSpec | None = None  # answers the policy's turns; None: one turn per rollout
 
     def __post_init__(self) -> None:
-        if self.max_new_images < 0:
-            raise InputError(f"Task {self.name!r}: max_new_images is {self.max_new_images}; give 0 or more.")
         if not self.rewards:
             raise InputError(f"Task {self.name!r}: rewards is empty; give at least one RewardPart.")
         try:

@@ -4,11 +4,11 @@
         --model NAME [--tries 4] [--per-class N] [--max-calls N] --out data/ctu_image/traces.parquet
     timemaster traces recipes.ctu --data data/ctu_image/train.parquet --explainer --out …
 
-The model is asked the rows' own question about the plot, up to --tries times a row (rejection sampling): an answer is
-kept when the task's reward parts `accuracy` and `format` both give it 1. Of every class as many are written as the
-smallest has, or --per-class. Rows are taken in turn from all classes, so a budget that ends early ends for all alike.
-Replies lie in a cache beside --out: the same command, started again, goes on where it stopped. What was rejected, and
-why, goes to <out>.rejected.jsonl.
+The model is asked the row's own question about the plot, up to --tries times (rejection sampling). An answer is kept
+when the task's reward parts `accuracy` and `format` both give it 1. The same number of rows is written for every class:
+that of the smallest class, or --per-class. Rows are asked in turn from all classes, so that the classes stay balanced
+when the budget ends early. Replies are cached beside --out: the same command, started again, continues where it
+stopped. Rejected answers and their reasons are written to <out>.rejected.jsonl.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ log = logging.getLogger(__name__)
 JUDGED = ("accuracy", "format")  # the reward parts that must be 1
 SETTINGS = (
     ("--model", "", "name of the vision model"),
-    ("--tries", 4, "answers asked for a row at most"),
-    ("--per-class", 0, "rows of each class; 0 is as many as the smallest has"),
+    ("--tries", 4, "most answers asked per row"),
+    ("--per-class", 0, "rows of each class; 0: as many as the smallest class has"),
     ("--seed", 1, "of the rows' order and of the tries"),
 )
 
 
 @dataclass(slots=True, kw_only=True)
 class Traces:
-    """What was found so far."""
+    """The demonstrations so far."""
 
     kept: dict[str, str] = field(default_factory=dict)  # text by the example's id
     rejected: list[dict[str, Any]] = field(default_factory=list)
-    per_class: Counter[str] = field(default_factory=Counter)  # of the kept
-    stopped: InputError | None = None  # why not all was asked
+    per_class: Counter[str] = field(default_factory=Counter)  # number of kept rows
+    stopped: InputError | None = None  # why rows were left unasked
 
     def keep(self, example: Example, text: str) -> None:
         self.kept[example.id] = text
@@ -68,7 +68,7 @@ class Traces:
 
 
 def read_questions(task: SeriesClassification, file: str, on_bad_row: str) -> list[Example]:
-    """The rows of `file` as questions, with the raw series in `extra`; a demonstration that ends them is taken off."""
+    """The rows of `file` as questions, with the raw series in `extra`. A demonstration at the end is removed."""
     from timemaster.data.store import read_examples, report_bad_rows
 
     examples, _ = read_examples([file], on_bad_row, task.data_source, with_series=True)
@@ -77,13 +77,13 @@ def read_questions(task: SeriesClassification, file: str, on_bad_row: str) -> li
         raise InputError(
             f"{file}: rows of {', '.join(sorted(others))}; {task.name}'s data_source is {task.data_source}."
         )
-    found, bad = with_task_answers(examples, {task.data_source: task})
+    usable, bad = with_task_answers(examples, {task.data_source: task})
     report_bad_rows(bad, len(examples), on_bad_row)
-    return [replace(e, messages=e.messages[:-1]) if e.messages[-1].role == "assistant" else e for e in found]
+    return [replace(e, messages=e.messages[:-1]) if e.messages[-1].role == "assistant" else e for e in usable]
 
 
 def in_turn(examples: Sequence[Example], seed: int) -> list[Example]:
-    """All examples, one of each class after the other, each class in an order of its own."""
+    """All examples, the classes in turn; the order within a class is drawn by `seed`."""
     classes: dict[str, list[Example]] = {}
     for example in examples:
         classes.setdefault(example.answer, []).append(example)
@@ -93,7 +93,7 @@ def in_turn(examples: Sequence[Example], seed: int) -> list[Example]:
 
 
 def judged_parts(task: SeriesClassification) -> list[RewardPart]:
-    """The reward parts that an answer is kept by. InputError where the task does not have them."""
+    """The reward parts that decide whether an answer is kept. InputError when the task lacks them."""
     parts = [part for part in task.rewards if part.name in JUDGED]
     if len(parts) != len(JUDGED):
         names = ", ".join(part.name for part in task.rewards)
@@ -104,7 +104,7 @@ def judged_parts(task: SeriesClassification) -> list[RewardPart]:
 
 
 async def fault(parts: Sequence[RewardPart], example: Example, text: str) -> str:
-    """What is wrong with an answer; "" when nothing is."""
+    """What is wrong with an answer; "" when it is right."""
     nothing: dict[str, Any] = {key: [] for key in ("token_ids", "mask", "logprobs", "versions", "media")}
     rollout = Rollout(id=example.id, text=text, finish_reason="stop", **nothing)
     values = (await asyncio.to_thread(score, rollout, example, parts)).parts
@@ -116,93 +116,93 @@ async def fault(parts: Sequence[RewardPart], example: Example, text: str) -> str
 async def ask_model(
     chat: Chat, task: SeriesClassification, examples: Sequence[Example], options: argparse.Namespace
 ) -> Traces:
-    """Ask about the examples, in order, `options.concurrency` at a time, until `options.per_class` of each are kept."""
-    found, parts = Traces(), judged_parts(task)
+    """Ask about the examples in order, `options.concurrency` at a time, until `options.per_class` of each are kept."""
+    traces, parts = Traces(), judged_parts(task)
     with tqdm(total=len(examples), desc="traces", unit="row", disable=None) as bar:
         waiting = iter(examples)
-        await asyncio.gather(*(_work(chat, parts, waiting, found, options, bar) for _ in range(options.concurrency)))
-    if found.stopped and not isinstance(found.stopped, BudgetSpent):
-        raise found.stopped
-    return found
+        await asyncio.gather(*(_work(chat, parts, waiting, traces, options, bar) for _ in range(options.concurrency)))
+    if traces.stopped and not isinstance(traces.stopped, BudgetSpent):
+        raise traces.stopped
+    return traces
 
 
 async def _work(
-    chat: Chat, parts: Sequence[RewardPart], waiting: Any, found: Traces, options: argparse.Namespace, bar: tqdm[Any]
+    chat: Chat, parts: Sequence[RewardPart], waiting: Any, traces: Traces, options: argparse.Namespace, bar: tqdm[Any]
 ) -> None:
-    """One of several that take the next example each until none is left or one of them must stop."""
+    """One of several workers: take the next example until none is left or a worker must stop."""
     for example in waiting:
-        enough = options.per_class and found.per_class[example.answer] >= options.per_class
+        enough = options.per_class and traces.per_class[example.answer] >= options.per_class
         try:
-            if not enough and not found.stopped:
-                await _try_example(chat, parts, example, found, options)
+            if not enough and not traces.stopped:
+                await _try_example(chat, parts, example, traces, options)
         except InputError as error:
-            found.stopped = found.stopped or error
-        if found.stopped:
+            traces.stopped = traces.stopped or error
+        if traces.stopped:
             return
-        bar.set_postfix(kept=len(found.kept), rejected=len(found.rejected), refresh=False)
+        bar.set_postfix(kept=len(traces.kept), rejected=len(traces.rejected), refresh=False)
         bar.update(1)
 
 
 async def _try_example(
-    chat: Chat, parts: Sequence[RewardPart], example: Example, found: Traces, options: argparse.Namespace
+    chat: Chat, parts: Sequence[RewardPart], example: Example, traces: Traces, options: argparse.Namespace
 ) -> None:
     messages = [chat_turn(message) for message in example.messages]
     for number in range(1, options.tries + 1):
-        # The seed tells the tries apart, for the server and for the cache.
+        # The server and the cache distinguish the tries by their seed.
         reply = await chat.ask(messages, seed=options.seed * 1000 + number)
         text = reply.text.strip()
         reason = f"no answer: {reply.error}" if reply.error else await fault(parts, example, text)
         if not reason:
-            found.keep(example, text)
+            traces.keep(example, text)
             return
-        found.reject(example, number, text, reason)
+        traces.reject(example, number, text, reason)
 
 
 async def ask_explainer(task: SeriesClassification, examples: Sequence[Example]) -> Traces:
-    """The demonstrations of the recipe's explainer, held to the same rules."""
+    """The demonstrations of the recipe's explainer, checked by the same rules."""
     from timemaster.tasks.conversations import turns_of
 
-    found, parts, small = Traces(), judged_parts(task), small_variant(task)
+    traces, parts, small = Traces(), judged_parts(task), small_variant(task)
     for number, example in enumerate(examples):
         try:
             values = series_of(example)
         except InputError as error:
-            found.reject(example, 1, "", str(error))
+            traces.reject(example, 1, "", str(error))
             continue
         series = Series(values, example.answer, int(example.extra.get("index") or number))
         is_small = turns_of(example)[-1]["content"] == small.question  # a row of `prepare --plot small`
         text = demonstration(small if is_small else task, series)
         reason = await fault(parts, example, text)
         if reason:
-            found.reject(example, 1, text, reason)
+            traces.reject(example, 1, text, reason)
         else:
-            found.keep(example, text)
-    return found
+            traces.keep(example, text)
+    return traces
 
 
-def balance(examples: Sequence[Example], found: Traces, per_class: int) -> list[Example]:
-    """The examples to write, in their order: of every class the same number, or `per_class` where there are so many."""
+def balance(examples: Sequence[Example], traces: Traces, per_class: int) -> list[Example]:
+    """The examples to write, in their order: the same number of every class, or up to `per_class`."""
     labels = sorted({example.answer for example in examples})
-    if not found.kept or (not per_class and any(not found.per_class[label] for label in labels)):
-        counts = ", ".join(f"{label} {found.per_class[label]}" for label in labels)
-        reasons = Counter(str(row["reason"]) for row in found.rejected).most_common(1)
+    if not traces.kept or (not per_class and any(not traces.per_class[label] for label in labels)):
+        counts = ", ".join(f"{label} {traces.per_class[label]}" for label in labels)
+        reasons = Counter(str(row["reason"]) for row in traces.rejected).most_common(1)
         raise InputError(
             f"right answers by class: {counts}; every class needs one. "
             + (f"The commonest fault: {reasons[0][0]}. " if reasons else "")
             + "Raise --tries or the budget, ask another model, or give --per-class to write what there is."
         )
-    limit = per_class or min(found.per_class[label] for label in labels)
+    limit = per_class or min(traces.per_class[label] for label in labels)
     taken: Counter[str] = Counter()
     chosen = []
     for example in examples:
-        if example.id in found.kept and taken[example.answer] < limit:
+        if example.id in traces.kept and taken[example.answer] < limit:
             taken[example.answer] += 1
             chosen.append(example)
     return chosen
 
 
 def make_traces(task: SeriesClassification, options: argparse.Namespace) -> None:
-    """Find, balance and write the demonstrations, and say what was done."""
+    """Make, balance and write the demonstrations, and print what was done."""
     from timemaster.tasks.conversations import write_demonstrations
 
     out: Path = options.out
@@ -212,29 +212,29 @@ def make_traces(task: SeriesClassification, options: argparse.Namespace) -> None
     out.parent.mkdir(parents=True, exist_ok=True)
     spending = "no model was asked"
     if options.explainer:
-        found = asyncio.run(ask_explainer(task, questions))
+        traces = asyncio.run(ask_explainer(task, questions))
     else:
         chat = make_chat(options)
         before, _ = chat.store.spent(chat.account)
-        found = asyncio.run(ask_model(chat, task, questions, options))
+        traces = asyncio.run(ask_model(chat, task, questions, options))
         calls, cost = chat.store.spent(chat.account)
         spending = f"{calls - before} calls now, {calls} with earlier ones, which cost {cost:.2f}"
     rejected = out.with_suffix(".rejected.jsonl")
-    lines = sorted(found.rejected, key=lambda row: (row["row"], row["try"]))
+    lines = sorted(traces.rejected, key=lambda row: (row["row"], row["try"]))
     rejected.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    chosen = balance(questions, found, options.per_class)
-    write_demonstrations(str(options.data), out, [(example, found.kept[example.id]) for example in chosen])
+    chosen = balance(questions, traces, options.per_class)
+    write_demonstrations(str(options.data), out, [(example, traces.kept[example.id]) for example in chosen])
     written = Counter(example.answer for example in chosen)
     log.info("asked      %s", spending)
-    log.info("rejected   %d answers, listed in %s", len(found.rejected), rejected)
-    for reason, count in Counter(row["reason"][:80] for row in found.rejected).most_common(5):
+    log.info("rejected   %d answers, listed in %s", len(traces.rejected), rejected)
+    for reason, count in Counter(row["reason"][:80] for row in traces.rejected).most_common(5):
         log.info("  %6d   %s", count, reason)
-    log.info("kept       %d rows with a right answer, of %d", len(found.kept), len(questions))
-    for label, count in sorted(found.per_class.items()):
+    log.info("kept       %d rows with a right answer, of %d", len(traces.kept), len(questions))
+    for label, count in sorted(traces.per_class.items()):
         log.info("  %6d   %s, %d written", count, label, written[label])
     log.info("written    %d rows to %s", len(chosen), out)
-    if found.stopped:
-        log.warning("not all rows were asked: %s", found.stopped)
+    if traces.stopped:
+        log.warning("not all rows were asked: %s", traces.stopped)
 
 
 def make_chat(options: argparse.Namespace) -> Chat:
@@ -242,7 +242,7 @@ def make_chat(options: argparse.Namespace) -> Chat:
     if options.temperature == 0 and options.tries > 1:
         raise InputError("--temperature 0 gives the same answer at every try: raise it, or set --tries 1.")
     store = Store(options.cache or options.out.with_suffix(".sqlite"))
-    account = str(options.out.absolute()) if options.cache else "traces"  # a file of its own may be moved
+    account = str(options.out.absolute()) if options.cache else "traces"  # the default file may be moved with the run
     return chats_from(settings_of(options), store, account)[0]
 
 
@@ -252,7 +252,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("recipe", help="module with TASK, as in recipes.ctu")
     parser.add_argument("--data", type=Path, required=True, help="parquet file with the training plots")
     parser.add_argument("--out", type=Path, required=True, help="parquet file to write")
-    parser.add_argument("--explainer", action="store_true", help="the recipe's own demonstrations; no model is asked")
+    parser.add_argument(
+        "--explainer", action="store_true", help="demonstrations of the recipe's own explainer; no model is asked"
+    )
     parser.add_argument("--cache", type=Path, help="SQLite file of replies and spending (default: beside --out)")
     parser.add_argument("--on-bad-row", choices=("raise", "skip"), default="raise", help="default: raise")
     for name, default, meaning in SETTINGS:
@@ -277,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (InputError, OSError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("stopped; what was answered is kept, start the same command again to go on")
+        sys.exit("stopped; the answers so far are kept: start the same command again to continue")
 
 
 if __name__ == "__main__":

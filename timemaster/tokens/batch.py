@@ -48,6 +48,7 @@ class Batch:
     old_logprobs: torch.Tensor | None  # [N]
     ref_logprobs: torch.Tensor | None  # [N]
     advantages: torch.Tensor  # [N]
+    temperatures: torch.Tensor | None  # [N] of sampling, 0.0 where it is the run's; None: it is for all of them
     counts: list[int]  # trained tokens of each sample; sums to N
 
     def to(self, device: torch.device) -> Batch:
@@ -97,6 +98,7 @@ class Collator:
             old_logprobs=_gather([s.logprobs for s in samples], trained),
             ref_logprobs=_gather([s.ref_logprobs for s in samples], trained),
             advantages=torch.cat([torch.full((len(at),), s.advantage) for s, at in zip(samples, trained, strict=True)]),
+            temperatures=_temperatures(samples, trained),
             counts=[len(at) for at in trained],
         )
 
@@ -115,6 +117,12 @@ class Collator:
         media = list(distinct.values())
         inputs = self.spec.family.image_inputs([self.pixels.get(item) for item in media], media, self.spec)
         return Images(inputs=inputs, feature_index=torch.cat(feature_index), feature_at=torch.cat(feature_at))
+
+
+def _temperatures(samples: Sequence[Sample], trained: Sequence[np.ndarray]) -> torch.Tensor | None:
+    if all(sample.temperatures is None for sample in samples):
+        return None
+    return _gather([sample.temperatures or [0.0] * len(sample.token_ids) for sample in samples], trained)
 
 
 def _gather(values: Sequence[list[float] | None], trained: Sequence[np.ndarray]) -> torch.Tensor | None:

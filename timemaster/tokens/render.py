@@ -7,13 +7,15 @@ of rewards or engines, and of models only the tokenizer and the vision spec.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from timemaster.models.family import VisionSpec
 from timemaster.models.vision import num_tokens
-from timemaster.types import Example, InputError, Media, Message, Prompt, Sample
+from timemaster.types import Example, InputError, Media, Message, Part, Prompt, Reply, Sample
 
 SENTINEL = "\u2063answer\u2063"  # takes the place of the assistant's text while the template is rendered around it
+MARK = "\u2063text\u2063"  # takes the place of an environment's text, in the same way
 
 
 class Renderer:
@@ -66,13 +68,36 @@ class Renderer:
 
     def next_turn(self, messages: Sequence[Message], row: str) -> tuple[list[int], list[Media]]:
         """Tokens between an assistant's end-of-turn token and the next answer, for the turns that came in between."""
-        before = [{"role": "user", "content": ""}, {"role": "assistant", "content": SENTINEL}]
-        text = self.tokenizer.apply_chat_template(
-            before + [_as_dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-        )
-        text = text.split(SENTINEL, 1)[1].removeprefix(self.spec.family.end_of_turn)
         media = media_of(messages)
-        return self._expand(self.encode(text), media, row), media
+        return self._expand(self.encode(self._after_answer(messages)), media, row), media
+
+    def reply(self, reply: Reply, row: str) -> tuple[list[int], list[Media]]:
+        """Tokens of an environment's reply: its messages as in `next_turn`, or its parts inside the assistant's turn.
+
+        What looks like a special token in a text is encoded as plain text: it may be output of code that the policy
+        wrote.
+        """
+        texts = [part.text for part in parts_of(reply) if part.kind == "text"]
+        if reply.messages:
+            marked = [Message(m.role, _marked(m.parts)) for m in reply.messages]
+            rendered = self._after_answer(marked)
+        else:
+            edge = Part("text", text=SENTINEL)
+            turn = [Message("user", []), Message("assistant", [edge, *_marked(reply.parts), edge])]
+            rendered = self._render(turn, add_generation_prompt=False).split(SENTINEL)[1]
+        first, *others = rendered.split(MARK)
+        token_ids = self.encode(first)
+        for text, piece in zip(texts, others, strict=True):
+            token_ids += self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            token_ids += self.encode(piece)
+        media = [part.media for part in parts_of(reply) if part.media is not None]
+        return self._expand(token_ids, media, row), media
+
+    def _after_answer(self, messages: Sequence[Message]) -> str:
+        """Text between an assistant's end-of-turn token and the next answer."""
+        before = [Message("user", []), Message("assistant", [Part("text", text=SENTINEL)])]
+        rendered = self._render([*before, *messages], add_generation_prompt=True)
+        return rendered.split(SENTINEL, 1)[1].removeprefix(self.spec.family.end_of_turn)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text, special tokens recognised, none added."""
@@ -107,6 +132,15 @@ class Renderer:
             return num_tokens(media, self.spec)
         except InputError as error:
             raise InputError(f"row {row}: the {media.kind} has {error}") from error
+
+
+def parts_of(reply: Reply) -> list[Part]:
+    """All parts of a reply, in order."""
+    return [part for message in reply.messages for part in message.parts] + reply.parts
+
+
+def _marked(parts: Sequence[Part]) -> list[Part]:
+    return [replace(part, text=MARK) if part.kind == "text" else part for part in parts]
 
 
 def media_of(messages: Sequence[Message]) -> list[Media]:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from timemaster.rollout.loop import Request
+from timemaster.rollout.progress import Request
 from timemaster.types import Group
 
 

@@ -16,7 +16,8 @@ from timemaster.models.vision import vision_spec
 from timemaster.models.weights import check_weights
 from timemaster.rollout.engine import EngineSpec
 from timemaster.rollout.engines import make_engine, preload
-from timemaster.rollout.loop import Request, RolloutLoop
+from timemaster.rollout.loop import RolloutLoop
+from timemaster.rollout.progress import Request
 from timemaster.system.process import check_visible_gpus, peak_memory_gib, use_cores
 from timemaster.tasks import load_tasks
 from timemaster.tasks.scorer import make_judge, make_scorer
@@ -46,6 +47,7 @@ class EngineRank:
         if spec.device == "cuda":
             check_visible_gpus(spec.tensor_parallel)
         tasks = load_tasks(cfg.data.recipes)
+        environments = {source: task.environment for source, task in tasks.items()}
         vision = vision_spec(load_model_config(cfg.model.path), spec.min_pixels, spec.max_pixels)
         check_weights(spec.model_path)
         self.engine = make_engine(self.name, spec)
@@ -54,7 +56,7 @@ class EngineRank:
             engine=self.engine,
             renderer=Renderer(cfg.model.path, vision),
             score=make_scorer(tasks, cfg.reward).start_group,
-            respond=lambda example: tasks[example.data_source].respond if example.data_source in tasks else None,
+            environment=lambda example: environments.get(example.data_source),
             max_model_len=spec.max_model_len,
         )
 
@@ -67,8 +69,8 @@ class EngineRank:
             self.loop.add(request)
         until = time.monotonic() + SECONDS_PER_CALL
         groups: list[tuple[int, Group]] = []
-        while self.loop.num_open() and not groups and time.monotonic() < until:
-            groups += self.loop.advance()
+        while self.loop.num_open() and not groups and (left := until - time.monotonic()) > 0:
+            groups += self.loop.advance(left)
         return EngineReport(groups, self.loop.num_unfinished())
 
     def abandon(self) -> None:

@@ -20,7 +20,7 @@ from timemaster.config.keys import with_settings
 from timemaster.models.family import family_of
 from timemaster.models.folder import load_model_config, local_folder
 from timemaster.rollout.engine import EngineSpec
-from timemaster.rollout.loop import Request
+from timemaster.rollout.progress import Request
 from timemaster.system.process import check_visible_gpus, peak_memory_gib, use_cores
 from timemaster.tokens.plan import micro_batch_tokens, spread
 from timemaster.types import Group, InputError, Prompt, PromptRow, Sample, Sampling

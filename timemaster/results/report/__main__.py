@@ -1,4 +1,4 @@
-"""Write the report of a run: one HTML file with curves, evaluation and rollouts, that needs nothing but a browser.
+"""Write the report of a run: one HTML file with curves, evaluation and rollouts, for any browser.
 
 timemaster report checkpoints/quickstart/grpo [--out FILE]
 """
@@ -16,17 +16,20 @@ from timemaster.types import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page and say where it lies."""
+    """Write the page and print its path."""
     print_any_letter()
     parser = argparse.ArgumentParser(prog="timemaster report", description="Write a run as one HTML page.")
     parser.add_argument("run", type=Path, help="the run's folder, checkpoints/<project>/<experiment>")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the run's folder)")
     parser.add_argument(
-        "--max-rollouts", type=int, default=5000, help="beyond this many, steps are left out evenly (default: 5000)"
+        "--max-rollouts",
+        type=int,
+        default=5000,
+        help="beyond this number, steps are left out evenly (default: 5000)",
     )
     options = parser.parse_args(arguments)
     if options.max_rollouts < 0:
-        parser.error("--max-rollouts is 0 or more")
+        parser.error("--max-rollouts must be 0 or more")
     try:
         path, data = write_report(options.run, options.out, options.max_rollouts)
     except (InputError, OSError) as error:

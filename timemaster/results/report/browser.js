@@ -2,13 +2,20 @@
 "use strict";
 
 const ROW = 58; // pixels, as in page.css
-const OUTCOMES = ["right", "wrong", "unparsed", "unscored"];
+const OUTCOMES = ["right", "wrong", "measured", "unparsed", "unscored"];
+const isPresent = (outcome) => DATA.rollouts.some((row) => row.outcome === outcome);
+const MAX_TRUTHS = 100; // with more different truths, of which no two rows share one, there is no menu of them
 const ORDERS = {
   "order of training": null,
   "highest advantage": (a, b) => (b.advantage ?? -Infinity) - (a.advantage ?? -Infinity),
   "lowest advantage": (a, b) => (a.advantage ?? Infinity) - (b.advantage ?? Infinity),
   "longest first": (a, b) => (b.tokens || 0) - (a.tokens || 0),
 };
+if (isPresent("measured")) {
+  const first = (row) => Object.values(row.numbers)[0];
+  ORDERS[`highest ${HEADLINE.name}`] = (a, b) => (first(b) ?? -Infinity) - (first(a) ?? -Infinity);
+  ORDERS[`lowest ${HEADLINE.name}`] = (a, b) => (first(a) ?? Infinity) - (first(b) ?? Infinity);
+}
 const filter = { outcomes: new Set(), truth: "", source: "", from: null, to: null, search: "", order: "order of training" };
 const ui = {};
 let shown = [], current = null;
@@ -75,21 +82,22 @@ function listRow(row, i) {
     image ? el("img", { src: image.src, alt: "", loading: "lazy" }) : null,
     el("div", {},
       el("div", { class: "top" }, el("span", { class: "mark" }, MARKS[row.outcome]), el("b", {}, row.truth || "–"),
-        row.outcome === "wrong" && row.said ? el("span", { class: "said" }, `→ ${row.said}`) : null,
+        (row.outcome === "wrong" || row.outcome === "measured") && row.said ? el("span", { class: "said" }, `→ ${row.said}`) : null,
+        row.outcome === "measured" ? el("span", { class: "quiet" }, measured(row)) : null,
         el("span", { class: "right" }, isNumber(row.advantage) ? signed(row.advantage) : short(row.score))),
       el("div", { class: "snippet" }, el("span", {}, `step ${row.step}`), row.text.slice(0, 120))));
   node.style.top = `${i * ROW}px`;
   return node;
 }
 
-// Right, wrong and unparsed by step: where in training one reads. A click or a drag chooses steps.
+// The outcomes by step: where in training one reads. A click or a drag chooses steps.
 function drawTimeline() {
   const width = ui.timeline.clientWidth, height = 46;
   const steps = ui.steps, bins = Math.min(steps.length, Math.max(Math.floor(width / 5), 1));
   const where = new Map(steps.map((step, i) => [step, Math.floor((i * bins) / steps.length)]));
   const share = new Map(); // answers count by the step, as bars may hold unequal numbers of steps
   for (const bin of where.values()) share.set(bin, 1 / (1 / (share.get(bin) || Infinity) + 1));
-  const counts = Array.from({ length: bins }, () => ({ right: 0, wrong: 0, unparsed: 0, unscored: 0 }));
+  const counts = Array.from({ length: bins }, () => Object.fromEntries(OUTCOMES.map((name) => [name, 0])));
   for (const row of DATA.rollouts) if (matches(row, "steps")) counts[where.get(row.step)][row.outcome] += share.get(where.get(row.step));
   const most = Math.max(1e-9, ...counts.map((bin) => OUTCOMES.reduce((sum, name) => sum + bin[name], 0)));
   const chosen = (bin) => steps.some((step) => where.get(step) === bin && (filter.from === null || step >= filter.from) && (filter.to === null || step <= filter.to));
@@ -150,11 +158,13 @@ function toolbar() {
   ui.to = number("to");
   ui.search = el("input", { type: "search", id: "search", placeholder: "search answers and ids", "aria-label": "search",
     oninput: (event) => { filter.search = event.target.value.toLowerCase(); apply(); } });
-  const used = OUTCOMES.filter((name) => name !== "unscored" || DATA.rollouts.some((row) => row.outcome === name));
+  const ofChoices = ["right", "wrong", "unparsed"]; // shown together, also where one of them is missing
+  const used = OUTCOMES.filter((name) => isPresent(name) || (ofChoices.includes(name) && !isPresent("measured")));
+  const truths = new Set(DATA.rollouts.map((row) => row.truth));
   const sources = new Set(DATA.rollouts.map((row) => row.source));
   return el("div", { class: "toolbar" },
     el("div", { class: "toggles" }, used.map((name) => ui[name])),
-    choice("truth", options(DATA.rollouts.map((row) => row.truth), "every class")),
+    isPresent("measured") && truths.size > MAX_TRUTHS ? null : choice("truth", options(DATA.rollouts.map((row) => row.truth), isPresent("measured") ? "every truth" : "every class")),
     sources.size > 1 ? choice("source", options(DATA.rollouts.map((row) => row.source), "every data source")) : null,
     el("span", { class: "range" }, "steps", ui.from, "to", ui.to),
     ui.search, choice("order", Object.keys(ORDERS).map((name) => el("option", { value: name }, name))),
@@ -203,7 +213,7 @@ function drawBrowser() {
     waiting = true;
   } }, ui.space);
   ui.detail = el("article", { id: "detail" });
-  const drawn = OUTCOMES.filter((name) => DATA.rollouts.some((row) => row.outcome === name));
+  const drawn = OUTCOMES.filter(isPresent);
   const hint = ["j", "k"].map((key) => el("kbd", {}, key));
   section.append(
     el("div", { class: "bar" }, el("h2", {}, "Rollouts"), ui.status, DATA.sampling.training ? el("span", { class: "quiet" }, DATA.sampling.training) : null, el("span", { class: "quiet hint" }, hint, " next, previous ", el("kbd", {}, "/"), " search, ", el("kbd", {}, "esc"), " leave the field"),

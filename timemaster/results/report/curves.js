@@ -4,6 +4,7 @@
 const has = (key) => (DATA.metrics[key] || []).some(isNumber);
 const lines = (keys, label = (key) => key.split("/").pop().replace(/_/g, " ")) => keys.filter(has).map((key) => ({ key, label: label(key) }));
 const named = (pattern) => Object.keys(DATA.metrics).filter((key) => pattern.test(key));
+const isReal = (name) => DATA.numbers.some((one) => one.name === name && !one.is_share); // not between 0 and 1
 const COUNTS = ["reward/errors", "reward/unknown", "reward/zero_spread_groups"];
 
 function mainCharts() {
@@ -13,7 +14,9 @@ function mainCharts() {
   return [
     { title: "Reward", note: training, y: "mean", lines: lines(["reward/mean", ...parts], (key) => (key === "reward/mean" ? "reward" : key.split("/").pop())), unit: true },
     { title: "Loss", y: "nats a token", lines: lines(["sft/loss", "val/loss"], (key) => (key === "val/loss" ? "validation" : "training")) },
-    { title: "Validation", note: validation, y: "mean", lines: lines(["val/accuracy", ...named(/^val\/[^@]+$/).filter((key) => !/accuracy$|loss$|tokens/.test(key))]), unit: true },
+    { title: "Validation", note: validation, y: "mean", lines: lines([`val/${HEADLINE.name}`, ...named(/^val\/[^@]+$/).filter((key) => !key.endsWith(HEADLINE.name) && !/loss$|tokens/.test(key))].filter((key) => !isReal(key.slice(4)))), unit: true },
+    ...DATA.numbers.filter((one) => !one.is_share).map((one) => ({ title: `${one.heading[0].toUpperCase()}${one.heading.slice(1)}`, note: one.higher_is_better ? null : "lower is better", y: "mean",
+      lines: lines([`answer/${one.name}`, `val/${one.name}`], (key) => (key.startsWith("val/") ? "validation" : "training")) })),
     ...sourceCharts(training, validation),
     { title: "Response length", note: training, y: "tokens", lines: lines(["response/tokens_mean", "response/tokens_max"], (key) => key.split("_").pop()), zero: true },
     { title: "Without signal", note: training, y: "share", unit: true,
@@ -31,10 +34,10 @@ function mainCharts() {
 // With several data sources: each metric that is known by source, a line a source.
 function sourceCharts(training, validation) {
   const bases = [...new Set(named(/@/).map((key) => key.split("@")[0]))].filter((base) => /^(reward|val)\//.test(base) && !COUNTS.includes(base));
-  const order = (base) => ["val/accuracy", "reward/mean", "reward/accuracy"].indexOf(base) >>> 0;
+  const order = (base) => [`val/${HEADLINE.name}`, "reward/mean", `reward/${HEADLINE.name}`].indexOf(base) >>> 0;
   return bases.sort((a, b) => order(a) - order(b)).map((base) => ({
     title: `${base[0].toUpperCase()}${base.slice(1).replace("/", " ")} by data source`, note: base.startsWith("val/") ? validation : training,
-    y: base.split("/").pop().replace(/_/g, " "), unit: true, main: order(base) < 3,
+    y: base.split("/").pop().replace(/_/g, " "), unit: !isReal(base.split("/").pop()), main: order(base) < 3,
     lines: lines(named(/@/).filter((key) => key.startsWith(`${base}@`)), (key) => key.slice(base.length + 1)),
   }));
 }
@@ -53,7 +56,7 @@ function otherCharts(drawn) {
 function missing() {
   const expected = DATA.kind === "SFT"
     ? [["loss", "sft/loss"], ["validation loss", "val/loss"]]
-    : [["reward", "reward/mean"], ["validation accuracy (trainer.test_freq)", "val/accuracy"], ["KL (actor.use_kl_loss)", "actor/kl"],
+    : [["reward", "reward/mean"], [`validation ${HEADLINE.heading} (trainer.test_freq)`, `val/${HEADLINE.name}`], ["KL (actor.use_kl_loss)", "actor/kl"],
       ["entropy", "actor/entropy"], ["log-prob difference", "rollout/logprob_diff_mean"], ["gradient norm", "actor/grad_norm"],
       ["response length", "response/tokens_mean"], ["throughput", "throughput/tokens_per_second"]];
   const names = expected.filter(([, key]) => !has(key)).map(([name]) => name);

@@ -32,6 +32,9 @@ function short(value) {
 
 const fixed = (value, digits = 3) => (isNumber(value) ? value.toFixed(digits) : "–");
 const signed = (value, digits = 2) => (isNumber(value) ? (value > 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toFixed(digits) : "–");
+const [HEADLINE] = DATA.numbers; // the number by which the run's answers are judged
+const headline = (figures) => figures.numbers[0] || null;
+const worthOf = (figures) => fixed(headline(figures)?.value);
 const count = (value) => value.toLocaleString("en-US");
 
 function duration(seconds) {

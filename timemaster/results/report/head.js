@@ -38,9 +38,9 @@ function tiles() {
   const difference = known("rollout/logprob_diff_mean");
   const loss = known("sft/loss");
   const found = [
-    test && [[`${rows(test)} accuracy`, moment(test), test.how].filter(Boolean).join(", "), fixed(test.accuracy), interval(test)],
-    test && trained.length > 1 && [moment(trained[0]), fixed(trained[0].accuracy), interval(trained[0])],
-    blank && ["blanked images", fixed(blank.accuracy), interval(blank)],
+    test && headline(test) && [[`${rows(test)} ${headline(test).heading}`, moment(test), test.how].filter(Boolean).join(", "), worthOf(test), interval(test)],
+    test && trained.length > 1 && headline(trained[0]) && [moment(trained[0]), worthOf(trained[0]), interval(trained[0])],
+    blank && headline(blank) && ["blanked images", worthOf(blank), interval(blank)],
     reward.length && [["reward", DATA.sampling.training].filter(Boolean).join(", "), fixed(reward[reward.length - 1]), `from ${fixed(reward[0])}`],
     loss.length && ["loss", fixed(loss[loss.length - 1]), `from ${fixed(loss[0])}`],
     difference.length && ["log-prob difference", short(Math.max(...difference)), "largest mean of a step"],
@@ -50,7 +50,10 @@ function tiles() {
     : null;
 }
 
-const interval = (one) => (one.accuracy_ci95 ? `95 %: ${fixed(one.accuracy_ci95[0])} to ${fixed(one.accuracy_ci95[1])}` : "no interval");
+function interval(figures) {
+  const { ci95, higher_is_better: higher } = headline(figures);
+  return `${ci95 ? `95 %: ${fixed(ci95[0])} to ${fixed(ci95[1])}` : "no interval"}${higher ? "" : ", lower is better"}`;
+}
 
 function settings() {
   if (!DATA.config_text) return absent("No config.yaml in this folder: the settings of the run are not known.");

@@ -1,4 +1,4 @@
-"""The plots of rollouts as thumbnails inside the page, each distinct one once; beyond a limit, links to the files."""
+"""The plots of rollouts as thumbnails in the page, each of them once; when the page is full, links to the files."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from timemaster.media.images import open_image
 
 MAX_WIDTH = 320  # pixels
 MAX_HEIGHT = 640
-MAX_BYTES = 15_000_000  # of all thumbnails, as they stand in the page
+MAX_BYTES = 15_000_000  # of all thumbnails as encoded in the page
 
 
 def embed(names: Iterable[str], folder: Path, page: Path, notes: list[str]) -> dict[str, dict[str, str | int]]:
-    """By name: `src` (a data URL, or a link once the page is full), `width` and `height` of the thumbnail, `file`.
+    """By name: `src` (a data URL, or a link when the page is full), `width` and `height` of the thumbnail, `file`.
 
-    `folder` holds the files, links lead to them from `page`. Names without a readable file are left out.
+    The files are in `folder`; links are relative to `page`. Names without a readable file are left out.
     """
     found: dict[str, dict[str, str | int]] = {}
     used = linked = broken = 0
     base = quote(Path(os.path.relpath(folder.resolve(), page.resolve().parent)).as_posix())
     for name in dict.fromkeys(names):
         if not name or name != Path(name).name or not (folder / name).is_file():
-            continue  # no name of a file in this folder: nothing outside of it is ever read
+            continue  # not a file of this folder: files outside of it are never read
         link = f"{base}/{quote(name)}"
         made = thumbnail(folder / name)
         if made is None:
@@ -52,7 +52,7 @@ def thumbnail(path: Path) -> tuple[bytes, int, int] | None:
 
     try:
         picture = open_image(path)
-    except (OSError, ValueError, Image.DecompressionBombError):  # a cut or foreign file
+    except (OSError, ValueError, Image.DecompressionBombError):  # a damaged file, or no picture
         return None
     picture.thumbnail((MAX_WIDTH, MAX_HEIGHT), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -1,7 +1,7 @@
-"""The page: template, style, scripts and data in one file that asks for nothing else.
+"""The page: template, style, scripts and data in one file that loads nothing else.
 
-Everything a run holds goes in as JSON and is shown as text by the scripts, never as markup. A content security policy
-that names the page's own script by its hash keeps the browser from running or fetching anything else.
+The data of the run are JSON, and the scripts show them as text, never as markup. The content security policy names the
+page's own script by its hash, so the browser neither runs nor loads anything else.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ from timemaster.types import InputError
 
 SCRIPTS = ("dom.js", "head.js", "charts.js", "curves.js", "evaluation.js", "rollout.js", "browser.js", "start.js")
 
+DISTRIBUTION = "numbers.png"  # of an evaluation whose answers are no choices; see results/plot_evaluation.py
+
 
 def write_report(run: Path, out: Path | None = None, max_rollouts: int = 5000) -> tuple[Path, dict[str, Any]]:
-    """Write the page of a run to `out`, else to report.html in its folder. Returns the path and what the page shows.
+    """Write the page of a run to `out`, by default report.html in its folder. Returns the path and the page's data.
 
-    Raises InputError when `run` is not a run's folder, or `out` cannot be written.
+    Raises InputError when `run` is not a run's folder, and when `out` cannot be written.
     """
     data = read_run(run, max_rollouts)
     path = out if out is not None else run / "report.html"
-    names = (name for row in data["rollouts"] for name in row["media"])
+    names = (name for row in data["rollouts"] for name in [*row["media"], *brought_by_turns(row)])
     data["images"] = embed(names, run / "rollouts" / "media", path, data["notes"])
+    for one in data["evaluations"]:
+        one["picture"] = data_url(run / "eval" / one["name"] / DISTRIBUTION)
     try:
         path.write_text(fill(data), encoding="utf-8")
     except OSError as error:
@@ -38,8 +42,18 @@ def write_report(run: Path, out: Path | None = None, max_rollouts: int = 5000) -
     return path, data
 
 
+def brought_by_turns(row: dict[str, Any]) -> list[str]:
+    """The pictures that the turns of a rollout brought."""
+    return [name for turn in row["turns"] for name in turn["media"]]
+
+
+def data_url(path: Path) -> str | None:
+    """A PNG for inside the page; None when there is no such file."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() if path.is_file() else None
+
+
 def fill(data: dict[str, Any]) -> str:
-    """The template with everything in its place."""
+    """The HTML: the template with title, policy, style, script and data."""
     script = "\n".join(asset(name) for name in SCRIPTS)
     style = asset("page.css")
     policy = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: 'self' file:; "
@@ -52,14 +66,14 @@ def fill(data: dict[str, Any]) -> str:
         "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),  # no answer can close the element
     }
     text = re.sub(r"\{\{(\w+)\}\}", lambda place: pieces[place[1]], asset("page.html"))
-    return text.encode("utf-8", "replace").decode()  # a title may hold half a surrogate pair
+    return text.encode("utf-8", "replace").decode()  # a title may contain half a surrogate pair
 
 
 def asset(name: str) -> str:
-    """One of the files beside this one."""
+    """The text of a file in this folder."""
     return (files("timemaster.results.report") / name).read_text(encoding="utf-8")
 
 
 def digest(text: str) -> str:
-    """An inline element's hash, as a content security policy names it."""
+    """The hash of an inline element in the form of content security policies."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,147 @@
+"""Calling environments beside decoding: making them, their steps, closing them. See `timemaster.environments`.
+
+Each kind of environment has its own threads and event loop; a call that takes longer than `EnvironmentSpec.timeout` is
+given up and its thread left behind.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from threading import Lock
+from typing import Any
+
+from timemaster.environments import Environment, EnvironmentSpec
+from timemaster.environments.record import RESERVED
+from timemaster.media.images import load_image
+from timemaster.system.calls import Caller, described
+from timemaster.tokens.render import parts_of
+from timemaster.types import Example, Part, Reply, Turn
+
+log = logging.getLogger(__name__)
+
+NUM_THREADS = 64  # of each kind of environment: as many plain steps run at once
+
+
+@dataclass(slots=True, eq=False)
+class OpenEnvironment:
+    """The environment of one rollout, made before its first step."""
+
+    spec: EnvironmentSpec
+    example: Example
+    made: Environment | None = None
+    is_closed: bool = False
+    lock: Lock = field(default_factory=Lock)  # of the two fields above
+
+
+class Environments:
+    """The environments of the rollouts that are being made."""
+
+    def __init__(self) -> None:
+        self._callers: dict[int, tuple[EnvironmentSpec, Caller]] = {}  # by the id of their spec, which is kept alive
+
+    def step(self, one: OpenEnvironment, turn: Turn) -> Future[Reply]:
+        """The reply to `turn`, later. The Future has the exception of an environment that fails, or CallsStuck."""
+        if one.made is not None:
+            return self._step(one.spec, one.made, turn)
+        answer: Future[Reply] = Future()
+
+        def step(made: Future[Environment]) -> None:
+            if error := made.exception():
+                answer.set_exception(error)
+            else:
+                self._step(one.spec, made.result(), turn).add_done_callback(tell)
+
+        def tell(reply: Future[Reply]) -> None:
+            if error := reply.exception():
+                answer.set_exception(error)
+            else:
+                answer.set_result(reply.result())
+
+        self._call(one.spec, partial(one.spec.make, one.example), partial(self._keep, one)).add_done_callback(step)
+        return answer
+
+    def close(self, one: OpenEnvironment) -> Future[None]:
+        """Close the environment if it was made, later; one that is still being made is closed afterwards."""
+        with one.lock:
+            assert not one.is_closed
+            one.is_closed = True
+            made = one.made
+        if made is None:
+            nothing: Future[None] = Future()
+            nothing.set_result(None)
+            return nothing
+        return self._close(one, made)
+
+    def _keep(self, one: OpenEnvironment, made: Environment) -> Environment:
+        """Called where making ends, also when it was given up by then."""
+        with one.lock:
+            one.made = made
+            is_late = one.is_closed
+        if is_late:
+            self._close(one, made)
+        return made
+
+    def _close(self, one: OpenEnvironment, made: Environment) -> Future[None]:
+        def tell(done: Future[None]) -> None:
+            if error := done.exception():
+                log.warning("closing the %s of example %r failed: %s", _name(made), one.example.id, described(error))
+
+        closed = self._call(one.spec, made.close, lambda _: None)
+        closed.add_done_callback(tell)
+        return closed
+
+    def _step(self, spec: EnvironmentSpec, made: Environment, turn: Turn) -> Future[Reply]:
+        own = replace(turn, token_ids=list(turn.token_ids))
+        return self._call(spec, partial(made.step, own), checked)
+
+    def _call(self, spec: EnvironmentSpec, fn: Callable[[], Any], read: Callable[[Any], Any]) -> Future[Any]:
+        if id(spec) not in self._callers:
+            caller = Caller(NUM_THREADS, spec.timeout, "environment", "EnvironmentSpec.timeout")
+            self._callers[id(spec)] = spec, caller
+        target = fn.func if isinstance(fn, partial) else fn
+        return self._callers[id(spec)][1].call(fn, inspect.iscoroutinefunction(target), read)
+
+
+def checked(reply: Any) -> Reply:
+    """The reply if it can be used. Raises TypeError or ValueError that says what is wrong with it, or PIL's errors."""
+    if not isinstance(reply, Reply):
+        raise TypeError(f"step gives a Reply, not {reply!r:.200}")
+    if reply.messages and reply.parts:
+        raise ValueError("Reply has messages and parts; give one of them")
+    if reply.temperature is not None and not 0 < reply.temperature < math.inf:
+        raise ValueError(f"Reply.temperature is {reply.temperature}; give a number above 0")
+    if reply.max_tokens is not None and reply.max_tokens < 1:
+        raise ValueError(f"Reply.max_tokens is {reply.max_tokens}; give 1 or more")
+    if isinstance(reply.stop, str) or "" in (reply.stop or ()):
+        raise ValueError(f"Reply.stop is {reply.stop!r}; give a tuple of strings, none of them empty")
+    for part in parts_of(reply):
+        _check_part(part)
+    return replace(reply, numbers={name: _number(name, value) for name, value in reply.numbers.items()})
+
+
+def _number(name: str, value: Any) -> float:
+    number = float(value)
+    if name in RESERVED or not math.isfinite(number):
+        raise ValueError(f"Reply.numbers has {name!r}: {value!r:.200}; give finite numbers, none called {RESERVED}")
+    return number
+
+
+def _check_part(part: Part) -> None:
+    """A broken image must not reach the engine."""
+    if part.kind == "text":
+        return
+    if part.kind != "image" or part.media is None:
+        raise ValueError(f"Reply has a part of kind {part.kind!r}; give text, and images with their media")
+    size = load_image(part.media).size
+    if size != (part.media.width, part.media.height):
+        raise ValueError(f"Reply has an image of {size} pixels whose media says otherwise; make it by image_media")
+
+
+def _name(made: Environment) -> str:
+    return f"environment {type(made).__name__}"
