@@ -256,7 +256,7 @@ def test_images_inside_and_beside_the_messages(tmp_path: Path):
     row = {"prompt": [{"role": "user", "content": [bare, text]}], "answer": "x", "images": [png(1)]}
     assert only(save(tmp_path, [row])).messages[0].parts[0].media.data == png(1)
     row["prompt"] = [{"role": "user", "content": [own, text]}]
-    with pytest.raises(InputError, match="images stand both beside and inside the messages; one place is needed"):
+    with pytest.raises(InputError, match="images are in the images column and in the messages; give them in one place"):
         read_examples([save(tmp_path, [row])])
     row |= {"images": [], "prompt": [{"role": "user", "content": [own, bare, text]}]}
     with pytest.raises(InputError, match="1 <image> markers in the prompt, 0 images in the row"):

@@ -45,7 +45,11 @@ def test_a_killed_drivers_session_ends_and_nothing_else(tmp_path: Path) -> None:
     try:
         while not any("_psutil" in area.path for area in reaper.memory_maps()):
             time.sleep(0.1)
-        time.sleep(1.0)  # it has imported all it needs: the first list is there
+        # It has imported all it needs, and first sleeps when it has made its first list.
+        asleep = 0
+        while asleep < 5:
+            asleep = asleep + 1 if reaper.status() == psutil.STATUS_SLEEPING else 0
+            time.sleep(0.05)
         driver.kill()
         driver.wait()
         raylet.kill()  # as the system does to Ray's own processes

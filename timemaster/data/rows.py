@@ -1,6 +1,6 @@
-"""One row of a parquet file -> one `Example`, in the dialects that are about: verl, EasyR1, TimeMaster, `datasets`.
+"""Turns one row of a parquet file into one `Example`. Reads the formats of verl, EasyR1, TimeMaster and `datasets`.
 
-| what | where it may stand |
+| field | columns and forms that are understood |
 |---|---|
 | prompt | `prompt`, `messages`, `problem`, `question`: a string, or a list of {role, content}, also JSON-encoded |
 | content | a string with `<image>` and `<video>` markers, or a list of {"type": "image"}, {"type": "text", "text": …} |
@@ -8,13 +8,13 @@
 | images | `images` or `image`: dicts {bytes, path} or {image}, encoded bytes, paths, data URLs; one or a list |
 | videos | `videos` or `video`: paths, or dicts with `video` or `path`, and `fps` |
 
-Of several columns for one thing, the first that is not empty counts. A part may hold its image or video itself, as
-{"type": "image_url", "image_url": {"url": …}} does (OpenAI's form) or {"type": "image", "image": …}; then the columns
-have none. An answer is text for people, labels and metrics; a reward in verl's form gets it with the type it has in the
-file (`Example.truth`), where text stays text, JSON or not.
+If several columns hold the same field, the first one that is not empty is used. A content part may contain its image
+or video, as in {"type": "image_url", "image_url": {"url": …}} (OpenAI's form) or {"type": "image", "image": …}; then
+the image and video columns must be empty. `Example.answer` is text, for people, labels and metrics. `Example.truth`
+keeps the type that the answer has in the file, for rewards in verl's form; a string is never parsed as JSON.
 
-Lists may be numpy arrays (as pandas gives them). Relative paths start at the parquet file's folder; nothing is fetched
-from a URL. Every image is checked for damage and for a size that the model takes.
+Lists may be numpy arrays, as pandas returns them. Relative paths start at the parquet file's folder. Nothing is
+downloaded from a URL. Every image is checked for damage and for a size that the model accepts.
 """
 
 from __future__ import annotations
@@ -39,15 +39,19 @@ ANSWERS = ("reward_model", "answer", "ground_truth")
 IMAGES = ("images", "image")
 VIDEOS = ("videos", "video")
 ROLES = ("system", "user", "assistant", "tool")
-# Types of a content part: OpenAI has two interfaces, in which they are called otherwise.
+# Types of a content part. OpenAI's two interfaces use different names.
 KINDS = {"text": "text", "input_text": "text", "image": "image", "image_url": "image", "input_image": "image"}
 KINDS |= {"video": "video", "video_url": "video"}
-OWN = ("bytes", "path", "url", "image", "image_url", "video", "video_url")  # where a dict may name its image or video
+# Keys under which a dict may hold its image or video.
+MEDIA_KEYS = ("bytes", "path", "url", "image", "image_url", "video", "video_url")
 MARKER = re.compile(r"<(image|video)>")
 
 
 def example_from_row(row: Mapping[str, Any], example_id: str, folder: Path, default_source: str = "") -> Example:
-    """The example of one row; `extra` is the row's extra_info. Raises InputError with the reason when it has none."""
+    """Return the example of one row; `extra` is the row's extra_info.
+
+    Relative paths start at `folder`. Raises InputError with the reason if the row cannot be used.
+    """
     images, videos = _as_list(_first(row, IMAGES)), _as_list(_first(row, VIDEOS))
     truth = _truth(row)
     extra = _decoded(_plain(row.get("extra_info")))
@@ -62,13 +66,13 @@ def example_from_row(row: Mapping[str, Any], example_id: str, folder: Path, defa
 
 
 def _plain(value: Any) -> Any:
-    """A field with Python's own types; pandas' NaN for "nothing here" as None."""
+    """Convert a field to Python's own types; NaN, which is how pandas marks a missing value, becomes None."""
     value = _python(value)
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _python(value: Any) -> Any:
-    """numpy arrays and scalars as lists and numbers, inside of lists and dicts too."""
+    """Convert numpy arrays and scalars to lists and numbers, also inside lists and dicts."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -77,7 +81,7 @@ def _python(value: Any) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    """A JSON-encoded list or object decoded; everything else as it is."""
+    """Decode a JSON-encoded list or object; return everything else unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
@@ -87,12 +91,12 @@ def _decoded(value: Any) -> Any:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a field holds nothing: no value, blank text, no element. False and 0 are something."""
+    """Whether a field is empty: None, blank text, or a container without elements. False and 0 are not empty."""
     return value is None or (isinstance(value, str) and not value.strip()) or value in ([], {}, b"")
 
 
 def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """The first of the columns that is not empty, JSON-encoded or not; without one, the first that is there."""
+    """Return the first of the columns `names` that is not empty; if all are empty, the first that exists."""
     values = [value for name in names if (value := _plain(row.get(name))) is not None]
     return next((value for value in values if not is_empty(_decoded(value))), values[0] if values else None)
 
@@ -105,22 +109,22 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _truth(row: Mapping[str, Any]) -> Any:
-    """The ground truth as the file has it. InputError without one."""
+    """Return the ground truth with the type it has in the file. Raises InputError if there is none."""
     reward_model = _decoded(_plain(row.get("reward_model")))
-    found = [_plain(reward_model.get("ground_truth"))] if isinstance(reward_model, Mapping) else []
-    found += [_plain(row.get(name)) for name in ANSWERS[1:]]
-    truth = next((value for value in found if not is_empty(value)), None)
+    candidates = [_plain(reward_model.get("ground_truth"))] if isinstance(reward_model, Mapping) else []
+    candidates += [_plain(row.get(name)) for name in ANSWERS[1:]]
+    truth = next((value for value in candidates if not is_empty(value)), None)
     if truth is None:
-        truth = next((value for value in found if value in ([], {})), None)  # "none of them" may be the answer
+        truth = next((value for value in candidates if value in ([], {})), None)  # an empty list can be the answer
     if truth is None:
         raise InputError("no answer (reward_model.ground_truth or answer is empty)")
     return truth
 
 
 def read_messages(prompt: Any, images: Sequence[Any], videos: Sequence[Any], folder: Path) -> list[Message]:
-    """The messages of a prompt, with the images and videos that stand beside it at its markers.
+    """Return the messages of a prompt; each marker is replaced by the next item of `images` or `videos`.
 
-    Raises InputError with the reason when it cannot be used.
+    Raises InputError with the reason if the prompt cannot be used.
     """
     media = {
         "image": [image_media(item, folder) for item in images],
@@ -131,7 +135,7 @@ def read_messages(prompt: Any, images: Sequence[Any], videos: Sequence[Any], fol
         decoded = [{"role": "user", "content": prompt}]
     turns = list(decoded or [])
     if not all(isinstance(turn, Mapping) and turn.get("role") in ROLES for turn in turns):
-        raise InputError(f"the prompt is no text and no list of messages with a role of {', '.join(ROLES)}")
+        raise InputError(f"the prompt must be text or a list of messages, each with a role of {', '.join(ROLES)}")
     messages = [(turn["role"], _parts(turn.get("content"), turn["role"], folder)) for turn in turns]
     parts = [part for _, some in messages for part in some]
     if not any(part.text.strip() for part in parts):
@@ -142,11 +146,11 @@ def read_messages(prompt: Any, images: Sequence[Any], videos: Sequence[Any], fol
         raise InputError("the prompt ends with a system turn; the last turn must be user, tool or assistant")
     for kind, items in media.items():
         if items and any(part.kind == kind and part.media for part in parts):
-            raise InputError(f"{kind}s stand both beside and inside the messages; one place is needed")
+            raise InputError(f"{kind}s are in the {kind}s column and in the messages; give them in one place")
         num_markers = sum(part.kind == kind and part.media is None for part in parts)
         if num_markers != len(items):
             raise InputError(
-                f"{num_markers} <{kind}> markers in the prompt, {len(items)} {kind}s in the row; they must be as many"
+                f"{num_markers} <{kind}> markers in the prompt, {len(items)} {kind}s in the row; one a marker is needed"
             )
     rest = {kind: iter(items) for kind, items in media.items()}
     return [
@@ -156,13 +160,13 @@ def read_messages(prompt: Any, images: Sequence[Any], videos: Sequence[Any], fol
 
 
 def _parts(content: Any, role: str, folder: Path) -> list[Part]:
-    """The parts of one message; where a marker stands, without media. What an assistant writes is text in any case."""
+    """Return the parts of one message. A marker becomes a part without media; in an assistant's message it is text."""
     if content is None:
         return []
     if isinstance(content, str):
         if role == "assistant":
             return [Part("text", text=content)]
-        # With one group, split gives text, kind, text, kind, …, text.
+        # Because MARKER has one group, split returns text, kind, text, kind, …, text.
         split = MARKER.split(content)
         return [Part(text) if i % 2 else Part("text", text=text) for i, text in enumerate(split) if text]
     if not isinstance(content, list):
@@ -175,25 +179,25 @@ def _parts(content: Any, role: str, folder: Path) -> list[Part]:
         if kind == "text":
             parts += _parts(part.get("text"), role, folder)
             continue
-        if _own(part) is None:
+        if _media_source(part) is None:
             parts.append(Part(kind))
         else:
             parts.append(Part(kind, media=(image_media if kind == "image" else video_media)(part, folder)))
     return parts
 
 
-def _own(item: Mapping[str, Any]) -> Any:
-    """The image or video that a dict names: encoded bytes, a path or a URL. None where it names none."""
-    named = (_own(value) if isinstance(value, Mapping) else value for value in map(item.get, OWN))
-    return next((value for value in named if not is_empty(value)), None)
+def _media_source(item: Mapping[str, Any]) -> Any:
+    """Return the image or video that a dict holds: encoded bytes, a path or a URL. None if it holds none."""
+    sources = (_media_source(value) if isinstance(value, Mapping) else value for value in map(item.get, MEDIA_KEYS))
+    return next((value for value in sources if not is_empty(value)), None)
 
 
 def image_media(item: Any, folder: Path) -> Media:
-    """The image that one entry of the column, or a content part, stands for.
+    """Return the image of one entry of the image column, or of a content part.
 
-    Raises InputError when it is missing or damaged, too long, or nothing that can be shown.
+    Raises InputError if it is missing, damaged, animated or of a size that the model does not accept.
     """
-    data, path = _own(item) if isinstance(item, Mapping) else item, None
+    data, path = _media_source(item) if isinstance(item, Mapping) else item, None
     if is_empty(data):
         raise InputError("an image has neither bytes nor path")
     if isinstance(data, str) and data.startswith("data:"):
@@ -225,26 +229,26 @@ def _from_data_url(url: str) -> bytes:
 
 
 def _check_undamaged(data: bytes) -> None:
-    """Raises what Pillow raises for a file that is cut off or changed, and InputError for what cannot be shown."""
+    """Raise Pillow's error for a truncated or changed file, and InputError for an image that cannot be shown."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
         check_still(image)
         if image.format == "PNG":
-            image.verify()  # every chunk has a checksum, and the last one is demanded: no need to decode
+            image.verify()  # checks the checksum of every chunk up to the last one, without decoding
         else:
-            as_seen(image)  # of other formats, verify() reads the header at best
+            as_seen(image)  # for other formats verify() reads only the header
 
 
 def video_media(item: Any, folder: Path) -> Media:
-    """The video that one entry of the column stands for; the file must be there but is not opened."""
+    """Return the video of one entry of the video column. The file must exist; it is not opened."""
     path, fps = item, 0.0
     if isinstance(item, Mapping):
-        path, fps = _own(item), float(item.get("fps") or 0.0)
+        path, fps = _media_source(item), float(item.get("fps") or 0.0)
     if not isinstance(path, str):
         raise InputError(f"a video is {item!r:.80}; give a path or a dict with video or path")
     file = _file(path, folder)
-    stat = file.stat()  # reading gigabytes to hash them is too dear: name, size and time stand for the content
+    stat = file.stat()  # hashing gigabytes is too slow: path, size and time identify the content
     uid = hashlib.sha256(f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{fps}".encode()).hexdigest()[:32]
     return Media(kind="video", uid=uid, path=str(file), fps=fps)
 
@@ -255,9 +259,9 @@ def _file(path: str, folder: Path) -> Path:
         raise InputError(f"{path:.80} is a URL; fetch it, and give a path or the encoded bytes")
     file = folder / path
     try:
-        found = file.is_file()
-    except OSError:  # a name too long for the system
-        found = False
-    if not found:
+        exists = file.is_file()
+    except OSError:  # the name is too long for the system
+        exists = False
+    if not exists:
         raise InputError(f"{file!s:.200} does not exist")
     return file

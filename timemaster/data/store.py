@@ -1,8 +1,8 @@
-"""Parquet files of examples: written for verl, EasyR1 and TimeMaster alike, read from any of them.
+"""Reads and writes parquet files of examples. Written files can be read by verl, EasyR1 and TimeMaster.
 
-Columns: `data_source, prompt, images, videos, ability, reward_model, extra_info` as verl has them (TimeMaster is a
-fork of it), `problem` and `answer` as EasyR1 wants them, `data` with the raw series. Images are PNG bytes inside the
-file without a path, so no file name can tell the answer. `rows` knows the other dialects.
+Columns: `data_source, prompt, images, videos, ability, reward_model, extra_info` as in verl, `problem` and `answer` as
+in EasyR1, and `data` with the raw series. Images are PNG bytes inside the file, without a path, so that no file name
+reveals the answer. `rows` reads the formats of other tools.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from timemaster.types import Example, InputError
 
 logger = logging.getLogger(__name__)
 
-BATCH = 256  # rows of a row group
-# Of files with pictures of any size, in row groups of any size: few rows, since Arrow has no list of pictures beyond
-# 2 GiB, and a column in portions, since all of a row group would else be held.
+ROWS_PER_GROUP = 256  # rows of a row group that is written
+# Limits for reading: few rows at once, because an Arrow list of images cannot exceed 2 GiB; and few bytes at once,
+# because otherwise a whole row group would be held in memory.
 ROWS_AT_ONCE, BYTES_AT_ONCE = 32, 1 << 20
 NUM_LISTED = 5  # bad rows named in a message
-READ = (*PROMPTS, *ANSWERS, *IMAGES, *VIDEOS, "data_source", "extra_info")
+COLUMNS_READ = (*PROMPTS, *ANSWERS, *IMAGES, *VIDEOS, "data_source", "extra_info")
 
 TURNS = pa.list_(pa.struct({"content": pa.string(), "role": pa.string()}))
 PICTURES = pa.list_(pa.struct({"bytes": pa.binary(), "path": pa.string()}))
@@ -56,7 +56,10 @@ class BadRow:
 def plot_row(
     series: Series, png: bytes, question: str, data_source: str, split: str, demonstration: str = ""
 ) -> dict[str, Any]:
-    """The parquet row that asks `question` about the plot `png`; with `demonstration`, an assistant turn follows."""
+    """Return the parquet row that asks `question` about the plot `png`.
+
+    A `demonstration` is added as an assistant turn.
+    """
     turns = [{"role": "user", "content": question}]
     if demonstration:
         turns.append({"role": "assistant", "content": demonstration})
@@ -64,7 +67,7 @@ def plot_row(
         "data_source": data_source,
         "prompt": turns,
         "images": [{"bytes": png, "path": None}],
-        "videos": None,  # not []: many a verl hands an empty list to the processor, which fails
+        "videos": None,  # not []: some versions of verl pass an empty list to the processor, which fails
         "ability": "time series",
         "reward_model": {"ground_truth": series.label, "style": "rule"},
         "extra_info": {"answer": series.label, "index": series.index, "question": question, "split": split},
@@ -94,21 +97,21 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         }
     )
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for start in range(0, len(rows), BATCH):
-            writer.write_table(pa.Table.from_pylist(list(rows[start : start + BATCH]), schema=schema))
+        for start in range(0, len(rows), ROWS_PER_GROUP):
+            writer.write_table(pa.Table.from_pylist(list(rows[start : start + ROWS_PER_GROUP]), schema=schema))
 
 
 def read_examples(
     files: Sequence[str], on_bad_row: str = "raise", default_source: str = "", with_series: bool = False
 ) -> tuple[list[Example], list[BadRow]]:
-    """All examples of parquet `files`, and the rows that could not be used.
+    """Return all examples of parquet `files`, and the rows that could not be used.
 
-    An example's id is "<file name>:<row>", with folders in front where two files share a name; its `extra` is the
-    row's extra_info with `file` and `row` added, and, `with_series`, the column `data` as `series`, unchecked: see
-    `numeric.series_of`. `default_source` is the data_source of files without that column.
+    An example's id is "<file name>:<row>", with folders before the name if two files have the same name. Its `extra`
+    is the row's extra_info with `file` and `row` added. `with_series` also adds the column `data` as `series`, which is
+    not checked here: see `numeric.series_of`. `default_source` is the data_source of files without that column.
 
-    Raises InputError for a missing, unreadable or empty file and a missing column; for bad rows, too, with
-    on_bad_row="raise". With "skip" they are logged, counted and returned.
+    Raises InputError for a file that is missing, unreadable or empty or that lacks a column. A row that cannot be used
+    raises InputError if `on_bad_row` is "raise"; if it is "skip", the row is logged and returned.
     """
     if on_bad_row not in ON_BAD_ROW:
         raise InputError(f"on_bad_row is {on_bad_row!r}; allowed: {', '.join(ON_BAD_ROW)}.")
@@ -130,9 +133,9 @@ def read_examples(
 def report_bad_rows(
     bad: Sequence[BadRow], num_rows: int, on_bad_row: str, option: str = "data.on_bad_row=skip"
 ) -> None:
-    """InputError listing the first of `bad` (on_bad_row="raise", or no good row is left), or a warning ("skip").
+    """Report rows that cannot be used: raise InputError (`on_bad_row` is "raise", or no row is left) or log a warning.
 
-    `option` is what the user can say to skip them.
+    The message lists the first of `bad`. `option` is the setting by which a user can skip them.
     """
     if not bad:
         return
@@ -140,32 +143,36 @@ def report_bad_rows(
     more = f"\n  and {len(bad) - NUM_LISTED} more" if len(bad) > NUM_LISTED else ""
     message = f"{len(bad)} of {num_rows} rows cannot be used:{listed}{more}"
     if len(bad) == num_rows:
-        raise InputError(f"{message}\nNo row is left: mend the file.")
+        raise InputError(f"{message}\nNo row is left: correct the file.")
     if on_bad_row == "raise":
-        raise InputError(f"{message}\nMend them, or leave them out with {option}.")
+        raise InputError(f"{message}\nCorrect them, or leave them out with {option}.")
     logger.warning("%s\nThey are left out.", message)
 
 
 def bad_row(example: Example, reason: str) -> BadRow:
-    """The row that `example` was read from, as one that cannot be used."""
+    """Return the row that `example` was read from, marked as one that cannot be used."""
     name, _, number = example.id.rpartition(":")
     return BadRow(str(example.extra.get("file", name)), int(example.extra.get("row", number)), reason)
 
 
 def count_rows(files: Sequence[str]) -> int:
-    """The rows of all `files`, usable or not, from their footers. Raises InputError as `read_examples` does."""
+    """Count the rows of all `files`, usable or not. Reads only the footers; raises InputError as `read_examples`."""
     return sum(_open(file).metadata.num_rows for file in files)
 
 
 def _rows(file: str, with_series: bool) -> Iterator[dict[str, Any]]:
     parquet = _open(file)
-    columns = [name for name in (*READ, *(("data",) if with_series else ())) if name in parquet.schema_arrow.names]
+    wanted = (*COLUMNS_READ, "data") if with_series else COLUMNS_READ
+    columns = [name for name in wanted if name in parquet.schema_arrow.names]
     for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns):
         yield from batch.to_pylist()
 
 
 def open_parquet(file: str | Path) -> pq.ParquetFile:
-    """A parquet file to be read with `iter_batches(ROWS_AT_ONCE)`, in bounded memory. InputError for what is none."""
+    """Open a parquet file so that `iter_batches(ROWS_AT_ONCE)` needs little memory.
+
+    Raises InputError if it is missing or not a readable parquet file.
+    """
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
             kind = "folder" if os.path.isdir(file) else "device or pipe"
@@ -184,7 +191,7 @@ def open_parquet(file: str | Path) -> pq.ParquetFile:
 
 
 def take_rows(file: str | Path, numbers: Sequence[int], columns: Sequence[str]) -> pa.Table:
-    """Some rows of a parquet file, at least one, by their numbers from 0, which must rise."""
+    """Return the rows of a parquet file with the given `numbers`: at least one, counted from 0, in ascending order."""
     parts, start = [], 0
     for batch in open_parquet(file).iter_batches(ROWS_AT_ONCE, columns=list(columns)):
         inside = numbers[bisect_left(numbers, start) : bisect_left(numbers, start + len(batch))]
@@ -206,7 +213,7 @@ def _open(file: str) -> pq.ParquetFile:
 
 
 def _unique_names(files: Sequence[str]) -> list[str]:
-    """The shortest ends of the paths that tell them apart: file names, or with one folder in front, or two, …"""
+    """Return the shortest path endings that differ from each other: file names, or with one or more folders before."""
     paths = [Path(file).resolve().parts for file in files]
     twice = [file for file, count in Counter(paths).items() if count > 1]
     if twice:

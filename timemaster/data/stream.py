@@ -1,7 +1,8 @@
-"""The order of rows: seeded, resumable, without gaps; of one set, or of several mixed by weight.
+"""The order of training rows: seeded and resumable, for one data source or for several mixed by weight.
 
-Step k takes rows [k * batch, (k + 1) * batch) of one endless sequence of shuffled epochs, so the position is a number.
-A batch that runs over the end of an epoch never holds a row twice: rows just used go to the end of the next epoch.
+Step k takes rows [k * batch, (k + 1) * batch) of an endless sequence of shuffled epochs, so the step number is all that
+a checkpoint needs. A batch that crosses the end of an epoch contains no row twice: the rows of its first part move to
+the end of the next epoch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from timemaster.types import InputError
 
 
 class Stream:
-    """Indices of rows, a batch at a time."""
+    """Row indices of one data source, batch by batch."""
 
     def __init__(self, num_rows: int, batch_size: int, seed: int, shuffle: bool) -> None:
         if num_rows < batch_size:
@@ -25,16 +26,16 @@ class Stream:
         self._order = self._shuffled(0)
 
     def batch(self, step: int) -> list[int]:
-        """The rows of step 0, 1, 2, … in any order of calls."""
+        """Return the row indices of a step, counted from 0. Steps may be asked for in any order."""
         first = step * self.batch_size
         return [self._at(position) for position in range(first, first + self.batch_size)]
 
     def epoch(self, step: int) -> int:
-        """The epoch in which a step begins."""
+        """Return the epoch in which a step begins."""
         return step * self.batch_size // self.num_rows
 
     def num_steps(self, epochs: int) -> int:
-        """Steps that see every row `epochs` times; the last one may run over."""
+        """Return how many steps use every row `epochs` times; the last step may reach into the next epoch."""
         return -(-epochs * self.num_rows // self.batch_size)
 
     def _at(self, position: int) -> int:
@@ -43,10 +44,10 @@ class Stream:
             self._epoch, self._order = 0, self._shuffled(0)
         while self._epoch < epoch:
             self._epoch += 1
-            used = self._epoch * self.num_rows % self.batch_size
-            just_used = self._order[len(self._order) - used :] if used else []
-            late = set(just_used)
-            self._order = [row for row in self._shuffled(self._epoch) if row not in late] + just_used
+            num_used = self._epoch * self.num_rows % self.batch_size  # rows of the batch that crosses the epochs
+            used = self._order[len(self._order) - num_used :] if num_used else []
+            late = set(used)
+            self._order = [row for row in self._shuffled(self._epoch) if row not in late] + used
         return self._order[place]
 
     def _shuffled(self, epoch: int) -> list[int]:
@@ -57,13 +58,13 @@ class Stream:
 
 
 class Mixture:
-    """Indices of rows of several data sources, a batch at a time, each source with the same share of every batch."""
+    """Row indices of several data sources, batch by batch; a source has the same share of every batch."""
 
     def __init__(self, stream: Stream, sources: Sequence[str], weights: Mapping[str, float]) -> None:
-        """`sources` is the data_source of each row of `stream`; `weights` are relative and sum to anything positive.
+        """`sources` holds the data_source of each row of `stream`; `weights` are relative and need not sum to 1.
 
-        Shares are rounded to whole rows of a batch (largest remainder). Raises InputError when a source has rows and no
-        weight, or a weight and no rows, and when a share rounds to no row at all or to more rows than the source has.
+        Shares are rounded to whole rows by the largest-remainder method. Raises InputError if a source has rows but no
+        weight or a weight but no rows, and if a share is rounded to 0 rows or to more rows than the source has.
         """
         self.num_rows, self.batch_size, self._whole = stream.num_rows, stream.batch_size, stream
         found = sorted(set(sources))
@@ -94,13 +95,13 @@ class Mixture:
         }
 
     def batch(self, step: int) -> list[int]:
-        """The rows of step 0, 1, 2, … in any order of calls, sources shuffled together."""
+        """Return the row indices of a step, counted from 0, with the sources shuffled together."""
         rows = [self._rows[name][i] for name, part in self._parts.items() for i in part.batch(step)]
         random.Random(f"{self._whole.seed}/mixture/{step}").shuffle(rows)
         return rows
 
     def num_steps(self, epochs: int) -> int:
-        """Steps that take as many rows as `epochs` passes over all of them."""
+        """Return how many steps take as many rows as `epochs` passes over all sources."""
         return self._whole.num_steps(epochs)
 
 
@@ -110,6 +111,6 @@ Order = Stream | Mixture
 def make_stream(
     sources: Sequence[str], batch_size: int, seed: int, shuffle: bool, weights: Mapping[str, float]
 ) -> Order:
-    """The order of rows whose data sources are `sources`; mixed by `weights` where there are any."""
+    """Return the order of the rows whose data sources are `sources`; a Mixture if there are `weights`."""
     stream = Stream(len(sources), batch_size, seed, shuffle)
     return Mixture(stream, sources, weights) if weights else stream
