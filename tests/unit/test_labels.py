@@ -14,7 +14,7 @@ from tests.helpers import picture
 from timemaster.data.store import plot_row, read_examples, write_rows
 from timemaster.metrics.classification import Classification
 from timemaster.results.predictions import read_predictions
-from timemaster.results.report.read import judge
+from timemaster.results.report.older_rollouts import add_outcomes
 from timemaster.rewards import RewardPart, accuracy, format_lenient, format_strict, predict_label
 from timemaster.series.labels import label_key
 from timemaster.series.plot import PlotStyle
@@ -90,8 +90,8 @@ def test_predictions_of_other_tools(labels: tuple[str, ...], others: tuple[str, 
 
 
 def test_a_report_of_a_run_without_recipes() -> None:
-    row = {"source": "x", "said": ONE[0], "truth": TWO[0], "text": ""}
-    judge([row], {})
+    row = {"source": "x", "said": ONE[0], "truth": TWO[0], "text": "", "score": None, "parts": {}}
+    add_outcomes([row], [])
     assert row["outcome"] == "right"
 
 
