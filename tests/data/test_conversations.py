@@ -157,7 +157,7 @@ BAD: list[tuple[Any, str]] = [
         LLAVA | {"conversations": [*LLAVA["conversations"][:1], {"from": "gpt", "value": "<class> </class>"}]},
         "<class> is empty",
     ),
-    (QWEN | {"images": ["a.png"]}, "both beside and inside"),
+    (QWEN | {"images": ["a.png"]}, "give them in one place"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://h/a.png"}}]}]},
         "is a URL",

@@ -174,7 +174,7 @@ def test_weights_are_finite(weight: float):
 
 def test_the_reserved_names_are_those_of_the_training_step():
     scored = dataclasses.replace(rollout(GOLD), score=Score(total=0.0, parts={}))
-    names = rollout_metrics([Group(EXAMPLE, [scored])])
+    names = rollout_metrics([Group(EXAMPLE, [scored])], {})
     assert {name.removeprefix("reward/") for name in names if name.startswith("reward/")} == set(RESERVED)
 
 
