@@ -16,7 +16,7 @@ DOORS = {
     "vllm": ["rollout/vllm.py", "rollout/vllm_plugins.py", "rollout/engines.py"],
     "hydra": ["cli.py"],
     "omegaconf": ["cli.py"],
-    "matplotlib": ["series/plot.py", "series/fonts.py", "results/plot_"],
+    "matplotlib": ["series/plot.py", "series/plot_fonts.py", "results/plot_"],
     "sktime": ["series/splits.py", "results/baselines.py"],
     "wfdb": ["series/recordings.py"],
     "soundfile": ["series/recordings.py"],

@@ -24,7 +24,7 @@ from timemaster.results.plot_results import (
     overview_png,
     wrapped,
 )
-from timemaster.series.fonts import fonts_for
+from timemaster.series.plot_fonts import fonts_for
 from timemaster.series.sheet import contact_sheet
 
 

@@ -20,7 +20,7 @@ from timemaster.metrics.answers import how_sampled
 from timemaster.metrics.evaluation import Number, Trivial
 from timemaster.results.table import Result, short
 from timemaster.rewards.reward_part import RESERVED
-from timemaster.series.fonts import fonts_for
+from timemaster.series.plot_fonts import fonts_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

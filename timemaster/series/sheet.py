@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from timemaster.media.images import open_image
-from timemaster.series.fonts import fonts_for
+from timemaster.series.plot_fonts import fonts_for
 
 TILE = 360, 160  # largest (width, height) of a plot, in pixels
 GAP = 12  # pixels around everything
