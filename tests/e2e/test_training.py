@@ -322,6 +322,7 @@ def test_a_task_of_an_unknown_kind_is_trained_evaluated_compared_and_reported(cl
     height.write_data(tmp_path)
     cfg = settings(cluster, tmp_path, taught, tmp_path / "run")
     cfg.data.recipes, cfg.data.val_files, cfg.trainer.test_freq = ["tests.e2e.height"], cfg.data.test_files, 2
+    cfg.data.max_prompt_length = 80
     steps = run(cfg, 2)
     for row in steps:
         assert row["answer/error"] == pytest.approx(1 - row["reward/closeness"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -401,7 +402,11 @@ def test_a_close_that_fails_is_said_and_changes_nothing(renderer, caplog) -> Non
     spec = EnvironmentSpec(make=lambda example: Stays([]))
     (group,) = run(loop_of(ScriptedEngine(renderer, TURN), renderer, spec))
     assert group.rollouts[0].score == Score(total=1.0, parts={"own": 1.0})
-    assert "closing the environment Stays of example 'row' failed: OSError: it stays" in caplog.text
+    said = "closing the environment Stays of example 'row' failed: OSError: it stays"
+    until = time.monotonic() + LIMIT  # the thread that closed it writes the message; the group does not wait for that
+    while said not in caplog.text and time.monotonic() < until:
+        time.sleep(0.01)
+    assert said in caplog.text
 
 
 # ---- beside decoding
