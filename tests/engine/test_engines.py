@@ -312,3 +312,21 @@ def test_a_wipe_spares_what_is_never_sent() -> None:
     assert model["language"].weight.abs().sum() == 0
     worker.wipe_weights([])
     assert model["visual"].weight.abs().sum() == 0
+
+
+def test_the_hf_engine_samples_from_the_softmax_without_banned_tokens() -> None:
+    """20,000 rows, a generator each; counts within 4 standard deviations of n p."""
+    from timemaster.rollout.hf import Row, RowSampler
+
+    n, temperature = 20_000, 0.7
+    rows = [
+        Row(sampling=Sampling(temperature=temperature, max_tokens=1), generator=torch.Generator().manual_seed(seed))
+        for seed in range(n)
+    ]
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, 5.0])  # the last one is banned
+    RowSampler(rows, [4], [99], lambda _: "")(torch.zeros(n, 1), logits.repeat(n, 1))
+    counts = torch.bincount(torch.tensor([row.token_ids[0] for row in rows]), minlength=5)
+    expected = torch.softmax(logits[:4] / temperature, 0)
+    assert counts[4] == 0
+    assert ((counts[:4] - n * expected).abs() < 4 * (n * expected * (1 - expected)).sqrt()).all()
+    assert rows[0].logprobs[0] == pytest.approx(float(expected.log()[rows[0].token_ids[0]]), abs=1e-6)
