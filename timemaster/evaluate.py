@@ -9,7 +9,7 @@ has a line in predictions.jsonl), step_<N>_blank/ for blanked images, and step_<
 Rows that were left out are listed in the first of the folders. Each folder is locked by one evaluation at a time. A run
 that is still training may be evaluated.
 
-How answers are read and measured is the task's matter: see metrics/evaluation.py. During training, `validate` answers
+The task defines how answers are read and measured: see metrics/evaluation.py. During training, `validate` answers
 data.val_files.
 """
 
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One thing to evaluate. Example: Target(40, "checkpoints/…/global_step_40/huggingface", blank=False, …)"""
+    """What one evaluation runs on. Example: Target(40, "checkpoints/…/global_step_40/huggingface", blank=False, …)"""
 
     step: int
     model: str  # folder or hub id
@@ -113,14 +113,14 @@ def evaluate(cfg: Config) -> list[dict[str, Any]]:
             if target.model != loaded:
                 workers.load_engines(read_layers(local_folder(target.model, cfg.model.revision)))
                 loaded = target.model
-            shown = blank_rows if target.blank else rows
-            groups = answer_rows(cfg, workers, shown, version=target.step, title=target.name, n=cfg.eval.n)
+            target_rows = blank_rows if target.blank else rows
+            groups = answer_rows(cfg, workers, target_rows, version=target.step, title=target.name, n=cfg.eval.n)
             results.append(write_results(folder, cfg, target, groups))
     return results
 
 
 def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
-    """What eval.checkpoint and eval.blank_images ask for. InputError when a checkpoint is missing or incomplete."""
+    """The targets of eval.checkpoint and eval.blank_images. InputError when a checkpoint is missing or incomplete."""
     saved = by_step(folder, "global_step_*")
     models: list[tuple[int, str]] = []  # step, folder
     for name in cfg.eval.checkpoint:
@@ -133,8 +133,8 @@ def resolve_targets(cfg: Config, folder: Path) -> list[Target]:
         check_whole(saved[step])
         models.append((step, str(saved[step] / "huggingface")))
     blanks = {"true": [True], "false": [False], "both": [False, True]}[cfg.eval.blank_images]
-    how = (cfg.eval.temperature, cfg.eval.n, "+".join(dict.fromkeys(Path(file).stem for file in cfg.data.test_files)))
-    return [Target(step, model, b, *how) for step, model in dict.fromkeys(models) for b in blanks]
+    rest = (cfg.eval.temperature, cfg.eval.n, "+".join(dict.fromkeys(Path(file).stem for file in cfg.data.test_files)))
+    return [Target(step, model, is_blank, *rest) for step, model in dict.fromkeys(models) for is_blank in blanks]
 
 
 def check_targets(folders: Sequence[str]) -> None:

@@ -3,8 +3,8 @@
     {"id": "test.parquet:17", "prediction": "Laptop", "data_source": "computer_dataset", "truth": "Desktop",
      "response": "<think>…</think><class>Laptop</class>", "numbers": {"accuracy": 0.0}, "outcome": "wrong", …}
 
-`prediction` is what was read in the response, null when it could not be read. It is missing in rollouts of rows whose
-data_source has no recipe: nothing knows how to read these.
+`prediction` is what was read in the response; it is null when the response could not be read. Rollouts whose
+data_source has no recipe lack it, because nothing knows how to read their responses.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class Answer:
     prompt: str = ""
     media: list[str] = field(default_factory=list)  # uids
     response: str = ""
-    score: float | None = None  # total of the rewards, of those parts that are known; None: nothing scored it
-    parts: dict[str, float] = field(default_factory=dict)  # of the score, unweighted
+    score: float | None = None  # total of the reward parts that are known; None: nothing scored the answer
+    parts: dict[str, float] = field(default_factory=dict)  # of the reward, unweighted
     error: str = ""  # why a part of the score could not be computed, or the environment failed
     unknown: list[str] = field(default_factory=list)  # parts of the score that a judge could not settle
-    tokens: int = 0  # sampled
-    prompt_tokens: int = 0  # before the first sampled one, image tokens included
+    tokens: int = 0  # sampled tokens
+    prompt_tokens: int = 0  # tokens before the first sampled one, image tokens included
     finish_reason: str = ""
     turns: list[dict[str, Any]] = field(default_factory=list)  # see `turn_row`; [] for a single turn
-    choices: tuple[str, ...] = ()  # what a prediction is one of; () for open answers; not in the files
+    choices: tuple[str, ...] = ()  # the possible predictions; () for open answers; not in the files
     numbers: dict[str, float] = field(default_factory=dict)  # what the task's evaluation measured; the headline first
-    outcome: str = ""  # one of OUTCOMES; "" before it was measured
+    outcome: str = ""  # one of OUTCOMES; "" before the answer is measured
 
     @property
     def reward(self) -> float | None:
@@ -84,7 +84,7 @@ def turn_row(turn: Turn) -> dict[str, Any]:
 
 
 def answer_of_text(example: Example, response: str, prediction: str | None) -> Answer:
-    """An answer that no engine of a run gave: a classifier's, an API model's."""
+    """An answer from outside a run, such as a classifier's or an API model's."""
     media = [part.media.uid for message in example.messages for part in message.parts if part.media]
     return Answer(
         id=example.id,
@@ -98,12 +98,12 @@ def answer_of_text(example: Example, response: str, prediction: str | None) -> A
 
 
 def prompt_text(example: Example) -> str:
-    """The text of an example's messages, with "[image]" and "[video]" where media stand."""
+    """The text of an example's messages, with "[image]" and "[video]" in place of media."""
     return "\n".join(part.text or f"[{part.kind}]" for message in example.messages for part in message.parts)
 
 
 def to_row(answer: Answer) -> dict[str, Any]:
-    """The answer as a JSON object. An answer that nothing read has no prediction, numbers and outcome."""
+    """The answer as a JSON object. An answer that was not read has no prediction, numbers or outcome."""
     row = asdict(answer)
     hidden = {"choices", "is_read"} | (set() if answer.is_read else {"prediction", "numbers", "outcome"})
     first = {name: row[name] for name in ("id", "prediction") if name not in hidden}
@@ -111,27 +111,27 @@ def to_row(answer: Answer) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Answer:
-    """The answer of a JSON object, also of one that an older version wrote, which lacks some names.
+    """The answer of a JSON object. An object that an older version wrote may lack some names.
 
-    Raises InputError when id, data_source, truth or prediction has another type.
+    Raises InputError when id, data_source, truth or prediction has the wrong type.
     """
-    given: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, kind in (("id", str), ("data_source", str), ("truth", str), ("prediction", str | None)):
         if not isinstance(row.get(name, None if name == "prediction" else ()), kind):
             raise InputError(f"{name} is {row.get(name, 'missing')!r}")
-        given[name] = row.get(name)
+        fields[name] = row.get(name)
     for name in ("media", "parts", "unknown", "turns", "numbers"):
-        given[name] = row.get(name) or ({} if name in ("parts", "numbers") else [])
+        fields[name] = row.get(name) or ({} if name in ("parts", "numbers") else [])
     for name in ("prompt", "response", "error", "finish_reason", "outcome"):
-        given[name] = str(row.get(name) or "")
+        fields[name] = str(row.get(name) or "")
     for name in ("tokens", "prompt_tokens"):
-        given[name] = row.get(name) or 0
-    return Answer(**given, score=row.get("score"), is_read="prediction" in row)
+        fields[name] = row.get(name) or 0
+    return Answer(**fields, score=row.get("score"), is_read="prediction" in row)
 
 
 def how_sampled(temperature: float, top_p: float = 1.0, top_k: int = -1) -> str:
-    """What to call answers. Examples: "greedy", "sampled at temperature 0.4, top-p 0.9" """
+    """How answers were sampled, in words. Examples: "greedy", "sampled at temperature 0.4, top-p 0.9" """
     if temperature == 0:
         return "greedy"
-    more = (f", top-p {top_p:g}" if top_p < 1 else "") + (f", top-k {top_k}" if top_k > 0 else "")
-    return f"sampled at temperature {temperature:g}{more}"
+    limits = (f", top-p {top_p:g}" if top_p < 1 else "") + (f", top-k {top_k}" if top_k > 0 else "")
+    return f"sampled at temperature {temperature:g}{limits}"

@@ -1,6 +1,6 @@
 """Evaluation of classification: accuracy, macro F1, per class, confusion, majority vote, pass@k.
 
-Accuracy is also what is known of rows without a recipe (`WITHOUT_TASK`): there the rewards say what is right.
+Rows without a recipe (`WITHOUT_TASK`) have an accuracy, too: their rewards say what is right.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from timemaster.types import InputError
 
 UNPARSED = "(unparsed)"
 ACCURACY = Number(name="accuracy", is_share=True)
-ACCURACY_NAMES = ("acc", "accuracy", "correct")  # what a reward calls it in its dictionary, verl's name first
+ACCURACY_NAMES = ("acc", "accuracy", "correct")  # its names in a reward's dictionary, verl's name first
 
 
 def read_nothing(text: str, labels: Sequence[str]) -> None:
@@ -31,7 +31,7 @@ def read_nothing(text: str, labels: Sequence[str]) -> None:
 class Classification(Evaluation):
     """Answers that choose one of `labels`. Example: Classification(labels=("Desktop", "Laptop"), reader=predict_label)
 
-    Without labels the accuracy is what the rewards say: see `is_correct`.
+    Without labels, the accuracy comes from the rewards: see `is_correct`.
     """
 
     labels: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class Classification(Evaluation):
         return self.reader(text, self.labels)
 
     def read_truth(self, text: str) -> str:
-        """The label that equals `text`, as `label_key` compares them, spelled as in `labels`."""
+        """The label with the same `label_key` as `text`, spelled as in `labels`."""
         for label in self.labels:
             if label_key(label) == label_key(text):
                 return label
@@ -96,16 +96,16 @@ class Classification(Evaluation):
 
         With several samples of a row: n counts the rows, everything else the answers; accuracy is the mean over the
         samples; `majority` has the figures of the majority vote (None without labels), `pass_at_k` those by k = 1, 2,
-        4, …, the number of samples. Their intervals are a bootstrap's over rows.
+        4, …, the number of samples. Their intervals come from a bootstrap over rows.
         """
         answers = [answer for item in items for answer in item]
         figures = _figures(answers)
         return figures if len(items) == len(answers) else figures | _sampled_figures(items, figures, seed)
 
     def training_numbers(self, answers: Sequence[Answer]) -> dict[str, float]:
-        """The accuracy that rewards tell in their dictionaries. (A reward part of that name is logged anyway.)"""
-        own = [value for answer in answers if (value := own_accuracy(answer.parts)) is not None]
-        return {"reward/accuracy": fmean(own)} if own else {}
+        """The accuracy that rewards return in their dictionaries. (A reward part of that name is logged anyway.)"""
+        accuracies = [value for answer in answers if (value := own_accuracy(answer.parts)) is not None]
+        return {"reward/accuracy": fmean(accuracies)} if accuracies else {}
 
 
 WITHOUT_TASK = Classification()  # of rows whose data source has no recipe
@@ -146,21 +146,21 @@ def _sampled_figures(items: Items, figures: Mapping[str, Any], seed: int) -> dic
     intervals = bootstrap_shares(columns, seed)
     out["accuracy_ci95"] = intervals["1"]
     if with_labels:
-        of_votes = _figures(voted)
-        out["majority"] = {name: of_votes[name] for name in ("accuracy", "macro_f1", "unparsed")}
+        vote_figures = _figures(voted)
+        out["majority"] = {name: vote_figures[name] for name in ("accuracy", "macro_f1", "unparsed")}
         out["majority"]["accuracy_ci95"] = intervals.pop("majority")
     return out | {"pass_at_k": {k: {"value": fmean(columns[k]), "ci95": ci95} for k, ci95 in intervals.items()}}
 
 
 def is_correct(answer: Answer) -> bool | None:
-    """Whether an answer is right; None where nothing says so. The first of these that exists decides:
+    """Whether an answer is right; None when nothing says so. The first of these that exists decides:
 
     the accuracy in the reward's dictionary (`own_accuracy`, 1 is right); with labels, whether the truth was chosen; a
     reward part called accuracy; the reward, where it is 0 or 1 (a scaled reward does not say what is right).
     """
-    own = own_accuracy(answer.parts)
-    if own is not None:
-        return own >= 1.0
+    accuracy = own_accuracy(answer.parts)
+    if accuracy is not None:
+        return accuracy >= 1.0
     if answer.choices:
         return answer.prediction == answer.truth
     part = next((answer.parts[name] for name in ACCURACY_NAMES if name in answer.parts), None)
@@ -170,24 +170,24 @@ def is_correct(answer: Answer) -> bool | None:
 
 
 def own_accuracy(parts: Mapping[str, float]) -> float | None:
-    """What a reward called `acc`, `accuracy` or `correct` in its dictionary. Example: {"score/acc": 1.0} gives 1.0"""
+    """The `acc`, `accuracy` or `correct` of a reward's dictionary. Example: {"score/acc": 1.0} gives 1.0"""
     names = (name for word in ACCURACY_NAMES for name in parts if name.endswith(f"/{word}"))
     return next((parts[name] for name in names), None)
 
 
 def rightness(answers: Sequence[Answer]) -> list[bool] | None:
-    """Whether each answer is right; None when this is not known of all of them.
+    """Whether each answer is right; None when this is not known for all of them.
 
     Two kinds of answers count as wrong although nothing says so: those whose reward a judge left unknown, and those
     whose reward's dictionary holds no accuracy while other answers of their data source have one.
     """
-    told = {answer.data_source for answer in answers if own_accuracy(answer.parts) is not None}
+    with_accuracy = {answer.data_source for answer in answers if own_accuracy(answer.parts) is not None}
     right = [is_correct(answer) for answer in answers]
-    is_open = [
-        known is None and answer.reward is not None and answer.data_source not in told
+    undecided = [
+        known is None and answer.reward is not None and answer.data_source not in with_accuracy
         for answer, known in zip(answers, right, strict=True)
     ]
-    return None if any(is_open) or set(right) <= {None} else [bool(known) for known in right]
+    return None if any(undecided) or set(right) <= {None} else [bool(known) for known in right]
 
 
 def majority(samples: Sequence[Answer]) -> Answer:
@@ -198,7 +198,7 @@ def majority(samples: Sequence[Answer]) -> Answer:
 
 
 def majority_label(predictions: Sequence[str | None]) -> str | None:
-    """The label most answers chose; of equally frequent ones, the first to get there. Unparsed answers do not vote."""
+    """The most frequent label; in a tie, the one that reached its count first. Unparsed answers do not vote."""
     counts: Counter[str] = Counter()
     winner = None
     for label in predictions:

@@ -12,7 +12,7 @@ A kind of task writes a class with two methods and names its numbers, the headli
         def measure(self, answer: Answer) -> dict[str, float]:
             return {"error": 1.0 if answer.prediction is None else abs(float(answer.prediction) - float(answer.truth))}
 
-Means, 95 % intervals, the paired test, tables and pictures follow from that. Knows nothing of engines, files and plots.
+Means, 95 % intervals, the paired test, tables and pictures follow from that. Knows nothing about engines, files, plots.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from timemaster.metrics.intervals import bootstrap, bootstrap_shares, wilson
 from timemaster.metrics.paired import Paired, check_pairs, mcnemar, sign_flip
 from timemaster.types import Example, Group, InputError
 
-Items = Sequence[Sequence[Answer]]  # the answers by example: as many to each as were sampled
+Items = Sequence[Sequence[Answer]]  # for each example, its sampled answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trivial:
-    """What answers reach that do not look at the data. Example: Trivial(value=0.5, text="Always Laptop would …", …)"""
+    """What answers reach without looking at the data. Example: Trivial(value=0.5, text="Always Laptop would …", …)"""
 
     value: float  # of the headline
     text: str  # a sentence below the table
@@ -59,11 +59,11 @@ class Trivial:
 class Evaluation(ABC):
     """How the answers of a task are read, measured, summarised and compared."""
 
-    numbers: tuple[Number, ...]  # that `measure` gives; the first is the headline
-    picture: str = "histogram"  # of an evaluation: "histogram" of the headline, or "confusion" of choices
+    numbers: tuple[Number, ...]  # what `measure` returns; the first is the headline
+    picture: str = "histogram"  # the picture of an evaluation: "histogram" of the headline, or "confusion" of choices
     unread_note: str = "Answers that could not be read have the value that the recipe gives them."
 
-    # ---- what a kind of task must say
+    # ---- what a kind of task must define
 
     @abstractmethod
     def read(self, text: str) -> str | None:
@@ -71,40 +71,40 @@ class Evaluation(ABC):
 
     @abstractmethod
     def measure(self, answer: Answer) -> dict[str, float] | None:
-        """All `numbers` of an answer by name, also of one that could not be read. None: nothing says what it is worth.
+        """All `numbers` of an answer by name, even if it could not be read. None: nothing says what it is worth.
 
         `answer` has prediction and truth, and score and parts where rewards scored it.
         """
 
-    # ---- what it may say
+    # ---- what it may override
 
     def read_truth(self, text: str) -> str:
-        """A row's answer in the spelling that predictions have. Raises InputError when it can be none of this task."""
+        """A row's answer, spelled as predictions are. Raises InputError when it cannot be an answer of this task."""
         return text
 
     def demonstrated(self, truth: str) -> str | None:
-        """The shortest response that is read as `truth`, for examples in a prompt; None: the kind has none."""
+        """The shortest response that is read as `truth`, for examples in a prompt; None: this kind of task has none."""
         return None
 
     def vote(self, samples: Sequence[Answer]) -> Answer:
-        """Several answers to one row as a single one: the first, with the means of all numbers.
+        """Combine several answers to one row: the first answer, with the means of all numbers.
 
         A share becomes 1 when more than half of the answers have it, else 0.
         """
         known = [sample.numbers for sample in samples if sample.numbers]
-        means = {number.name: fmean(own[number.name] for own in known) for number in self.numbers if known}
+        means = {number.name: fmean(numbers[number.name] for numbers in known) for number in self.numbers if known}
         votes = {n.name: float(means[n.name] > 0.5) for n in self.numbers if known and n.is_share}
         return replace(samples[0], numbers=means | votes)
 
     def trivial(self, truths: Sequence[str]) -> Trivial | None:
-        """What the best answer would reach that is the same for all rows; None when this is not known."""
+        """What the best constant answer would reach; None when this is not known."""
         return None
 
-    # ---- what follows
+    # ---- what follows from these
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The closed list that predictions are from; () for open answers."""
+        """The closed list of possible predictions; () for open answers."""
         return ()
 
     @property
@@ -137,7 +137,7 @@ class Evaluation(ABC):
         return self.measured(replace(answer, prediction=self.read(answer.response)))
 
     def outside_answer(self, example: Example, response: str, prediction: str | None) -> Answer:
-        """The measured answer of something outside of a run: a classifier, an API model. Its numbers are its parts."""
+        """A measured answer from outside a run: a classifier's, an API model's. Its numbers are also its parts."""
         answer = self.measured(answer_of_text(example, response, prediction))
         return replace(answer, parts=answer.numbers)
 
@@ -145,8 +145,8 @@ class Evaluation(ABC):
         """The answer with `choices`, `numbers` and `outcome`. InputError when `measure` leaves out a number."""
         answer = replace(answer, choices=self.choices)
         numbers = self.measure(answer)
-        given = {n.name: 0.0 if numbers is None else numbers.get(n.name, math.nan) for n in self.numbers}
-        missing = [name for name, value in given.items() if not math.isfinite(value)]
+        values = {n.name: 0.0 if numbers is None else numbers.get(n.name, math.nan) for n in self.numbers}
+        missing = [name for name, value in values.items() if not math.isfinite(value)]
         if missing:
             raise InputError(
                 f"{answer.id}: {type(self).__name__}.measure gives no finite {', '.join(missing)} for the prediction "
@@ -175,12 +175,12 @@ class Evaluation(ABC):
     def figures(self, items: Items, seed: int) -> dict[str, Any]:
         """What goes to metrics.json: every number's mean and <name>_ci95 over the examples, and `common_figures`.
 
-        The interval is Wilson's for shares of single answers, else a bootstrap over examples: samples of one example
-        are not independent. None stands for what does not exist.
+        The interval is Wilson's for shares with one answer per example. Otherwise it is a bootstrap over examples,
+        because samples of one example are not independent. None stands for what does not exist.
         """
         answers = [answer for item in items for answer in item]
-        known = [own for item in items if (own := [answer.numbers for answer in item if answer.numbers])]
-        columns = {n.name: [fmean(one[n.name] for one in own) for own in known] for n in self.numbers}
+        known = [samples for item in items if (samples := [answer.numbers for answer in item if answer.numbers])]
+        columns = {n.name: [fmean(numbers[n.name] for numbers in samples) for samples in known] for n in self.numbers}
         reals = bootstrap({n.name: columns[n.name] for n in self.numbers if not n.is_share}, seed) if known else {}
         shares = bootstrap_shares({n.name: columns[n.name] for n in self.numbers if n.is_share}, seed) if known else {}
         if len(items) == len(answers):
@@ -200,20 +200,20 @@ class Evaluation(ABC):
     def training_numbers(self, answers: Sequence[Answer]) -> dict[str, float]:
         """The metrics of a training step from its measured answers, beside those of their rewards."""
         known = [answer.numbers for answer in answers if answer.numbers]
-        return {f"answer/{n.name}": fmean(one[n.name] for one in known) for n in self.numbers if known}
+        return {f"answer/{n.name}": fmean(numbers[n.name] for numbers in known) for n in self.numbers if known}
 
     def paired_test(
         self, first: Mapping[str, Answer], second: Mapping[str, Answer], names: tuple[str, str] = ("first", "second")
     ) -> Paired:
         """Whether two sets of measured answers, by example id, differ in the headline.
 
-        McNemar's test for shares, else a sign-flip permutation test. An answer without the number counts as wrong in a
-        share; else its example is left out. Raises InputError when ids or truths do not match.
+        McNemar's test for shares, else a sign-flip permutation test. For a share, an answer without the number
+        is wrong; otherwise its example is left out. Raises InputError when ids or truths do not match.
         """
         check_pairs(first, second, names)
         name = self.headline.name
         if self.headline.is_share:
-            right = [[own[key].numbers.get(name, 0.0) >= 1 for key in first] for own in (first, second)]
+            right = [[answers[key].numbers.get(name, 0.0) >= 1 for key in first] for answers in (first, second)]
             return mcnemar(*right)
         keys = [key for key in first if name in first[key].numbers and name in second[key].numbers]
         return sign_flip([first[key].numbers[name] for key in keys], [second[key].numbers[name] for key in keys])

@@ -1,4 +1,4 @@
-"""95 % intervals: Wilson's of a share, a seeded bootstrap of a mean."""
+"""95 % intervals: Wilson's for a share, a seeded bootstrap for a mean."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
 def bootstrap(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, list[float]]:
     """95 % intervals of the columns' means: percentiles over NUM_RESAMPLES resamples of the items.
 
-    Each resample draws the same items for all columns, so that their intervals can be compared. A column without
-    spread has an interval without width. Source: Efron (1979), https://doi.org/10.1214/aos/1176344552
+    Each resample draws the same items for all columns, so that their intervals can be compared. The interval of
+    a constant column has no width. Source: Efron (1979), https://doi.org/10.1214/aos/1176344552
     """
     import numpy as np
 
@@ -36,7 +36,7 @@ def bootstrap(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, li
 
 
 def bootstrap_shares(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, list[float]]:
-    """`bootstrap` of shares. A column of only 0 or only 1, which no resample can vary, gets Wilson's interval."""
+    """`bootstrap` of shares. A column of only 0 or only 1 gets Wilson's interval: no resample can vary."""
     intervals = bootstrap(columns, seed)
     constant = {name: column for name, column in columns.items() if set(column) in ({0.0}, {1.0})}
     return intervals | {name: list(wilson(round(sum(column)), len(column))) for name, column in constant.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from timemaster.metrics.answers import Answer
 from timemaster.types import InputError
 
-MAX_EXACT = 16  # pairs that differ: up to here all 2**n sign changes are tried
+MAX_EXACT = 16  # up to this many differing pairs, all 2**n sign changes are tried
 NUM_FLIPS = 10_000  # random sign changes beyond that
 
 
@@ -17,29 +17,30 @@ NUM_FLIPS = 10_000  # random sign changes beyond that
 class Paired:
     """The outcome of a paired test. Example: Paired(first_larger=31, second_larger=12, p=0.0054)"""
 
-    first_larger: int  # items whose number is larger in the first set (of right and wrong: right in the first alone)
+    first_larger: int  # items whose number is larger in the first set (for right and wrong: right only in the first)
     second_larger: int
     p: float  # probability of a difference at least as large if both sets were equally good
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Paired:
-    """McNemar's exact test of whether two sets are right equally often; the items in one order in both.
+    """McNemar's exact test of whether two sets are right equally often. Both hold the items in the same order.
 
-    p = min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2), where b and c items are right in one set alone.
+    p = min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2), where b items are right only in the first set
+    and c only in the second.
     Source: McNemar (1947), https://doi.org/10.1007/BF02295996
     """
-    b = sum(one and not other for one, other in zip(first, second, strict=True))
-    c = sum(other and not one for one, other in zip(first, second, strict=True))
+    b = sum(in_first and not in_second for in_first, in_second in zip(first, second, strict=True))
+    c = sum(in_second and not in_first for in_first, in_second in zip(first, second, strict=True))
     tail = sum(math.comb(b + c, i) for i in range(min(b, c) + 1))
     return Paired(b, c, min(1.0, 2 * tail / 2 ** (b + c)))
 
 
 def sign_flip(first: Sequence[float], second: Sequence[float], seed: int = 1) -> Paired:
-    """Permutation test of the mean difference of pairs of real numbers; the items in one order in both.
+    """Permutation test of the mean difference of pairs of real numbers. Both hold the items in the same order.
 
     If both sets were equally good, each difference could have had the other sign. p is the share of all sign changes
-    whose |sum of differences| is at least the observed one. Up to MAX_EXACT differing pairs all sign changes are
-    tried; beyond that NUM_FLIPS seeded random ones and the observed one.
+    whose |sum of differences| is at least the observed one. With up to MAX_EXACT differing pairs, all sign
+    changes are tried; with more, NUM_FLIPS seeded random ones and the observed one.
     Sources: Fisher (1935), The Design of Experiments, section 21; Phipson and Smyth (2010), arXiv 1603.05766
     """
     import numpy as np

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: all answers together and each data source by itself, and how they are told."""
+"""The figures of an evaluation, for all answers together and for each data source, and their text for the console."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Headline:
 
 
 def pooled(sources: Sequence[str], evaluations: Evaluations) -> Evaluation | None:
-    """The evaluation by which the answers of several data sources are summarised together; None: they differ in kind.
+    """The evaluation that summarises the answers of several data sources together; None: they differ in kind.
 
-    Rows of a data source without a recipe are worth what their rewards say.
+    Rows of a data source without a recipe are measured by their rewards.
     """
     used = [evaluations.get(source, WITHOUT_TASK) for source in sources] or [WITHOUT_TASK]
     return used[0] if all(used[0].pools_with(other) for other in used) else None
 
 
 def summarise(items: Items, evaluations: Evaluations, seed: int = 1) -> dict[str, Any]:
-    """The figures of the answers to each row (metrics.json); of several data sources also each in `by_data_source`.
+    """The figures of the answers to each row (metrics.json). Several data sources also have theirs in `by_data_source`.
 
     `numbers` describes what was measured, the headline first, so that a reader needs no recipe. It is empty where
     data sources of different kinds have no number in common.
@@ -47,8 +47,8 @@ def summarise(items: Items, evaluations: Evaluations, seed: int = 1) -> dict[str
     if len(sources) > 1:
         out["by_data_source"] = {}
         for source in sources:
-            own = [item for item in items if item[0].data_source == source]
-            out["by_data_source"][source] = _figures(own, pooled([source], evaluations), seed)
+            source_items = [item for item in items if item[0].data_source == source]
+            out["by_data_source"][source] = _figures(source_items, pooled([source], evaluations), seed)
     return out
 
 
@@ -67,7 +67,7 @@ def numbers_of(figures: Mapping[str, Any]) -> list[Number]:
 
 
 def headline_of(figures: Mapping[str, Any]) -> Headline | None:
-    """The headline of a metrics.json, also of an older one; None where there is none, or no answer has the number."""
+    """The headline of a metrics.json, also of an older one; None when there is none, or no answer has the number."""
     numbers = numbers_of(figures)
     if not numbers or figures.get(numbers[0].name) is None:
         return None
@@ -79,26 +79,26 @@ def headline_of(figures: Mapping[str, Any]) -> Headline | None:
 def in_words(figures: Mapping[str, Any]) -> str:
     """The figures that exist, for the console."""
     headline = headline_of(figures)
-    words = {number.name: number.heading + " {:.3f}" for number in numbers_of(figures)[1:]}
-    words |= {"macro_f1": "macro F1 {:.3f}", "format_rate": "format {:.3f}", "unparsed": "unparsed {}"}
-    words |= {"reward_mean": "reward {:.3f}", "response_tokens_mean": "{:.1f} tokens each"}
-    told = [word.format(figures[name]) for name, word in words.items() if figures.get(name) is not None]
-    return ", ".join([(f"{headline} of " if headline else "") + f"{figures['n']} rows", *told])
+    formats = {number.name: number.heading + " {:.3f}" for number in numbers_of(figures)[1:]}
+    formats |= {"macro_f1": "macro F1 {:.3f}", "format_rate": "format {:.3f}", "unparsed": "unparsed {}"}
+    formats |= {"reward_mean": "reward {:.3f}", "response_tokens_mean": "{:.1f} tokens each"}
+    texts = [text.format(figures[name]) for name, text in formats.items() if figures.get(name) is not None]
+    return ", ".join([(f"{headline} of " if headline else "") + f"{figures['n']} rows", *texts])
 
 
 def samples_in_words(figures: Mapping[str, Any]) -> str:
-    """The figures of several samples a row, for the console. Example: "8 samples a row: pass@1 0.500, pass@8 0.900" """
+    """The figures of several samples per row, as text. Example: "8 samples a row: pass@1 0.500, pass@8 0.900" """
     vote = figures.get("majority")
-    told = [f"majority vote {vote['accuracy']:.3f}"] if vote else []
-    told += [f"pass@{k} {one['value']:.3f}" for k, one in figures.get("pass_at_k", {}).items()]
-    return f"{figures['num_samples']} samples a row: {', '.join(told)}"
+    texts = [f"majority vote {vote['accuracy']:.3f}"] if vote else []
+    texts += [f"pass@{k} {estimate['value']:.3f}" for k, estimate in figures.get("pass_at_k", {}).items()]
+    return f"{figures['num_samples']} samples a row: {', '.join(texts)}"
 
 
 def validation_metrics(figures: Mapping[str, Any]) -> dict[str, float]:
-    """What a validation logs: val/accuracy and kin, of several data sources also val/accuracy@source."""
+    """The metrics of a validation, such as val/accuracy; with several data sources also val/accuracy@source."""
     metrics = _validation_metrics(figures, "")
-    for source, own in figures.get("by_data_source", {}).items():
-        metrics |= _validation_metrics(own, f"@{source}")
+    for source, source_figures in figures.get("by_data_source", {}).items():
+        metrics |= _validation_metrics(source_figures, f"@{source}")
     return metrics
 
 
@@ -113,15 +113,15 @@ def _validation_metrics(figures: Mapping[str, Any], suffix: str) -> dict[str, fl
 
 
 def training_numbers(groups: Sequence[Group], evaluations: Evaluations) -> dict[str, float]:
-    """What the answers of a training step are worth by the evaluations of their data sources."""
+    """The metrics of a training step that the evaluations of its data sources compute from the answers."""
     metrics: dict[str, float] = {}
     waiting = list(dict.fromkeys(group.example.data_source for group in groups))
     while waiting:
         evaluation = evaluations.get(waiting[0], WITHOUT_TASK)
         alike = [source for source in waiting if evaluation.pools_with(evaluations.get(source, WITHOUT_TASK))]
         waiting = [source for source in waiting if source not in alike]
-        own = [group for group in groups if group.example.data_source in alike]
-        answers = [a for g in own for a in answers_of(g, evaluations.get(g.example.data_source, WITHOUT_TASK))]
+        members = [group for group in groups if group.example.data_source in alike]
+        answers = [a for g in members for a in answers_of(g, evaluations.get(g.example.data_source, WITHOUT_TASK))]
         metrics |= evaluation.training_numbers(answers)
     return metrics
 

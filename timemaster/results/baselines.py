@@ -9,7 +9,7 @@ They learn from the training and validation rows together: this is the training 
 used at once (DTW: one path for all). The default window 1 is the UCR archive's "DTW (w=100)", which has no limit. It
 needs no tuning, and on CTU it is better than a band (70.0 % right; 58.0 % with window 0.1).
 
-Times on CTU (250 x 250 series of 720) on two busy cores, with compilation: 1nn_euclid 8 s, 1nn_dtw 120 s (processor
+Times on CTU (250 x 250 series of 720) on two busy cores, compilation included: 1nn_euclid 8 s, 1nn_dtw 120 s (processor
 time 180 s; 70 s with window 0.1), rocket 100 s, minirocket 20 s.
 
 The answers are stored and used again as long as data files, settings and the library's version are the same.
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 BASELINES = ("1nn_euclid", "1nn_dtw", "rocket", "minirocket")
 SEED = 1  # of the random convolutions of rocket
 NUM_CHUNKS = 50  # of the test rows, for the progress bar and the processes
-MANY_CELLS = 5e9  # cells of DTW's tables from which several processes are faster than one
+MANY_CELLS = 5e9  # with this many cells in DTW's tables, several processes are faster than one
 
 
 def check_settings(names: Sequence[str], window: float) -> None:
@@ -63,7 +63,7 @@ def classify(name: str, train: Sequence[Example], test: Sequence[Example], windo
     known, new = panel[: len(train)], panel[len(train) :]
     classes = [example.answer for example in train]
     if not name.startswith("1nn"):  # in one call: rocket starts slowly
-        return [str(one) for one in _classifier(name, window).fit(known, _array(classes)).predict(new)]
+        return [str(label) for label in _classifier(name, window).fit(known, _array(classes)).predict(new)]
     size = -(-len(new) // NUM_CHUNKS)
     chunks = [new[i : i + size] for i in range(0, len(new), size)]
     answer = partial(_nearest, name, window, known, classes)
@@ -89,7 +89,7 @@ def _each(answer: Callable[[Any], list[str]], chunks: Sequence[Any], num_cells: 
 
 
 def _nearest(name: str, window: float, known: Any, classes: Sequence[str], chunk: Any) -> list[str]:
-    return [str(one) for one in _classifier(name, window).fit(known, _array(classes)).predict(chunk)]
+    return [str(label) for label in _classifier(name, window).fit(known, _array(classes)).predict(chunk)]
 
 
 def _classifier(name: str, window: float) -> Any:
@@ -132,9 +132,9 @@ def _panel(examples: Sequence[Example]) -> Any:
 def baseline(
     name: str, task: Task, rows: tuple[Sequence[Example], Sequence[Example]], folder: Path, window: float = 1.0
 ) -> Path:
-    """The path of the baseline's predictions.jsonl in `folder`. An equal earlier call's file is used again.
+    """The path of the baseline's predictions.jsonl in `folder`. The file of an equal earlier call is used again.
 
-    `rows`: those to learn from and those to answer.
+    `rows`: the rows to learn from, and the rows to answer.
     """
     train, test = rows
     settings: dict[str, Any] = {"baseline": name, "seed": SEED, "sktime": importlib.metadata.version("sktime")}
@@ -154,7 +154,7 @@ def baseline(
     log.info("%s: learning from %d series, answering %d", name, len(train), len(test))
     started = time.perf_counter()
     predicted = classify(name, train, test, window)
-    answers = [task.evaluation.outside_answer(row, said, said) for row, said in zip(test, predicted, strict=True)]
+    answers = [task.evaluation.outside_answer(row, label, label) for row, label in zip(test, predicted, strict=True)]
     path = write_predictions(folder, [[answer] for answer in answers])
     seconds = round(time.perf_counter() - started, 1)
     about.write_text(

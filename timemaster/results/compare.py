@@ -37,7 +37,7 @@ from timemaster.tasks.rows import with_task_answers
 from timemaster.types import Example, InputError
 
 log = logging.getLogger(__name__)
-OF_TEST = re.compile(r"step_\d+(_t[\d.e-]+)?(_n\d+)?(_blank)?")  # other names tell which other rows were answered
+OF_TEST = re.compile(r"step_\d+(_t[\d.e-]+)?(_n\d+)?(_blank)?")  # evaluations of other rows have other names
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def compare(task: Task, options: argparse.Namespace) -> list[Result]:
     check_kind(task, options)
     run_names = names_of_runs([Path(run) for run in options.runs])
     evaluated = [entry for run, name in run_names.items() for entry in run_entries(run, name)]
-    evaluated += [Entry(*_split_name(given)) for given in options.predictions]
+    evaluated += [Entry(*_split_name(argument)) for argument in options.predictions]
     names = [*(row[0] for row in baselines), *(row[0] for row in models), *(entry.name for entry in evaluated)]
     check_names(names, options.reference)
     test = read_rows(task, [folder / "test.parquet"])
@@ -68,12 +68,12 @@ def compare(task: Task, options: argparse.Namespace) -> list[Result]:
     files = [folder / "train.parquet", *folder.glob("validation.parquet")]
     train = read_rows(task, files) if baselines or options.few_shot else []
     chats = _chats(options, out)
-    shots = {way: choose_shots(train, task.evaluation.choices, way, options.seed) for _, _, way in models}
+    shots = {k: choose_shots(train, task.evaluation.choices, k, options.seed) for _, _, k in models}
     entries = []
-    for name, given in baselines:
-        entries.append(Entry(name, "baseline", baseline(given, task, (train, test), out / name, options.dtw_window)))
-    for name, model, way in models:
-        answers = ask_model(chats[model], task, test, shots[way], name)
+    for name, method in baselines:
+        entries.append(Entry(name, "baseline", baseline(method, task, (train, test), out / name, options.dtw_window)))
+    for name, model, k in models:
+        answers = ask_model(chats[model], task, test, shots[k], name)
         path = write_predictions(out / re.sub(r"[^\w.-]+", "_", name), [[answer] for answer in answers])
         entries.append(Entry(name, "model", path))
     results = measure_entries(task, [*entries, *evaluated], test, options.reference)
@@ -86,21 +86,21 @@ def read_rows(task: Task, files: Sequence[Path]) -> list[Example]:
     from timemaster.data.store import read_examples, report_bad_rows
 
     examples, _ = read_examples([str(file) for file in files], "raise", task.data_source, with_series=True)
-    own = [example for example in examples if example.data_source == task.data_source]
-    if not own:
+    task_rows = [example for example in examples if example.data_source == task.data_source]
+    if not task_rows:
         other = sorted({example.data_source for example in examples})
         raise InputError(f"{files[0]} holds rows of {', '.join(other)}; the recipe is of {task.data_source!r}.")
-    spelled, bad = with_task_answers(own, {task.data_source: task})
-    report_bad_rows(bad, len(own), "raise")
+    spelled, bad = with_task_answers(task_rows, {task.data_source: task})
+    report_bad_rows(bad, len(task_rows), "raise")
     return spelled
 
 
 def check_kind(task: Task, options: argparse.Namespace) -> None:
     """InputError for baselines and examples in the prompt where answers are open: both need a list of classes."""
-    asked = [name for name in ("baselines", "few_shot") if getattr(options, name)]
-    if asked and not task.evaluation.choices:
+    options_set = [name for name in ("baselines", "few_shot") if getattr(options, name)]
+    if options_set and not task.evaluation.choices:
         raise InputError(
-            f"--{asked[0].replace('_', '-')}: it needs a task with a closed list of classes, and the answers of "
+            f"--{options_set[0].replace('_', '-')}: it needs a task with a closed list of classes, and the answers of "
             f"{task.name} are open. Leave it out."
         )
 
@@ -114,22 +114,22 @@ def baseline_rows(options: argparse.Namespace) -> list[tuple[str, str]]:
 
 def model_rows(options: argparse.Namespace) -> list[tuple[str, str, int]]:
     """Name in the table, model, and examples per class, for each way of asking. Example: [("m 2-shot", "m", 2)]"""
-    ways = ([0] if options.zero_shot else []) + ([options.few_shot] if options.few_shot else [])
-    if bool(ways) != bool(options.model):
+    counts = ([0] if options.zero_shot else []) + ([options.few_shot] if options.few_shot else [])
+    if bool(counts) != bool(options.model):
         raise InputError("--model needs --zero-shot, --few-shot K or both, and these need --model NAME.")
-    if min(ways, default=0) < 0:
+    if min(counts, default=0) < 0:
         raise InputError(f"--few-shot {options.few_shot}: give the number of examples per class, 1 or more.")
     if options.concurrency < 1:
         raise InputError(f"--concurrency {options.concurrency}: give the number of calls in flight, 1 or more.")
-    return [(f"{model} {f'{way}-shot' if way else 'zero-shot'}", model, way) for model in options.model for way in ways]
+    return [(f"{model} {f'{k}-shot' if k else 'zero-shot'}", model, k) for model in options.model for k in counts]
 
 
 def names_of_runs(runs: Sequence[Path]) -> dict[Path, str]:
-    """What each run is called: as many of its last folders as distinguish it from the others."""
+    """The name of each run: as many of its last folders as distinguish it from the others."""
     parts = {run: path.parts for path, run in {run.resolve(): run for run in runs}.items()}
     depths = range(1, max(map(len, parts.values()), default=1) + 1)
-    depth = next((n for n in depths if len({own[-n:] for own in parts.values()}) == len(parts)), 1)
-    return {run: "/".join(own[-depth:]) for run, own in parts.items()}
+    depth = next((n for n in depths if len({folders[-n:] for folders in parts.values()}) == len(parts)), 1)
+    return {run: "/".join(folders[-depth:]) for run, folders in parts.items()}
 
 
 def run_entries(run: Path, name: str) -> list[Entry]:
@@ -147,10 +147,10 @@ def run_entries(run: Path, name: str) -> list[Entry]:
     return [Entry(f"{name}/{path.name}", "checkpoint", path / NAME) for path in ordered]
 
 
-def _split_name(given: str) -> tuple[str, str, Path]:
-    name, equals, path = given.partition("=")
+def _split_name(argument: str) -> tuple[str, str, Path]:
+    name, equals, path = argument.partition("=")
     if not (name and equals and path):
-        raise InputError(f"--predictions {given}: write NAME=FILE, as in mine=eval/step_40/{NAME}.")
+        raise InputError(f"--predictions {argument}: write NAME=FILE, as in mine=eval/step_40/{NAME}.")
     return name, "predictions", Path(path)
 
 
@@ -214,7 +214,7 @@ def choose_reference(results: Sequence[Result], name: str, number: Number) -> st
 
 
 def write_table(out: Path, task: Task, results: Sequence[Result], test: Sequence[Example]) -> None:
-    """compare.md, compare.csv and compare.png in `out`; the table also on the console."""
+    """Write compare.md, compare.csv and compare.png to `out`, and print the table."""
     from timemaster.results.plot_results import comparison_png
 
     evaluation = task.evaluation
@@ -222,8 +222,8 @@ def write_table(out: Path, task: Task, results: Sequence[Result], test: Sequence
     reference = next((result.name for result in results if result.n is not None and result.p is None), "")
     notes = [result.note for result in results if result.kind == "quoted"]
     classes = f", {len(evaluation.choices)} classes" if evaluation.choices else ""
-    tested = f"p: {evaluation.test_name} on the same rows against {reference}." if reference else ""
-    remarks = [trivial.text if trivial else "", evaluation.unread_note, evaluation.interval_note, tested]
+    test_note = f"p: {evaluation.test_name} on the same rows against {reference}." if reference else ""
+    remarks = [trivial.text if trivial else "", evaluation.unread_note, evaluation.interval_note, test_note]
     lines = [
         f"# {task.name}: {len(test)} test rows{classes}\n",
         *markdown(results, evaluation.headline, evaluation.columns, reference),

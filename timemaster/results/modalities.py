@@ -35,20 +35,20 @@ from timemaster.types import InputError
 
 log = logging.getLogger("timemaster.results.modalities")
 
-# Qwen2.5 cuts a text before it merges: digits stay single, a run of signs is one piece (and one token: "." "," ",-" are
-# all in its vocabulary), a word takes one sign or space before it along.
+# Qwen2.5's tokenizer first cuts a text into pieces: each digit is a piece, a run of signs is a piece (and one token:
+# "." "," ",-" are all in its vocabulary), and a word includes one sign or space before it.
 PIECES = re.compile(r"\d|(?:[^\r\n\w]|_)?[^\W\d_]+| ?(?:[^\s\w]|_)+|\s+")
-SHOWN_BEFORE = ("folder", "files", "n")  # of an evaluation, then the headline with its interval
+SHOWN_BEFORE = ("folder", "files", "n")  # keys of an evaluation; the headline with its interval comes next
 SHOWN_AFTER = ("unparsed", "prompt_tokens_mean", "response_tokens_mean")
 PUBLISHED_MIN_PIXELS = 512 * 28 * 28  # of the fine-tuning tool that the published system names; the library's is 3136
 
 
 def latest_evaluation(run: Path) -> dict[str, Any]:
     """metrics.json of the last greedy evaluation of a run, and its `folder`. InputError when there is none."""
-    found = [path for folder in by_step(run / "eval", "step_*").values() if (path := folder / "metrics.json").is_file()]
-    if not found:
+    paths = [path for folder in by_step(run / "eval", "step_*").values() if (path := folder / "metrics.json").is_file()]
+    if not paths:
         raise InputError(f"{run} has no eval/step_<N>/metrics.json: evaluate the run first (EVAL=True).")
-    path = found[-1]
+    path = paths[-1]
     return json.loads(path.read_text(encoding="utf-8")) | {"folder": str(path.parent)}
 
 
@@ -60,7 +60,7 @@ def count_tokens(text: str) -> int:
 def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, float]:
     """Mean tokens of the rows of a parquet file as numbers and as plots of at least `min_pixels`, and their ratio.
 
-    Where `style` says no decimals, each row has those of the recipe of its data_source. `published`: the published
+    If `style` sets no decimals, each row has those of the recipe of its data_source. `published`: the published
     ratio, if there is one.
     """
     tasks = load_tasks(find_recipes())
@@ -78,9 +78,9 @@ def token_costs(file: str, style: NumericConfig, min_pixels: int) -> dict[str, f
         images += [num_tokens(p.media, vision) for m in example.messages for p in m.parts if p.media is not None]
     if not images:
         raise InputError(f"{file}: its rows hold no images.")
-    found = {"numeric": fmean(numbers), "image": fmean(images), "ratio": fmean(numbers) / fmean(images)}
+    costs = {"numeric": fmean(numbers), "image": fmean(images), "ratio": fmean(numbers) / fmean(images)}
     published = [TOKEN_RATIO[source] for source in {e.data_source for e in examples} if source in TOKEN_RATIO]
-    return found | ({"published": published[0]} if len(published) == 1 else {})
+    return costs | ({"published": published[0]} if len(published) == 1 else {})
 
 
 def compare(image_run: Path, numeric_run: Path) -> tuple[Number, dict[str, Any]]:
@@ -91,17 +91,17 @@ def compare(image_run: Path, numeric_run: Path) -> tuple[Number, dict[str, Any]]
     """
     out, numbers = {}, []
     for name, run in (("image", image_run), ("numeric", numeric_run)):
-        found = latest_evaluation(run)
-        modality = found.get("modality", name)  # evaluations of earlier versions do not say
+        evaluation = latest_evaluation(run)
+        modality = evaluation.get("modality", name)  # evaluations of earlier versions do not say
         if modality != name:
             raise InputError(f"{run} was evaluated with data.modality={modality}; the {name} run belongs here.")
-        headline = headline_of(found)
+        headline = headline_of(evaluation)
         if headline is None:
             raise InputError(f"{run}: no answer of its evaluation was measured, so there is nothing to compare.")
         number = headline.number
         numbers.append(number)
         keys = (*SHOWN_BEFORE, number.name, f"{number.name}_ci95", *SHOWN_AFTER)
-        out[name] = {"run": str(run), **{key: found[key] for key in keys}}
+        out[name] = {"run": str(run), **{key: evaluation[key] for key in keys}}
     if numbers[0] != numbers[1]:
         raise InputError(
             f"{image_run} was evaluated by {numbers[0].heading}, {numeric_run} by {numbers[1].heading}: "
@@ -109,7 +109,7 @@ def compare(image_run: Path, numeric_run: Path) -> tuple[Number, dict[str, Any]]
         )
     image, numeric = out["image"], out["numeric"]
     if (image["files"], image["n"]) != (numeric["files"], numeric["n"]):
-        tests = [f"{one['n']} rows of {', '.join(one['files'])}" for one in (image, numeric)]
+        tests = [f"{run['n']} rows of {', '.join(run['files'])}" for run in (image, numeric)]
         log.warning("not the same test: the image run answered %s, the numeric run %s", *tests)
     return numbers[0], out
 
@@ -124,10 +124,10 @@ def report(number: Number, found: dict[str, Any], costs: dict[str, dict[str, flo
     """Print the comparison."""
     heads = (number.heading, "95 % interval", "prompt tokens", "answer tokens")
     log.info("\n  %-9s %9s %18s %14s %14s", "modality", *heads)
-    for name, one in found.items():
-        low, high = one[f"{number.name}_ci95"]
-        tokens = one["prompt_tokens_mean"], one["response_tokens_mean"]
-        log.info("  %-9s %9.3f   [%.3f, %.3f] %14.1f %14.1f", name, one[number.name], low, high, *tokens)
+    for name, run in found.items():
+        low, high = run[f"{number.name}_ci95"]
+        tokens = run["prompt_tokens_mean"], run["response_tokens_mean"]
+        log.info("  %-9s %9.3f   [%.3f, %.3f] %14.1f %14.1f", name, run[number.name], low, high, *tokens)
     ratio = found["numeric"]["prompt_tokens_mean"] / found["image"]["prompt_tokens_mean"]
     log.info("\n  the numeric prompt has %.1f times the tokens of the one with a plot", ratio)
     for name, cost in costs.items():
@@ -156,7 +156,7 @@ def main() -> None:
         if options.tokens_of:
             style = style_of(Path(found["numeric"]["folder"]), options.decimals)
             pixels = {"plots as they are": DataConfig().min_pixels, "at 512 tokens at least": PUBLISHED_MIN_PIXELS}
-            costs = {name: token_costs(options.tokens_of, style, least) for name, least in pixels.items()}
+            costs = {name: token_costs(options.tokens_of, style, min_pixels) for name, min_pixels in pixels.items()}
         options.out.mkdir(parents=True, exist_ok=True)
     except (InputError, OSError) as error:
         log.error("%s", error)

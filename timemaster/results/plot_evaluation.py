@@ -27,7 +27,7 @@ def draw_evaluation(
 ) -> Picture | None:
     """The picture that the evaluation asks for; None where there is nothing to draw.
 
-    `figures`: of `summarise`. `about`: what metrics.json says of rows, step and sampling.
+    `figures`: from `summarise`. `about`: what metrics.json says about rows, step and sampling.
     """
     headline = headline_of(figures)
     if evaluation is None or headline is None:
@@ -56,7 +56,7 @@ def picture_title(about: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
 
 
 def histogram_png(values: Sequence[float], title: str, name: str) -> bytes:
-    """How often which value of a number occurs, and its mean."""
+    """A histogram of a number's values, with their mean."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

@@ -19,17 +19,17 @@ def modalities_png(number: Number, found: dict[str, dict[str, Any]]) -> bytes:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     scale = 100 if number.is_share else 1
-    for x, (name, one) in enumerate(found.items()):
-        value, (low, high) = scale * one[number.name], (scale * end for end in one[f"{number.name}_ci95"])
+    for x, (name, run) in enumerate(found.items()):
+        value, (low, high) = scale * run[number.name], (scale * end for end in run[f"{number.name}_ci95"])
         left.bar(x, value, color=COLOURS[name], width=0.6)
         left.errorbar(x, value, [[value - low], [high - value]], color="black", capsize=4)
-        text = short(number, one[number.name])
+        text = short(number, run[number.name])
         left.annotate(text, (x, high), (0, 3), textcoords="offset points", ha="center", fontsize=9)
-        tokens = one["prompt_tokens_mean"]
+        tokens = run["prompt_tokens_mean"]
         right.bar(x, tokens, color=COLOURS[name], width=0.6)
         right.text(x, tokens, f"{tokens:.0f}", ha="center", va="bottom", fontsize=9)
-    files = {name: ", ".join("/".join(Path(file).parts[-2:]) for file in one["files"]) for name, one in found.items()}
-    tests = {f"{one['n']} rows of {files[name]}" for name, one in found.items()}
+    files = {name: ", ".join("/".join(Path(file).parts[-2:]) for file in run["files"]) for name, run in found.items()}
+    tests = {f"{run['n']} rows of {files[name]}" for name, run in found.items()}
     figure.suptitle(" and ".join(sorted(tests)), fontsize=9, parse_math=False)
     left.set_ylabel(f"test {number.heading}{', %' if number.is_share else ''} (95 % interval)")
     if number.is_share:

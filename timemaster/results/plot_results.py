@@ -76,7 +76,7 @@ def png(figure: Figure, dpi: int) -> bytes:
 
 
 def confusion_png(confusion: dict[str, dict[str, int]], title: str) -> bytes:
-    """Rows: truth; columns: answer, unparsed last. Counts are shaded by their share of the row, right ones framed."""
+    """Rows: truth; columns: answer, unparsed last. Shade: share of the row. Frame: right answers."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -96,7 +96,7 @@ def confusion_png(confusion: dict[str, dict[str, int]], title: str) -> bytes:
                 text = axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=6 if small else 10)
                 text.set_in_layout(False)  # inside the axes: the layout need not measure it
         axes.add_patch(Rectangle((i - 0.47, i - 0.45), 0.94, 0.9, fill=False, edgecolor="#e69f00", linewidth=2))
-    axes.axvline(len(truths) - 0.5, color="black", linewidth=0.8, linestyle=":")  # to its right: no class
+    axes.axvline(len(truths) - 0.5, color="black", linewidth=0.8, linestyle=":")  # the column to its right is no class
     turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(said)), names, fontsize=9, **turned, **LITERAL)
     axes.set_yticks(range(len(truths)), names[: len(truths)], fontsize=9, **LITERAL)
@@ -107,7 +107,7 @@ def confusion_png(confusion: dict[str, dict[str, int]], title: str) -> bytes:
 
 
 def comparison_png(results: Sequence[Result], title: str, number: Number, trivial: Trivial | None) -> bytes:
-    """A row for each result: the headline with its 95 % interval, quoted ones hollow; `trivial` is a dashed line."""
+    """A row for each result: the headline with its 95 % interval, hollow if quoted; `trivial` is a dashed line."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -119,19 +119,19 @@ def comparison_png(results: Sequence[Result], title: str, number: Number, trivia
             scale * trivial.value, color="#999999", linestyle="--", linewidth=1, zorder=0, label=trivial.legend
         )
     shown = set()
-    for y, one in enumerate(results):
-        label, colour, marker = KINDS[one.kind]
-        low, high = one.ci95 or (one.value, one.value)
+    for y, result in enumerate(results):
+        label, colour, marker = KINDS[result.kind]
+        low, high = result.ci95 or (result.value, result.value)
         axes.plot([scale * low, scale * high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
         axes.plot(
-            scale * one.value, y, marker, color=colour, markersize=7, linestyle="none",
-            markerfacecolor="white" if one.kind == "quoted" else colour, label=None if label in shown else label,
+            scale * result.value, y, marker, color=colour, markersize=7, linestyle="none",
+            markerfacecolor="white" if result.kind == "quoted" else colour, label=None if label in shown else label,
         )  # fmt: skip
         shown.add(label)
-        text = short(number, one.value)
-        text += f"  [{short(number, low)}, {short(number, high)}]" if one.ci95 else ""
+        text = short(number, result.value)
+        text += f"  [{short(number, low)}, {short(number, high)}]" if result.ci95 else ""
         axes.text(1.015, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
-    axes.set_yticks(range(len(results)), [one.name for one in results], fontsize=9, **LITERAL)
+    axes.set_yticks(range(len(results)), [result.name for result in results], fontsize=9, **LITERAL)
     unit = " in %" if number.is_share else ""
     axes.set(ylim=(len(results) - 0.4, -0.6), xlabel=f"{number.heading}{unit}, with its 95 % interval")
     if number.is_share:
@@ -243,7 +243,7 @@ TAG = r"</?[A-Za-z]\w*>"
 
 
 def wrapped(text: str, width: int, max_lines: int) -> str:
-    """`text` in lines of at most `width` columns, broken between words and beside tags; longer words after _ - / first.
+    """`text` in lines of at most `width` columns, broken between words and beside tags; long words after _ - /.
 
     Beyond `max_lines` (3 or more) the middle is left out, because the end of an answer holds its result.
     """

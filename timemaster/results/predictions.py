@@ -1,10 +1,10 @@
-"""The file predictions.jsonl: one line per answer, whoever gave it, so that any two files can be compared in pairs.
+"""The file predictions.jsonl: one line per answer, whatever gave the answer. Any two files can be compared in pairs.
 
     {"prediction": "Laptop", "id": "test.parquet:17", "data_source": "computer_dataset", "truth": "Desktop",
      "response": "<think>…</think><class>Laptop</class>", "error": "", …}
 
-The lines are answer rows (`metrics.answers`). `prediction` is null where the response could not be read. Lines of
-several samples of a row have `sample`, from 0.
+The lines are answer rows (`metrics.answers`). `prediction` is null where the response could not be read. If a row
+has several samples, their lines have `sample`, counted from 0.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def write_predictions(folder: Path, items: Items) -> Path:
 def read_predictions(path: Path, data_source: str, evaluation: Evaluation) -> dict[str, Answer]:
     """The measured answers to the rows of one data source, by example id. Several samples of a row become one vote.
 
-    Ids are without folders ("test.parquet:17"), which they have when a run answered several files of one name.
+    Ids are returned without folders ("test.parquet:17"). In the file they have folders when a run answered several
+    files with the same name.
     Raises InputError when the file does not exist, is not of this form, or has no such rows.
     """
     if not path.is_file():
@@ -58,7 +59,7 @@ def read_predictions(path: Path, data_source: str, evaluation: Evaluation) -> di
             samples[key[0]].append(_measured(answer, evaluation, f"{path}, line {number}"))
     if not samples:
         raise InputError(f"{path} has no rows of {data_source!r}; it has {sorted(sources) or 'none at all'}.")
-    return {key: evaluation.vote(own) for key, own in samples.items()}
+    return {key: evaluation.vote(answers) for key, answers in samples.items()}
 
 
 def _read_line(line: str, where: str) -> tuple[dict[str, Any], Answer]:
@@ -78,7 +79,7 @@ def _measured(answer: Answer, evaluation: Evaluation, where: str) -> Answer:
     try:
         truth = evaluation.read_truth(answer.truth)
     except InputError:
-        truth = answer.truth  # of other data: the comparison of the truths says so
+        truth = answer.truth  # an answer to other data: the comparison of the truths reports it
     if answer.prediction is None:
         return evaluation.measured(replace(answer, truth=truth))
     try:

@@ -20,7 +20,7 @@ PERCENT = {  # of right answers
     "computer_dataset": {IMAGE: 84.40, NUMERIC: 66.80},
     "har_dataset": {IMAGE: 63.29, NUMERIC: 23.68},
 }
-# Tokens of a series as numbers for each of its plot's; how either was counted is not said.
+# Tokens of a series as numbers, divided by those of its plot; the source does not say how they were counted.
 TOKEN_RATIO = {
     "rcw_dataset": 88.7,
     "lightning_dataset": 2.2,

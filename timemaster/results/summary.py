@@ -24,11 +24,11 @@ from timemaster.system.console import print_any_letter, setup_logging
 from timemaster.types import InputError
 
 log = logging.getLogger("timemaster.results.summary")
-NUM_PLOTS = 6  # in the picture; more when there are more truths to choose from
+NUM_PLOTS = 6  # in the picture; more when there are more truths
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """The headline before RL, after RL and with blanked images, of what was evaluated; seconds; peak memory.
+    """The headlines of `read_headlines`, the seconds of each stage, and the peak memory.
 
     Example: {"n": 328, "before": {"accuracy": 0.5, "ci95": [0.44, 0.55]}, "seconds": {"grpo": 61.0}, …}
     Raises InputError when an evaluation has no headline.
@@ -37,14 +37,14 @@ def collect(folder: Path) -> dict[str, Any]:
     seconds = dict(line.split() for line in (folder / "seconds").read_text(encoding="utf-8").splitlines())
     return {
         "n": next(iter(headlines.values())).n,
-        **{key: {one.number.name: one.value, "ci95": list(one.ci95)} for key, one in headlines.items()},
+        **{key: {head.number.name: head.value, "ci95": list(head.ci95)} for key, head in headlines.items()},
         "seconds": {name: float(value) for name, value in seconds.items()},
         "peak_memory_gib": float((folder / "peak_memory_gib").read_text(encoding="utf-8")),
     }
 
 
 def read_headlines(folder: Path) -> dict[str, Headline]:
-    """The headlines before RL, after RL and with blanked images, of what was evaluated.
+    """The headlines before RL, after RL and with blanked images, as far as these were evaluated.
 
     Raises InputError when an evaluation has none.
     """
@@ -53,10 +53,10 @@ def read_headlines(folder: Path) -> dict[str, Headline]:
     names = {"before": "step_0"} | ({"after": f"step_{last}", "blank": f"step_{last}_blank"} if last else {})
     folders = {key: evaluations / name for key, name in names.items() if (evaluations / name).is_dir()}
     found = {key: headline_of(read_metrics(path)) for key, path in folders.items()}
-    missing = [folders[key] for key, one in found.items() if one is None]
+    missing = [folders[key] for key, headline in found.items() if headline is None]
     if missing:
         raise InputError(f"{missing[0]}/metrics.json: no answer was measured, so there is no summary.")
-    return {key: one for key, one in found.items() if one is not None}
+    return {key: headline for key, headline in found.items() if headline is not None}
 
 
 def last_step(evaluations: Path) -> int:
@@ -85,8 +85,8 @@ def write_picture(folder: Path) -> Path:
     number = numbers_of(metrics)[0]
     chosen = some_of_each(answers) if number.is_share else from_best_to_worst(answers, number)
     rows = [int(answer.id.rpartition(":")[2]) for answer in chosen]
-    taken = sorted(set(rows))
-    plots = dict(zip(taken, take_rows(metrics["files"][0], taken, ["images"]).to_pylist(), strict=True))
+    distinct = sorted(set(rows))
+    plots = dict(zip(distinct, take_rows(metrics["files"][0], distinct, ["images"]).to_pylist(), strict=True))
     drawn = [
         DrawnAnswer(
             image=plots[row]["images"][0]["bytes"],
@@ -107,22 +107,22 @@ def write_picture(folder: Path) -> Path:
 
 
 def measured(answer: Answer) -> Answer:
-    """An answer with its outcome. Those of data sources without a recipe have none: there the rewards decide."""
+    """An answer with its outcome. Without a recipe it has none: then its rewards decide."""
     return answer if answer.outcome else WITHOUT_TASK.measured(answer)
 
 
 def results_in_words(answers: Sequence[Answer], metrics: Mapping[str, Any]) -> str:
-    """How many answers are right, wrong and unparsed; of real numbers the headline and how many are unparsed."""
+    """How many answers are right, wrong and unparsed; for real numbers, the headline and how many are unparsed."""
     counts = Counter(answer.outcome for answer in answers)
-    found = headline_of(metrics)
-    if found is None or found.number.is_share:
+    headline = headline_of(metrics)
+    if headline is None or headline.number.is_share:
         names = ["right", "wrong", "unparsed", *(["unscored"] if counts["unscored"] else [])]
         return ", ".join(f"{counts[name]} {name}" for name in names)
-    return f"{found}, {counts['unparsed']} unparsed"
+    return f"{headline}, {counts['unparsed']} unparsed"
 
 
 def from_best_to_worst(answers: Sequence[Answer], number: Number) -> list[Answer]:
-    """NUM_PLOTS answers, evenly spread over the order of their number, the best and the worst among them."""
+    """NUM_PLOTS answers, evenly spread from the best number to the worst, both included."""
     known = [answer for answer in answers if number.name in answer.numbers]
     ordered = sorted(known, key=lambda answer: answer.numbers[number.name], reverse=number.higher_is_better)
     last = len(ordered) - 1
@@ -132,7 +132,7 @@ def from_best_to_worst(answers: Sequence[Answer], number: Number) -> list[Answer
 def some_of_each(answers: Sequence[Answer]) -> list[Answer]:
     """NUM_PLOTS answers, at least one of each truth: truths take turns, and right answers take turns with others.
 
-    When all of these are right, though others exist, the first of the others replaces one with the same truth.
+    If all of these are right although others exist, the first of the others replaces one with the same truth.
     """
     by_truth: dict[str, tuple[list[Answer], list[Answer]]] = {}
     for answer in answers:

@@ -1,4 +1,4 @@
-"""What a dataset is: the contract `Task`, its kinds; making their data, traces, audit."""
+"""The contract of a task, its kinds, and the commands that make and check their data."""
 
 from timemaster.metrics.answers import Answer
 from timemaster.metrics.evaluation import Evaluation, Number

@@ -3,7 +3,7 @@
     timemaster audit data/ctu_image/{train,validation,test}.parquet [--out FOLDER]
 
 prints a report and writes a contact sheet for each file: <file>_sheet.png with some plots of every class, beside the
-file or into FOLDER. Give all splits at once, because only then can a series be found that is in two of them. The exit
+file or into FOLDER. Give all splits at once: only then can the audit find a series that is in two of them. The exit
 code is 1 when something must be fixed: a leaking label, a series or picture in two splits, missing values, unreadable
 rows. It is 2 when a file is not a parquet file.
 
@@ -55,15 +55,15 @@ def audit(files: Sequence[Path], out: Path | None = None) -> Report:
     for file in {file.resolve(): file for file in files}.values():
         shown: Shown = defaultdict(list)
         bad: list[str] = []
-        own = list(read_rows(file, shown, bad))
-        rows += own
-        _describe(report, file, own)
+        file_rows = list(read_rows(file, shown, bad))
+        rows += file_rows
+        _describe(report, file, file_rows)
         if bad:
             report.serious.append(f"{len(bad)} rows cannot be used: {_listed(bad)}")
         if 0 < len(shown) <= MAX_CLASSES:
             path = (out or file.parent) / f"{file.stem}_sheet.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            counts = Counter(row.label for row in own)
+            counts = Counter(row.label for row in file_rows)
             plots = {f"{label} ({counts[label]} rows)": [png for _, png in shown[label]] for label in sorted(shown)}
             path.write_bytes(contact_sheet(f"{file.parent.name}/{file.name}", plots))
             report.lines.append(f"  contact sheet      {path}")
@@ -77,18 +77,18 @@ def audit(files: Sequence[Path], out: Path | None = None) -> Report:
 def _describe(report: Report, file: Path, rows: Sequence[Row]) -> None:
     report.lines += ["", f"{file}: {len(rows)} rows"]
     for source in sorted({row.source for row in rows}):
-        own = [row for row in rows if row.source == source]
+        group = [row for row in rows if row.source == source]
         report.lines.append(f"  {source or 'no data_source'}")
-        counts = Counter(row.label for row in own)
+        counts = Counter(row.label for row in group)
         if len(counts) > MAX_CLASSES:
             report.lines.append(f"    {len(counts)} different answers: no classes")
             counts.clear()
         for label, count in sorted(counts.items()):
-            report.lines.append(f"    {label:<24} {count:6d}  {100 * count / len(own):5.1f} %")
-        if any(row.lengths for row in own):
-            channels, lengths = _span(len(row.lengths) for row in own), _span(n for row in own for n in row.lengths)
+            report.lines.append(f"    {label:<24} {count:6d}  {100 * count / len(group):5.1f} %")
+        if any(row.lengths for row in group):
+            channels, lengths = _span(len(row.lengths) for row in group), _span(n for row in group for n in row.lengths)
             report.lines.append(f"  series             {channels} channel(s) of {lengths} readings")
-        images = [image for row in own for image in row.images]
+        images = [image for row in group for image in row.images]
         if images:
             sides = f"{_span(width for _, width, _, _ in images)} x {_span(height for _, _, height, _ in images)}"
             tokens = _span(tokens for *_, tokens in images)
@@ -113,7 +113,7 @@ def _find_duplicates(report: Report, rows: Sequence[Row]) -> None:
     """Find a series or picture that several rows have, or that one row has in two files."""
     for what in ("series", "picture"):
         copies: dict[str, dict[tuple[Any, ...], list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for row in sorted(rows, key=lambda row: row.is_demonstration):  # last: they join their rows
+        for row in sorted(rows, key=lambda row: row.is_demonstration):  # demonstrations last: they join their rows
             for digest in ({row.series} if what == "series" else {image[0] for image in row.images}) - {""}:
                 same = copies[digest][row.identity]
                 if not any(_belong_together(row, other) for other in same):
@@ -146,9 +146,9 @@ def _belong_together(row: Row, other: Row) -> bool:
 
 def _find_overlaps(report: Report, rows: Sequence[Row]) -> None:
     """Find series that begin with the second half of a series in another split."""
-    once = {row.identity: row for row in rows if row.halves}.values()
-    ends = {row.halves[1]: row for row in once}
-    pairs = [(row, other) for row in once if (other := ends.get(row.halves[0])) and other.split != row.split]
+    distinct = {row.identity: row for row in rows if row.halves}.values()
+    ends = {row.halves[1]: row for row in distinct}
+    pairs = [(row, other) for row in distinct if (other := ends.get(row.halves[0])) and other.split != row.split]
     overlaps = [f"{row.where} = {other.where}" for row, other in pairs]
     if overlaps:
         report.notes.append(
@@ -159,13 +159,13 @@ def _find_overlaps(report: Report, rows: Sequence[Row]) -> None:
 def _find_leaks(report: Report, rows: Sequence[Row]) -> None:
     leaks: dict[str, list[str]] = defaultdict(list)
     places: dict[str, Place] = defaultdict(Place)
-    for own, labels in _classifications(rows):
-        shares = {label: sum(row.label == label for row in own) / len(own) for label in labels}
+    for source_rows, labels in _classifications(rows):
+        shares = {label: sum(row.label == label for row in source_rows) / len(source_rows) for label in labels}
         # A text that all rows share, such as a question in extra_info or a project's path, cannot leak a label.
-        shared = set.intersection(*({text for _, text in row.texts} for row in own))
-        counts = {question: _counts(question, labels) for question in {row.question for row in own}}
+        shared = set.intersection(*({text for _, text in row.texts} for row in source_rows))
+        counts = {question: _counts(question, labels) for question in {row.question for row in source_rows}}
         fewest = {label: min(count[label] for count in counts.values()) for label in labels}
-        for row in own:
+        for row in source_rows:
             for name, text in row.texts:
                 # Rows of one recording share its number: a number that is right by chance must count only once.
                 key = (text if row.label.isdigit() else row.identity, row.label)
@@ -187,10 +187,10 @@ def _find_leaks(report: Report, rows: Sequence[Row]) -> None:
 def _classifications(rows: Sequence[Row]) -> Iterator[tuple[list[Row], list[str]]]:
     """The rows and labels of each data source that has at most MAX_CLASSES different answers."""
     for source in {row.source for row in rows}:
-        own = [row for row in rows if row.source == source]
-        labels = sorted({row.label for row in own})
+        source_rows = [row for row in rows if row.source == source]
+        labels = sorted({row.label for row in source_rows})
         if len(labels) <= MAX_CLASSES:
-            yield own, labels
+            yield source_rows, labels
 
 
 @dataclass(slots=True)
@@ -199,7 +199,7 @@ class Place:
 
     chances: dict[tuple[Any, str], float] = field(
         default_factory=dict
-    )  # key: row or text, and label; value: how likely a label named at random is the right one
+    )  # key: row or text, and label; value: the probability that a label named at random is right
     right: set[tuple[Any, str]] = field(default_factory=set)  # the keys whose text names the right label
 
     def is_sure(self) -> bool:
@@ -209,7 +209,7 @@ class Place:
         return all_right or len(self.right) > sum(self.chances.values()) + SURE * deviation
 
     def is_possible(self) -> bool:
-        """Whether the right label is named always, and it is not a number."""
+        """Whether the right label is always named, and is not always a number."""
         return len(self.right) == len(self.chances) and not all(label.isdigit() for _, label in self.right)
 
 
@@ -228,8 +228,8 @@ def _counts(text: str, labels: Sequence[str]) -> dict[str, int]:
 
 
 def _listed(wheres: Sequence[str]) -> str:
-    more = f", and {len(wheres) - NUM_LISTED} more" if len(wheres) > NUM_LISTED else ""
-    return ", ".join(wheres[:NUM_LISTED]) + more
+    rest = f", and {len(wheres) - NUM_LISTED} more" if len(wheres) > NUM_LISTED else ""
+    return ", ".join(wheres[:NUM_LISTED]) + rest
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -31,7 +31,7 @@ class Row:
     where: str  # "train.parquet row 17"
     file: str
     split: str
-    identity: tuple[Any, ...]  # of the prepared row: equal in train.parquet and sft.parquet
+    identity: tuple[Any, ...]  # of the prepared row: the same in train.parquet and sft.parquet
     is_demonstration: bool  # ends with an assistant's turn
     label: str
     source: str
@@ -70,19 +70,19 @@ def _row(file: Path, number: int, content: Mapping[str, Any], example: Example, 
         candidates = [*shown[label], (pictures[0].uid, pictures[0].data or Path(pictures[0].path).read_bytes())]
         shown[label] = sorted(candidates)[:PER_CLASS]
     is_demonstration = example.messages[-1].role == "assistant"
-    prepared = example.extra.get("split")  # missing in imported demonstrations
-    split = str(prepared or ("train" if is_demonstration else file.stem))
-    asked = [part.text for m in example.messages if m.role != "assistant" for part in m.parts if part.text]
+    named_split = example.extra.get("split")  # missing in imported demonstrations
+    split = str(named_split or ("train" if is_demonstration else file.stem))
+    questions = [part.text for m in example.messages if m.role != "assistant" for part in m.parts if part.text]
     index = example.extra.get("index")
     return Row(
         where=example.id,
         file=str(file.resolve()),
         split=split,
-        identity=(example.data_source, split, index) if prepared and index is not None else (file, number),
+        identity=(example.data_source, split, index) if named_split and index is not None else (file, number),
         is_demonstration=is_demonstration,
         label=label,
         source=example.data_source,
-        question=plain("\n".join(asked)),
+        question=plain("\n".join(questions)),
         texts=(("file name", f"{file.parent.name}/{file.name}"), *_texts(content, "")),
         images=tuple((item.uid, item.width, item.height, num_tokens(item, spec)) for item in pictures),
         **_series_facts(content.get("data")),

@@ -16,7 +16,7 @@ from timemaster.tasks.task import Task
 from timemaster.types import InputError
 
 IMAGE = "<image>"
-# 16 vision tokens, one colour a channel: what a model of a million parameters can learn to look at.
+# 16 vision tokens, one colour per channel: a model of a million parameters can learn to read it.
 SMALL_PLOT = PlotStyle(width=112, height=112, line_width=2.0, axes=False)
 
 
@@ -34,8 +34,8 @@ class SeriesClassification(Task):
     load: Callable[[Path | None], dict[str, list[Series]]]
     plot: PlotStyle
     small_plot: PlotStyle = SMALL_PLOT  # for the embedded tiny model: `prepare --plot small`
-    decimals: int = DECIMALS  # of a reading with data.modality=numeric: as many as keep the readings apart
-    explain: Callable[[Series, SeriesClassification], str] | None = None  # true facts of a series that its plot shows
+    decimals: int = DECIMALS  # of a reading with data.modality=numeric: enough to distinguish readings
+    explain: Callable[[Series, SeriesClassification], str] | None = None  # true facts that its plot shows
     validation_fraction: float = 0.1  # of the train split, cut where `load` gives no "validation"
     evaluation: Classification = field(init=False)  # follows from the labels
 
@@ -48,7 +48,7 @@ class SeriesClassification(Task):
             raise InputError(f"Task {self.name!r}: validation_fraction is {self.validation_fraction}; 0 < it < 1.")
         if self.decimals < 0:
             raise InputError(f"Task {self.name!r}: decimals is {self.decimals}; give 0 or more.")
-        Task.__post_init__(self)  # super() does not work in a class that `slots` makes anew
+        Task.__post_init__(self)  # super() does not work: `slots` makes a new class
         object.__setattr__(self, "evaluation", Classification(labels=self.labels, reader=predict_label))
 
 

@@ -64,7 +64,7 @@ SCHEMA = pa.schema(
 
 
 def turns_of(example: Example) -> list[dict[str, str]]:
-    """The turns of an example as a parquet file holds them, with `<image>` and `<video>` where media stand."""
+    """The turns of an example as a parquet file holds them, with `<image>` and `<video>` in place of media."""
     return [
         {"role": m.role, "content": "".join(p.text if p.kind == "text" else f"<{p.kind}>" for p in m.parts)}
         for m in example.messages
@@ -78,7 +78,7 @@ def pictures_of(example: Example) -> list[dict[str, Any]]:
 
 
 def write_demonstrations(file: str, out: Path, texts: Sequence[tuple[Example, str]]) -> None:
-    """Write rows of the parquet file `file` to `out`, each with a text as the assistant's turn."""
+    """Write rows of the parquet file `file` to `out`, each with its text as the assistant's turn."""
     texts = sorted(texts, key=lambda pair: pair[0].extra["row"])
     names = [name for name in open_parquet(file).schema_arrow.names if name not in ("prompt", "images", "image")]
     others = take_rows(file, [example.extra["row"] for example, _ in texts], names)
@@ -87,14 +87,14 @@ def write_demonstrations(file: str, out: Path, texts: Sequence[tuple[Example, st
     try:
         with pq.ParquetWriter(temporary, schema) as writer:
             for start in range(0, len(texts), ROWS_AT_ONCE):
-                some = texts[start : start + ROWS_AT_ONCE]
-                turns = [[*turns_of(example), {"role": "assistant", "content": text}] for example, text in some]
+                batch = texts[start : start + ROWS_AT_ONCE]
+                turns = [[*turns_of(example), {"role": "assistant", "content": text}] for example, text in batch]
                 columns: dict[str, Any] = {
                     "prompt": pa.array(turns, TURNS),
-                    "images": pa.array([pictures_of(example) for example, _ in some], PICTURES),
+                    "images": pa.array([pictures_of(example) for example, _ in batch], PICTURES),
                 }
-                own = others.slice(start, len(some))
-                columns |= {name: own.column(name) for name in names}
+                columns_kept = others.slice(start, len(batch))
+                columns |= {name: columns_kept.column(name) for name in names}
                 writer.write_table(pa.table(columns, schema=schema))
         temporary.replace(out)
     finally:
@@ -180,7 +180,7 @@ def entry_row(entry: Any, number: int, folder: Path, data_source: str, answer_ta
         "images": pictures_of(example),
         "ability": "time series",
         "reward_model": {"ground_truth": answer, "style": "rule"},
-        "extra_info": {"answer": answer, "index": number, "question": question, "split": None},  # not known
+        "extra_info": {"answer": answer, "index": number, "question": question, "split": None},  # split: not known
         "answer": answer,
     }
 
@@ -199,19 +199,19 @@ def _turns(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     if isinstance(entry.get("system"), str) and entry["system"]:
         turns.append({"role": "system", "content": entry["system"]})
     for i, turn in enumerate(listed):
-        who = _filled(turn, "from", "role") if isinstance(turn, Mapping) else None
-        if not isinstance(who, str) or who not in ROLES:
+        role = _filled(turn, "from", "role") if isinstance(turn, Mapping) else None
+        if not isinstance(role, str) or role not in ROLES:
             known = ", ".join(ROLES)
             raise InputError(f"turn {i} is {turn!r:.60}; a dict is needed whose from or role is one of {known}")
         content = turn.get("value") if turn.get("value") is not None else turn.get("content")
         if not isinstance(content, (str, list)):
             raise InputError(f"the content of turn {i} is {content!r:.60}; text or a list of parts is needed")
-        turns.append({"role": ROLES[who], "content": content})
+        turns.append({"role": ROLES[role], "content": content})
     return turns
 
 
 def _answer(text: str, tag: str) -> str:
-    """The content of the last `<tag>` outside of the reasoning; without one the whole text."""
+    """The content of the last `<tag>` outside of the reasoning; the whole text when there is none."""
     tagged = tag_contents(THOUGHT.sub(CUT, text), tag)
     answer = (tagged[-1] if tagged else text).strip()
     if not answer:

@@ -1,4 +1,4 @@
-"""From a recipe to a folder of plots and parquet files.
+"""Make a folder of plots and parquet files from a recipe.
 
     timemaster prepare recipes.ctu [--source DIR] [--out data] [--plot small] [--workers N] [--seed 1]
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from timemaster.tasks import SeriesClassification
 
     Splits = dict[str, list[Series]]
-    Files = dict[str, tuple[str, list[int]]]  # name of a parquet file -> the split and the positions of its rows there
+    Files = dict[str, tuple[str, list[int]]]  # parquet file -> the split, and the positions of its rows in the split
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def prepare(
             finally:
                 shutil.rmtree(workplace / "new", ignore_errors=True)
     finally:
-        with suppress(OSError):  # not empty: another process holds it
+        with suppress(OSError):  # not empty: another process uses it
             workplace.rmdir()
     _summarise(folder, rows, plots, how)
     return folder
@@ -178,7 +178,7 @@ def _draw(task: SeriesClassification, splits: Splits, folder: Path, num_workers:
     """Draw and save all plots. Returns them by split, in the order of its series."""
     from timemaster.series.plot import draw_many
 
-    # All splits in one call: several processes pay only for many plots.
+    # All splits in one call: several processes are faster only for many plots.
     drawn = iter(draw_many([s for series in splits.values() for s in series], task.plot, num_workers))
     plots = {split: [next(drawn) for _ in series] for split, series in splits.items()}
     for split, series in splits.items():
@@ -223,14 +223,14 @@ def _save_parquet(
         for position in positions:
             series, png = splits[split][position], plots[split][position]
             text = demonstration(task, series) if name == "sft" else ""
-            shown = "train" if name == "sft" else name
-            rows.append(plot_row(series, png, task.question, task.data_source, shown, text))
+            split_name = "train" if name == "sft" else name
+            rows.append(plot_row(series, png, task.question, task.data_source, split_name, text))
         write_rows(folder / f"{name}.parquet", rows)
     return {name: Counter(splits[split][i].label for i in positions) for name, (split, positions) in files.items()}
 
 
 def _swap(workplace: Path, folder: Path) -> None:
-    """Replace the old folder by the new one with two renames: the folder is never there in part."""
+    """Replace the old folder by the new one with two renames, so the folder is never incomplete."""
     if folder.exists():
         folder.rename(workplace / "old")
     (workplace / "new").rename(folder)
@@ -238,7 +238,7 @@ def _swap(workplace: Path, folder: Path) -> None:
 
 
 def _clean(workplace: Path, folder: Path) -> None:
-    """Undo what a killed process left: remove half a new folder, restore the old one if it had been moved away."""
+    """Undo what a killed process left: remove an unfinished folder, restore the old one if it had been moved away."""
     _remove(workplace / "new")
     if (workplace / "old").exists() and not folder.exists():
         (workplace / "old").rename(folder)
@@ -256,7 +256,7 @@ def _summarise(folder: Path, rows: dict[str, Counter[str]], plots: dict[str, lis
     from timemaster.media.images import image_media
 
     media = (image_media(png) for drawn in plots.values() for png in drawn)
-    sizes = [(one.width, one.height) for one in media]
+    sizes = [(image.width, image.height) for image in media]
     logger.info("%s", folder)
     for name, counts in rows.items():
         per_class = ", ".join(f"{label} {count}" for label, count in sorted(counts.items()))

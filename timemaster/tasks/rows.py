@@ -1,4 +1,4 @@
-"""Rows of parquet files as their tasks want them."""
+"""Rows of parquet files with their answers in the spelling of their tasks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from timemaster.types import Example, InputError
 def with_task_answers(examples: Sequence[Example], tasks: Mapping[str, Task]) -> tuple[list[Example], list[BadRow]]:
     """The examples with their answers spelled as their tasks spell them ("laptop " becomes "Laptop"), and the bad rows.
 
-    Predictions have that spelling and are compared with the answer as it stands. A row is bad when its answer can be
-    none of its task: it is left out. A row whose data_source has no task stays as it is. `tasks`: by data_source.
+    Predictions have that spelling and are compared with the answer exactly. A row is bad, and left out, when its answer
+    cannot be an answer of its task. A row whose data_source has no task stays as it is. `tasks`: by data_source.
     """
     spelled: list[Example] = []
     bad: list[BadRow] = []

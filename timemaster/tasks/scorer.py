@@ -27,16 +27,16 @@ def own_reward(reward: RewardConfig) -> tuple[RewardPart, ...] | None:
 
 def make_scorer(tasks: dict[str, Task], reward: RewardConfig) -> Scorer:
     """A scorer with the user's own reward when `reward.path` is set, else with the rewards of each row's task."""
-    own = own_reward(reward)
+    user_parts = own_reward(reward)
 
     def parts_of(example: Example) -> Sequence[RewardPart]:
-        if own is None and example.data_source not in tasks:
+        if user_parts is None and example.data_source not in tasks:
             known = ", ".join(tasks) or "none"
             raise InputError(
                 f"row {example.id}: no task for data_source={example.data_source!r} (known: {known}). "
                 "Add its recipe to data.recipes, or set reward.path."
             )
-        return own or tasks[example.data_source].rewards
+        return user_parts or tasks[example.data_source].rewards
 
     return Scorer(parts_of, reward.on_error, reward.num_threads, reward.timeout)
 
@@ -47,15 +47,15 @@ def make_judge(cfg: Config, sharers: int = 1) -> Judge | None:
     `sharers`: this many processes share judge.concurrency, and through the cache file also the budget. An evaluation
     has its own budget.
     """
-    j, folder = cfg.judge, run_dir(cfg)
-    if not j.model:
+    settings, folder = cfg.judge, run_dir(cfg)
+    if not settings.model:
         return None
-    store = Store(Path(j.cache or f"{folder}/judge.sqlite"), several_hosts=cfg.trainer.nnodes > 1)
-    account = folder if j.cache else "run"  # the cache in a run's own folder may be moved together with the run
+    store = Store(Path(settings.cache or f"{folder}/judge.sqlite"), several_hosts=cfg.trainer.nnodes > 1)
+    account = folder if settings.cache else "run"  # a cache in the run's folder may be moved with the run
     account += " evaluation" if cfg.trainer.val_only else ""
-    concurrency = max(j.concurrency // (sharers * len(j.model)), 1)
-    chats = chats_from(j, store, account, concurrency)
-    return Judge(chats=chats, include_image=j.include_image, include_truth=j.include_truth)
+    concurrency = max(settings.concurrency // (sharers * len(settings.model)), 1)
+    chats = chats_from(settings, store, account, concurrency)
+    return Judge(chats=chats, include_image=settings.include_image, include_truth=settings.include_truth)
 
 
 def check_rewards(cfg: Config) -> None:

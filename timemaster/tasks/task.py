@@ -1,7 +1,7 @@
 """The contract of a task: what training, scoring and evaluation need to know of a dataset, as plain data and functions.
 
 A recipe is a file with a TASK. Most use a kind of task that already exists, such as `SeriesClassification`:
-`recipes/ctu.py` is a whole one. A task of a new kind is a `Task` with an `Evaluation` of its own. Knows nothing about
+`recipes/ctu.py` is an example. A task of a new kind is a `Task` with an `Evaluation` of its own. Knows nothing about
 models, training or the file formats of examples.
 """
 
@@ -25,7 +25,7 @@ class Task:
     Raises InputError when there are no rewards, or two reward parts could not be told apart in the log.
     """
 
-    name: str  # of scripts and folders, such as data/<name>_image
+    name: str  # in scripts and folders, such as data/<name>_image
     data_source: str  # marks the task's rows in a parquet file
     rewards: tuple[RewardPart, ...]
     evaluation: Evaluation  # how answers are read, measured and compared

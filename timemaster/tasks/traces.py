@@ -56,7 +56,7 @@ class Traces:
     kept: dict[str, str] = field(default_factory=dict)  # text by the example's id
     rejected: list[dict[str, Any]] = field(default_factory=list)
     per_class: Counter[str] = field(default_factory=Counter)  # number of kept rows
-    stopped: InputError | None = None  # why rows were left unasked
+    stopped: InputError | None = None  # why some rows were not asked
 
     def keep(self, example: Example, text: str) -> None:
         self.kept[example.id] = text
@@ -105,8 +105,8 @@ def judged_parts(task: SeriesClassification) -> list[RewardPart]:
 
 async def fault(parts: Sequence[RewardPart], example: Example, text: str) -> str:
     """What is wrong with an answer; "" when it is right."""
-    nothing: dict[str, Any] = {key: [] for key in ("token_ids", "mask", "logprobs", "versions", "media")}
-    rollout = Rollout(id=example.id, text=text, finish_reason="stop", **nothing)
+    empty: dict[str, Any] = {key: [] for key in ("token_ids", "mask", "logprobs", "versions", "media")}
+    rollout = Rollout(id=example.id, text=text, finish_reason="stop", **empty)
     values = (await asyncio.to_thread(score, rollout, example, parts)).parts
     return ", ".join(
         f"{part.name} is {values.get(part.name, 'unknown')}" for part in parts if values.get(part.name) != 1
@@ -116,7 +116,7 @@ async def fault(parts: Sequence[RewardPart], example: Example, text: str) -> str
 async def ask_model(
     chat: Chat, task: SeriesClassification, examples: Sequence[Example], options: argparse.Namespace
 ) -> Traces:
-    """Ask about the examples in order, `options.concurrency` at a time, until `options.per_class` of each are kept."""
+    """Ask about the examples in order, `options.concurrency` at a time, until each class has `options.per_class`."""
     traces, parts = Traces(), judged_parts(task)
     with tqdm(total=len(examples), desc="traces", unit="row", disable=None) as bar:
         waiting = iter(examples)
@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for name in ("httpx", "httpx2"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # a line for each call
+        logging.getLogger(name).setLevel(logging.WARNING)  # they log every call
     try:
         make_traces(as_series_classification(load_task(options.recipe), "traces"), options)
     except (InputError, OSError) as error:

@@ -4,7 +4,7 @@
 const ROW = 58; // pixels, as in page.css
 const OUTCOMES = ["right", "wrong", "measured", "unparsed", "unscored"];
 const isPresent = (outcome) => DATA.rollouts.some((row) => row.outcome === outcome);
-const MAX_TRUTHS = 100; // with more different truths, of which no two rows share one, there is no menu of them
+const MAX_TRUTHS = 100; // when answers are measured and there are more truths, there is no menu of truths
 const ORDERS = {
   "order of training": null,
   "highest advantage": (a, b) => (b.advantage ?? -Infinity) - (a.advantage ?? -Infinity),
@@ -59,7 +59,7 @@ function select(row) {
   drawList();
 }
 
-// From a chip: a rollout that the filters hide is shown all the same, without a place in the list.
+// Called by a chip. A rollout that the filters hide is still shown, but has no place in the list.
 const choose = (row) => select(row);
 
 function move(by) {
@@ -90,12 +90,12 @@ function listRow(row, i) {
   return node;
 }
 
-// The outcomes by step: where in training one reads. A click or a drag chooses steps.
+// The outcomes by step, as a timeline of the training. A click or a drag chooses steps.
 function drawTimeline() {
   const width = ui.timeline.clientWidth, height = 46;
   const steps = ui.steps, bins = Math.min(steps.length, Math.max(Math.floor(width / 5), 1));
   const where = new Map(steps.map((step, i) => [step, Math.floor((i * bins) / steps.length)]));
-  const share = new Map(); // answers count by the step, as bars may hold unequal numbers of steps
+  const share = new Map(); // the weight of an answer: 1 / number of steps in its bar
   for (const bin of where.values()) share.set(bin, 1 / (1 / (share.get(bin) || Infinity) + 1));
   const counts = Array.from({ length: bins }, () => Object.fromEntries(OUTCOMES.map((name) => [name, 0])));
   for (const row of DATA.rollouts) if (matches(row, "steps")) counts[where.get(row.step)][row.outcome] += share.get(where.get(row.step));
@@ -132,7 +132,7 @@ function setSteps(from, to) {
   apply();
 }
 
-// From a curve: the rollouts of that step, or of the nearest one that was logged.
+// Called by a curve: shows the rollouts of that step, or of the nearest step that was logged.
 function pickStep(step) {
   if (!DATA.rollouts.length) return;
   const nearest = ui.steps.reduce((best, one) => (Math.abs(one - step) < Math.abs(best - step) ? one : best));
@@ -158,7 +158,7 @@ function toolbar() {
   ui.to = number("to");
   ui.search = el("input", { type: "search", id: "search", placeholder: "search answers and ids", "aria-label": "search",
     oninput: (event) => { filter.search = event.target.value.toLowerCase(); apply(); } });
-  const ofChoices = ["right", "wrong", "unparsed"]; // shown together, also where one of them is missing
+  const ofChoices = ["right", "wrong", "unparsed"]; // shown together, even if one of them does not occur
   const used = OUTCOMES.filter((name) => isPresent(name) || (ofChoices.includes(name) && !isPresent("measured")));
   const truths = new Set(DATA.rollouts.map((row) => row.truth));
   const sources = new Set(DATA.rollouts.map((row) => row.source));
@@ -179,10 +179,10 @@ function clear() {
 
 function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.matches?.("input, select, textarea")) { // the document itself has no matches
+  if (event.target.matches?.("input, select, textarea")) { // `document` has no method `matches`
     if (event.key !== "Escape") return;
     event.target.blur();
-    event.preventDefault(); // else the browser empties the field without a word to the filter
+    event.preventDefault(); // otherwise the browser empties the field and the filter does not notice
     return;
   }
   const page = Math.max(Math.floor(ui.list.clientHeight / ROW) - 1, 1);

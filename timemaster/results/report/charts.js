@@ -4,7 +4,7 @@
 const CHARTS = [];
 const HEIGHT = 196;
 const EDGE = { left: 46, right: 10, top: 22, bottom: 34 };
-let smoothing = DATA.steps.length > 300 ? 0.9 : 0; // long runs are noise without it
+let smoothing = DATA.steps.length > 300 ? 0.9 : 0; // the curves of long runs are too noisy without it
 
 // Exponential moving average, corrected for its start. weight 0 leaves the values as they are.
 function smooth(values, weight) {
@@ -73,7 +73,7 @@ class Chart {
     return best;
   }
 
-  // The range of the axis. It follows the lines and the limit when that is near; 0..1 for shares.
+  // The range of the axis. It contains the lines and the limit; for shares it is 0..1.
   range() {
     const positive = (value) => isNumber(value) && (!this.spec.log || value > 0);
     const all = this.lines.flatMap((line) => line.values).filter(positive);
@@ -89,7 +89,7 @@ class Chart {
 
   draw() {
     this.width = this.node.clientWidth - 24;
-    if (this.width < 60) return; // inside something folded
+    if (this.width < 60) return; // the chart is folded away
     const range = this.range();
     this.plot.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
     this.plot.setAttribute("height", HEIGHT);
@@ -133,7 +133,7 @@ class Chart {
   line(line) {
     const shown = (value) => isNumber(value) && (!this.spec.log || value > 0);
     const known = line.values.filter(shown).length;
-    const sparse = known < DATA.steps.length / 2; // as validation: points, joined across the steps between
+    const sparse = known < DATA.steps.length / 2; // such as validation: points, joined across steps without a value
     const path = (values) => {
       let text = "", open = false;
       values.forEach((value, i) => {
@@ -150,7 +150,7 @@ class Chart {
         svg("circle", { class: `${line.look} point`, cx: this.x(DATA.steps[i]), cy: this.y(value), r: known === 1 || sparse ? 3 : 1.8 })));
   }
 
-  // Values in the legend: at the cursor, else the last ones.
+  // Shows values in the legend: those at the cursor, or the last ones.
   show() {
     this.lines.forEach((line, i) => {
       const at = cursor === null ? line.values.findLastIndex(isNumber) : cursor;

@@ -31,7 +31,7 @@ function mainCharts() {
   ].filter((spec) => spec.lines.length);
 }
 
-// With several data sources: each metric that is known by source, a line a source.
+// With several data sources: a chart for each metric that is logged by source, with one line per source.
 function sourceCharts(training, validation) {
   const bases = [...new Set(named(/@/).map((key) => key.split("@")[0]))].filter((base) => /^(reward|val)\//.test(base) && !COUNTS.includes(base));
   const order = (base) => [`val/${HEADLINE.name}`, "reward/mean", `reward/${HEADLINE.name}`].indexOf(base) >>> 0;

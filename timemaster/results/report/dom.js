@@ -1,4 +1,4 @@
-// Small pieces everything is built with. Text goes in as text nodes only: nothing a run holds is ever parsed as markup.
+// Helpers for all parts of the page. Text is added as text nodes only: no data of a run is ever parsed as markup.
 "use strict";
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
@@ -43,13 +43,13 @@ function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-// The end of a path, which is the part that tells paths apart.
+// The end of a path, which is the part that distinguishes paths.
 function tail(path, parts = 2) {
   const pieces = String(path).split("/").filter(Boolean);
   return pieces.length > parts + 1 ? `…/${pieces.slice(-parts).join("/")}` : String(path);
 }
 
-// A table that may be wider than the window: it scrolls inside its box, and says so as long as there is more to the right.
+// A table that may be wider than the window: it scrolls inside its box, and a hint says so.
 function scrolling(table, name) {
   const hint = el("p", { class: "sideways", hidden: true }, "scroll sideways for all columns →");
   const box = el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": name }, table);

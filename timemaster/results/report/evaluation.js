@@ -1,5 +1,5 @@
-// Evaluations: a row for each with its interval, controls with blanked images below; the confusion matrix or the
-// distribution of one.
+// Evaluations: a row for each with its interval, controls with blanked images below; and the confusion matrix or
+// the distribution of the chosen one.
 "use strict";
 
 const UNPARSED = "(unparsed)";
@@ -76,7 +76,8 @@ function whisker(one) {
     `${fixed(low)} to ${fixed(high)}`);
 }
 
-// From 0 to 1 for shares, else from 0, or the smallest end of an interval below it, to the largest end.
+// The ends of the axis: 0 and 1 for shares. For other numbers, the smallest and the largest end of an interval; 0 is
+// always included.
 function axisOf(number) {
   if (number.is_share) return [0, 1];
   const all = DATA.evaluations.flatMap((one) => [one, ...Object.values(one.by_data_source)]).map(headline);
@@ -117,7 +118,7 @@ function confusion(one) {
       return cell;
     });
     const read = truths.reduce((sum, other) => sum + (one.confusion[other][truth] || 0), 0);
-    const known = [true, read, own.n, read || own.n]; // a share of nothing is no number
+    const known = [true, read, own.n, read || own.n]; // where this is 0, the score does not exist
     const scores = [own.n, own.precision, own.recall, own.f1].map((value, i) => el("td", { class: "score" }, known[i] ? (i ? fixed(value) : short(value)) : "–"));
     return el("tr", {}, el("th", { scope: "row" }, label(truth)), cells, el("td", { class: "gap" }), scores);
   };

@@ -1,4 +1,4 @@
-// The top of the page: what ran, when, on what, and the figures one looks for first.
+// The top of the page: what ran, when, on what, and the most important figures.
 "use strict";
 
 function drawHead() {

@@ -1,4 +1,4 @@
-"""The plots of rollouts as thumbnails in the page, each of them once; when the page is full, links to the files."""
+"""The plots of rollouts, each once in the page as a thumbnail; when the page is full, links to the files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def embed(names: Iterable[str], folder: Path, page: Path, notes: list[str]) -> d
 
     The files are in `folder`; links are relative to `page`. Names without a readable file are left out.
     """
-    found: dict[str, dict[str, str | int]] = {}
+    images: dict[str, dict[str, str | int]] = {}
     used = linked = broken = 0
     base = quote(Path(os.path.relpath(folder.resolve(), page.resolve().parent)).as_posix())
     for name in dict.fromkeys(names):
@@ -38,12 +38,12 @@ def embed(names: Iterable[str], folder: Path, page: Path, notes: list[str]) -> d
             src, linked = link, linked + 1
         else:
             used += len(src)
-        found[name] = {"src": src, "width": width, "height": height, "file": link}
+        images[name] = {"src": src, "width": width, "height": height, "file": link}
     if linked:
         notes.append(f"{linked} plots are links to {folder}: {used / 1e6:.0f} MB of thumbnails are in the page")
     if broken:
         notes.append(f"{broken} plots could not be read")
-    return found
+    return images
 
 
 def thumbnail(path: Path) -> tuple[bytes, int, int] | None:

@@ -35,7 +35,7 @@ def number(value: Any) -> float | None:
 
 
 def clean(value: Any) -> Any:
-    """The value with types that JSON has."""
+    """The value, with only the types that JSON has."""
     if isinstance(value, dict):
         return {str(name): clean(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Rollouts that do not say what they are worth: those of older versions, and those of data sources without a recipe.
+"""Rollouts without an outcome: those of older versions, and those of data sources without a recipe.
 
 They are read here as classifications: newer rows hold the prediction, the numbers and the outcome.
 """
@@ -14,7 +14,7 @@ from timemaster.metrics.classification import is_correct
 from timemaster.rewards import predict_label
 from timemaster.series.labels import label_key
 
-MAX_CLASSES = 100  # more different truths are not classes
+MAX_CLASSES = 100  # if there are more different truths, they are not classes
 
 
 def add_outcomes(rollouts: Iterable[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:
@@ -24,16 +24,16 @@ def add_outcomes(rollouts: Iterable[dict[str, Any]], evaluations: list[dict[str,
     older = [row for row in rollouts if "outcome" not in row]
     labels = labels_of(older, evaluations)
     for row in older:
-        own = labels.get(row["source"], [])
-        has_classes = "said" in row or bool(own)
-        row["said"] = row["said"] if "said" in row else predict_label(row["text"], own) if own else None
-        spelling = {label_key(label): label for label in own or [row["truth"]]}
+        classes = labels.get(row["source"], [])
+        has_classes = "said" in row or bool(classes)
+        row["said"] = row["said"] if "said" in row else predict_label(row["text"], classes) if classes else None
+        spelling = {label_key(label): label for label in classes or [row["truth"]]}
         answer = Answer(
             id="",
             data_source=row["source"],
             truth=spelling.get(label_key(row["truth"]), row["truth"]),
             prediction=row["said"] and spelling.get(label_key(str(row["said"])), row["said"]),
-            choices=tuple(own or [row["truth"]]) if has_classes else (),
+            choices=tuple(classes or [row["truth"]]) if has_classes else (),
             score=row["score"],
             parts=row["parts"],
         )
@@ -54,21 +54,21 @@ def labels_of(rollouts: Iterable[dict[str, Any]], evaluations: list[dict[str, An
         truths[row["source"]].add(row["truth"])
         texts[row["source"]].append(row["text"])
     out = {}
-    for source, own in truths.items():
-        known = evaluated_labels(source, own, evaluations)
-        labels = sorted(known or own)
+    for source, source_truths in truths.items():
+        known = evaluated_labels(source, source_truths, evaluations)
+        labels = sorted(known or source_truths)
         chosen = (predict_label(text, labels) for text in texts[source])
-        if len(own) <= MAX_CLASSES and (known or any(chosen)):
+        if len(source_truths) <= MAX_CLASSES and (known or any(chosen)):
             out[source] = labels
     return out
 
 
 def evaluated_labels(source: str, truths: set[str], evaluations: list[dict[str, Any]]) -> set[str]:
-    """The classes in the evaluations of `source` that know all of its `truths`."""
+    """The classes in those evaluations of `source` that contain all of its `truths`."""
     found: set[str] = set()
-    for one in evaluations:
-        by_source = one["by_data_source"]  # None: of a single source, which it does not name
-        figures = by_source.get(source, {}) if by_source else one
+    for evaluation in evaluations:
+        by_source = evaluation["by_data_source"]  # None: the evaluation has a single source and does not name it
+        figures = by_source.get(source, {}) if by_source else evaluation
         labels = set(figures.get("per_class") or {})
         found |= labels if truths <= labels else set()
     return found

@@ -21,7 +21,7 @@ from timemaster.types import InputError
 
 SCRIPTS = ("dom.js", "head.js", "charts.js", "curves.js", "evaluation.js", "rollout.js", "browser.js", "start.js")
 
-DISTRIBUTION = "numbers.png"  # of an evaluation whose answers are no choices; see results/plot_evaluation.py
+DISTRIBUTION = "numbers.png"  # the picture of an evaluation with open answers; see results/plot_evaluation.py
 
 
 def write_report(run: Path, out: Path | None = None, max_rollouts: int = 5000) -> tuple[Path, dict[str, Any]]:
@@ -33,8 +33,8 @@ def write_report(run: Path, out: Path | None = None, max_rollouts: int = 5000) -
     path = out if out is not None else run / "report.html"
     names = (name for row in data["rollouts"] for name in [*row["media"], *brought_by_turns(row)])
     data["images"] = embed(names, run / "rollouts" / "media", path, data["notes"])
-    for one in data["evaluations"]:
-        one["picture"] = data_url(run / "eval" / one["name"] / DISTRIBUTION)
+    for evaluation in data["evaluations"]:
+        evaluation["picture"] = data_url(run / "eval" / evaluation["name"] / DISTRIBUTION)
     try:
         path.write_text(fill(data), encoding="utf-8")
     except OSError as error:
@@ -48,7 +48,7 @@ def brought_by_turns(row: dict[str, Any]) -> list[str]:
 
 
 def data_url(path: Path) -> str | None:
-    """A PNG for inside the page; None when there is no such file."""
+    """A PNG file as a data URL; None when there is no such file."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() if path.is_file() else None
 
 
@@ -75,5 +75,5 @@ def asset(name: str) -> str:
 
 
 def digest(text: str) -> str:
-    """The hash of an inline element in the form of content security policies."""
+    """The hash of an inline element, as a content security policy writes it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

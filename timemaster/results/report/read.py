@@ -19,7 +19,7 @@ from timemaster.results.report.older_rollouts import add_outcomes
 from timemaster.results.report.rollouts import read_rollouts
 from timemaster.types import InputError
 
-WRITTEN = ("metrics.jsonl", "config.yaml", "eval/step_*/metrics.json")  # a folder with one of them is a run's
+WRITTEN = ("metrics.jsonl", "config.yaml", "eval/step_*/metrics.json")  # a run's folder has at least one of these
 SAMPLED = {"training": "rollout", "validation": "eval"}  # the group of settings for sampling these answers
 ABOUT = (
     "model",
@@ -180,30 +180,30 @@ def shown_figures(metrics: dict[str, Any]) -> dict[str, Any]:
     tries = metrics.get("pass_at_k") or {}
     out["pass_at_k"] = {k: {"numbers": [with_value(numbers[0], one["value"], one["ci95"])]} for k, one in tries.items()}
     sources = metrics.get("by_data_source") or {}
-    out["by_data_source"] = {source: shown_figures(own) for source, own in sources.items()}
+    out["by_data_source"] = {source: shown_figures(figures) for source, figures in sources.items()}
     return out
 
 
-def with_value(one: Number, value: Any, interval: Any) -> dict[str, Any]:
+def with_value(measured: Number, value: Any, interval: Any) -> dict[str, Any]:
     """A number as the page shows it."""
-    return description(one) | {"value": number(value), "ci95": clean(interval)}
+    return description(measured) | {"value": number(value), "ci95": clean(interval)}
 
 
 DESCRIPTION = ("name", "heading", "is_share", "higher_is_better")
 
 
-def description(one: Number) -> dict[str, Any]:
-    """What the page has to know of a number."""
-    return {key: getattr(one, key) for key in DESCRIPTION}
+def description(measured: Number) -> dict[str, Any]:
+    """What the page needs to know about a number."""
+    return {key: getattr(measured, key) for key in DESCRIPTION}
 
 
 def numbers_of_run(evaluations: list[dict[str, Any]], rollouts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is measured in this run, the headline first: by its evaluations, else by its rollouts."""
+    """What this run measures, the headline first: from its evaluations, else from its rollouts."""
     known: dict[str, dict[str, Any]] = {}
-    for one in evaluations:
-        for figures in (one, *one["by_data_source"].values()):
-            for own in figures["numbers"]:
-                known.setdefault(own["name"], {key: own[key] for key in DESCRIPTION})
+    for evaluation in evaluations:
+        for figures in (evaluation, *evaluation["by_data_source"].values()):
+            for measured in figures["numbers"]:
+                known.setdefault(measured["name"], {key: measured[key] for key in DESCRIPTION})
     for row in rollouts:
         for name in row["numbers"]:
             known.setdefault(name, description(Number(name=name, is_share=row["outcome"] != "measured")))

@@ -3,13 +3,13 @@
 "use strict";
 
 const MARKS = { right: "✓", wrong: "✗", unparsed: "?", measured: "•", unscored: "–" };
-const ENDS = { // why a rollout ended, where that is not simply the end of its answer
+const ENDS = { // why a rollout ended, if not at the end of its answer
   length: "cut off at the length limit", done: "ended by the environment", max_turns: "ended at the limit of turns",
   max_images: "ended at the limit of images", no_room: "no room for another turn", failure: "the environment failed",
 };
 const TAGS = /(<\/?[a-z]\w*>)/i; // whatever tags the answers use
 
-// Control characters as visible symbols; tags, and what was searched for, stand out.
+// Shows control characters as visible symbols, and marks tags and the searched text.
 function answerText(text, search) {
   const visible = text.replace(/[\u0000-\u0008\u000b-\u001f]/g, (char) => String.fromCharCode(0x2400 + char.charCodeAt(0)));
   return visible.split(TAGS).map((piece) => (TAGS.test(piece) ? el("span", { class: "tag" }, piece) : found(piece, search)));
@@ -73,7 +73,7 @@ function worth(row) {
 
 const largestAdvantage = DATA.rollouts.reduce((most, row) => Math.max(most, Math.abs(row.advantage || 0)), 1e-9);
 
-// The answers to one prompt in one step are what the advantage compares.
+// The advantage compares the answers to one prompt in one step.
 function siblings(row, choose) {
   const same = DATA.rollouts.filter((one) => one.id === row.id && one.source === row.source && one.prompt === row.prompt);
   const chip = (one) => el("button", {

@@ -1,4 +1,4 @@
-// From top to bottom.
+// Draws the page from top to bottom.
 "use strict";
 
 drawHead();
