@@ -1,4 +1,4 @@
-"""Evaluation: answers to files of examples, their metrics, and the files with which others can check them.
+"""Evaluation: answers to files of examples, their metrics, and the files that others need to check them.
 
 EVAL=True in the scripts sets trainer.val_only=true, which starts `evaluate`. It writes in the run's folder:
 

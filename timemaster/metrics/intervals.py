@@ -36,7 +36,7 @@ def bootstrap(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, li
 
 
 def bootstrap_shares(columns: Mapping[str, Sequence[float]], seed: int) -> dict[str, list[float]]:
-    """`bootstrap` of shares. A column of only 0 or only 1 gets Wilson's interval: no resample can vary."""
+    """`bootstrap` of shares. A column of only 0 or only 1 gets Wilson's interval: its resamples are all equal."""
     intervals = bootstrap(columns, seed)
     constant = {name: column for name, column in columns.items() if set(column) in ({0.0}, {1.0})}
     return intervals | {name: list(wilson(round(sum(column)), len(column))) for name, column in constant.items()}

@@ -25,10 +25,10 @@ def choose_shots(examples: Sequence[Example], classes: Sequence[str], per_class:
     rng = random.Random(seed)
     chosen = []
     for name in classes:
-        group = [example for example in examples if example.answer == name]
-        if len(group) < per_class:
-            raise InputError(f"--few-shot {per_class}: the class {name} has {len(group)} rows to choose from; ask less.")
-        chosen += rng.sample(group, per_class)
+        rows = [example for example in examples if example.answer == name]
+        if len(rows) < per_class:
+            raise InputError(f"--few-shot {per_class}: the class {name} has {len(rows)} rows to choose from; ask less.")
+        chosen += rng.sample(rows, per_class)
     rng.shuffle(chosen)  # otherwise the last class would always be nearest to the question
     return chosen
 

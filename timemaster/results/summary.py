@@ -44,7 +44,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 
 def read_headlines(folder: Path) -> dict[str, Headline]:
-    """The headlines before RL, after RL and with blanked images, as far as these were evaluated.
+    """The headlines before RL, after RL and with blanked images, if they were evaluated.
 
     Raises InputError when an evaluation has none.
     """
@@ -52,11 +52,11 @@ def read_headlines(folder: Path) -> dict[str, Headline]:
     last = last_step(evaluations)
     names = {"before": "step_0"} | ({"after": f"step_{last}", "blank": f"step_{last}_blank"} if last else {})
     folders = {key: evaluations / name for key, name in names.items() if (evaluations / name).is_dir()}
-    found = {key: headline_of(read_metrics(path)) for key, path in folders.items()}
-    missing = [folders[key] for key, headline in found.items() if headline is None]
+    headlines = {key: headline_of(read_metrics(path)) for key, path in folders.items()}
+    missing = [folders[key] for key, headline in headlines.items() if headline is None]
     if missing:
         raise InputError(f"{missing[0]}/metrics.json: no answer was measured, so there is no summary.")
-    return {key: headline for key, headline in found.items() if headline is not None}
+    return {key: headline for key, headline in headlines.items() if headline is not None}
 
 
 def last_step(evaluations: Path) -> int:
@@ -107,7 +107,7 @@ def write_picture(folder: Path) -> Path:
 
 
 def measured(answer: Answer) -> Answer:
-    """An answer with its outcome. Without a recipe it has none: then its rewards decide."""
+    """An answer with its outcome. If its data source has no recipe, its rewards decide the outcome."""
     return answer if answer.outcome else WITHOUT_TASK.measured(answer)
 
 

@@ -17,7 +17,7 @@ MAX_BYTES = 15_000_000  # of all thumbnails as encoded in the page
 
 
 def embed(names: Iterable[str], folder: Path, page: Path, notes: list[str]) -> dict[str, dict[str, str | int]]:
-    """By name: `src` (a data URL, or a link when the page is full), `width` and `height` of the thumbnail, `file`.
+    """For a name: `src` (a data URL, or a link when the page is full), `width` and `height` of the thumbnail, `file`.
 
     The files are in `folder`; links are relative to `page`. Names without a readable file are left out.
     """

@@ -19,7 +19,7 @@ MAX_CLASSES = 100  # if there are more different truths, they are not classes
 
 def add_outcomes(rollouts: Iterable[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:
     """Add what was `said` (None: unreadable) and the `outcome` to each row that lacks them: right, wrong, unparsed or
-    unscored, as evaluations decide it (`is_correct`).
+    unscored, by the same rule as in evaluations (`is_correct`).
     """
     older = [row for row in rollouts if "outcome" not in row]
     labels = labels_of(older, evaluations)

@@ -29,7 +29,7 @@ ABOUT = (
     "files",
     "rows_left_out",
 )  # of metrics.json: what was evaluated
-FIGURES = (  # its results, beside the numbers that it measures
+FIGURES = (  # its results, in addition to the numbers that it measures
     "n", "macro_f1", "format_rate", "unparsed", "per_class", "reward_mean", "response_tokens_mean", "confusion",
     "num_samples",
 )  # fmt: skip
@@ -149,7 +149,7 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:
 
 def read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
     """The evaluations in eval/step_<N>*/, by step. One with blanked images follows the one with images."""
-    found = []
+    evaluations = []
     for path in folder.glob("step_*/metrics.json"):
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
@@ -159,8 +159,8 @@ def read_evaluations(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
             notes.append(f"eval/{path.parent.name}/metrics.json is not an evaluation and was left out")
             continue
         about = {"name": path.parent.name, "how": answers_sampled(metrics.get("sampling"))}
-        found.append(about | {key: clean(metrics.get(key)) for key in ABOUT} | shown_figures(metrics))
-    return sorted(found, key=lambda one: (one["step"] or 0, one["name"]))
+        evaluations.append(about | {key: clean(metrics.get(key)) for key in ABOUT} | shown_figures(metrics))
+    return sorted(evaluations, key=lambda row: (row["step"] or 0, row["name"]))
 
 
 def shown_figures(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def shown_turn(turn: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def num_brought(media: list[str], turns: Iterable[Mapping[str, Any]]) -> int:
-    """How many of a rollout's pictures its turns brought: the last ones. The others belong to the prompt.
+    """How many of a rollout's pictures its turns brought: the last ones. The other pictures belong to the prompt.
 
     A reply that ended its rollout may have pictures that are not in `media`: the policy never saw them.
     """
