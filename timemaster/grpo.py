@@ -126,7 +126,7 @@ def start_workers(run: Run, workers: Workers, renderer: Renderer, rows: Sequence
 def sample_groups(run: Run, workers: Workers, rows: Sequence[PromptRow], step: int) -> list[Group]:
     """The scored answers of a step, one group per row, in the order of `rows`.
 
-    The policy samples from its whole distribution: that is the one the trainer computes log-probs of.
+    The policy samples from its whole distribution, because the trainer computes log-probs of that distribution.
     """
     from timemaster.types import Sampling
 
@@ -176,7 +176,7 @@ def mini_batches(cfg: Config, samples: list[list[Sample]]) -> list[list[Sample]]
 def step_metrics(
     groups: list[Group], updates: list[dict[str, float]], seconds: float, evaluations: Evaluations
 ) -> dict[str, float]:
-    """A step's metrics. `seconds`: what it took, for the throughput.
+    """A step's metrics. `seconds`: the duration of the step, for the throughput.
 
     The log-prob difference is that of the first update: later ones train a policy that differs from the one that
     sampled.
@@ -200,7 +200,7 @@ def step_metrics(
 
 
 def rollout_metrics(groups: list[Group], evaluations: Evaluations) -> dict[str, float]:
-    """Rewards and lengths of rollouts. Of a score with unknown parts, only the known parts are counted, by name."""
+    """Rewards and lengths of rollouts. A score with unknown parts counts only in its known parts, by name."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     scores = [rollout.score for rollout in rollouts if rollout.score is not None and not rollout.failure]
     known = [score for score in scores if not score.unknown]

@@ -1,7 +1,7 @@
-"""Supervised fine-tuning (SFT) on rows that end with an assistant turn. Samples, backend and checkpoints are GRPO's.
+"""Supervised fine-tuning (SFT) on rows that end with an assistant turn.
 
 The prompt and its images are context. The assistant's tokens and its end of turn are trained. One optimizer update
-takes data.train_batch_size rows.
+takes data.train_batch_size rows. Samples, backend and checkpoints are the same as in GRPO.
 
     timemaster sft data.train_files=data/ctu_image/sft.parquet model.path=... trainer.experiment_name=sft
 """
@@ -84,7 +84,7 @@ def start_workers(run: Run, workers: Workers, renderer: Renderer, first: Sample,
 
 
 def step_metrics(batch: list[Sample], update: dict[str, float], seconds: float) -> dict[str, float]:
-    """A step's metrics. `seconds`: what the update took, for the throughput."""
+    """A step's metrics. `seconds`: the duration of the update, for the throughput."""
     tokens = sum(len(sample.token_ids) for sample in batch)
     metrics = {
         f"sft/{name}": value for name, value in without_single_source(update, batch).items() if name != "update_seconds"
@@ -93,13 +93,13 @@ def step_metrics(batch: list[Sample], update: dict[str, float], seconds: float) 
 
 
 def validate(workers: Workers, samples: list[Sample]) -> dict[str, float]:
-    """Mean loss per token over the validation rows; with several data sources also over those of each source."""
+    """Mean loss per token over the validation rows; with several data sources, also for each source."""
     means = without_single_source(workers.evaluate_sft(samples), samples)
     return {f"val/{name}": value for name, value in means.items() if name.partition("@")[0] == "loss"}
 
 
 def without_single_source(means: dict[str, float], samples: list[Sample]) -> dict[str, float]:
-    """`means`; those by name@data_source are left out when there is one source only."""
+    """`means`, without the entries name@data_source when there is only one source."""
     several = len({sample.data_source for sample in samples}) > 1
     return {name: value for name, value in means.items() if several or "@" not in name}
 

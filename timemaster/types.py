@@ -18,7 +18,7 @@ class InputError(ValueError):
 
 
 class WorkerDied(RuntimeError):
-    """A trainer rank or an engine is gone; the message names it and the cause."""
+    """A trainer rank or an engine died. The message names the process and the cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Media:
     kind: str  # "image" or "video"
     uid: str  # content hash: equal uid means equal pixels, and is the key of every cache
     data: bytes | None = None  # the encoded file; None when `path` is set
-    path: str = ""  # where the encoded file lies; "" when `data` is set
+    path: str = ""  # where the encoded file is; "" when `data` is set
     height: int = 0  # pixels, before any resizing
     width: int = 0  # pixels, before any resizing
     num_frames: int = 1  # frames given to the model; 1 for an image
@@ -60,14 +60,14 @@ class Example:
     id: str  # unique within a run
     messages: list[Message]  # ends with a user turn (to be answered) or an assistant turn (a demonstration)
     answer: str  # the ground truth as text: for people and metrics
-    truth: Any = None  # the ground truth with the type it has in the file, for rewards in verl's form; None: `answer`
+    truth: Any = None  # the ground truth with its type in the file, for rewards with verl's signature; None: `answer`
     data_source: str  # which task the row belongs to
-    extra: dict[str, Any] = field(default_factory=dict)  # anything else of the row a reward may want
+    extra: dict[str, Any] = field(default_factory=dict)  # further data of the row, for rewards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What an engine is given. Example: Prompt(id="train:3", token_ids=[151644, …], media=[Media(...)])"""
+    """The input of an engine. Example: Prompt(id="train:3", token_ids=[151644, …], media=[Media(...)])"""
 
     id: str  # the example's id
     token_ids: list[int]  # every placeholder token of every image already in place
@@ -97,7 +97,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What an engine gives back. Example: Completion(token_ids=[9, 15], logprobs=[-0.2, 0.0], finish_reason="stop")"""
+    """One answer of an engine. Example: Completion(token_ids=[9, 15], logprobs=[-0.2, 0.0], finish_reason="stop")"""
 
     token_ids: list[int]  # as sampled, the end-of-turn token included
     logprobs: list[float]  # of the sampling policy (after temperature and bans), one per token
@@ -107,11 +107,11 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What the rewards said. Example: Score(total=1.0, parts={"accuracy": 1.0, "format": 1.0})"""
+    """The result of the rewards. Example: Score(total=1.0, parts={"accuracy": 1.0, "format": 1.0})"""
 
     total: float  # the weighted sum of the parts that are known
     parts: dict[str, float]  # by name, unweighted
-    error: str = ""  # why a part could not be computed; "" when all is well
+    error: str = ""  # why a part could not be computed; "" without an error
     unknown: tuple[str, ...] = ()  # parts that a judge could not settle
 
 
@@ -132,8 +132,8 @@ class Turn:
     """A piece of a rollout, in order. Example: Turn(kind="sampled", text="<code>1+1</code>", stop="</code>", …)"""
 
     kind: str  # "sampled" by the policy, or appended by the "environment"
-    text: str  # decoded; a sampled turn without the end-of-turn token; media of a reply are shown as <image>
-    token_ids: list[int] = field(default_factory=list)  # as they stand in the rollout; empty: the model never saw it
+    text: str  # decoded, without a sampled end-of-turn token; media of a reply appear as <image>
+    token_ids: list[int] = field(default_factory=list)  # as in the rollout; empty: the model never saw this turn
     media: list[Media] = field(default_factory=list)  # images that the turn added, in order
     finish_reason: str = ""  # sampled: "stop" (end of turn), "stop_string" or "length"; environment: ""
     stop: str = ""  # the stop string that ended a sampled turn; "" when none did
@@ -157,9 +157,9 @@ class Reply:
     numbers: dict[str, float] = field(default_factory=dict)  # for the log and for rewards; later values replace earlier
     error: str = ""  # a mistake of the model, such as code that raises: counted, and scored like any answer
     failure: str = ""  # a failure of the infrastructure: the rollout ends, is not scored and not trained on
-    temperature: float | None = None  # of the next sampled turn, above 0; None: the run's
+    temperature: float | None = None  # for the next sampled turn, above 0; None: the run's temperature
     stop: tuple[str, ...] | None = None  # stop strings of the next sampled turn; None: the environment's
-    max_tokens: int | None = None  # of the next sampled turn, at least 1; None: what the budgets leave
+    max_tokens: int | None = None  # for the next sampled turn, at least 1; None: all that the budgets leave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,10 +175,10 @@ class Rollout:
     text: str  # the sampled turns, decoded, for people and rewards
     finish_reason: str  # why it ended, one of FINISH_REASONS
     turns: list[Turn] = field(default_factory=list)  # the sampled and the environment's turns, in order
-    has_environment: bool = False  # its task has one
-    temperatures: list[float] | None = None  # of sampling, one per token; None: the run's for all of them
-    numbers: dict[str, float] = field(default_factory=dict)  # what its environment reported
-    failure: str = ""  # why its environment could not go on (infrastructure); the rollout is then not scored
+    has_environment: bool = False  # whether its task has an environment
+    temperatures: list[float] | None = None  # sampling temperature of each token; None: the run's for all tokens
+    numbers: dict[str, float] = field(default_factory=dict)  # numbers that its environment reported
+    failure: str = ""  # why its environment failed (infrastructure): not scored; "" without a failure
     score: Score | None = None
 
 
@@ -192,7 +192,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What a backend trains on. Example: token_ids=[5, 6, 7, 8], mask=[0, 0, 1, 1], advantage=0.7"""
+    """One sequence that a backend trains on. Example: token_ids=[5, 6, 7, 8], mask=[0, 0, 1, 1], advantage=0.7"""
 
     id: str  # the example's id, for error messages
     token_ids: list[int]
@@ -200,7 +200,7 @@ class Sample:
     media: list[Media]
     logprobs: list[float] | None = None  # old log-probs, one per token; None for supervised rows
     ref_logprobs: list[float] | None = None  # of the reference model, one per token; None without a KL term
-    temperatures: list[float] | None = None  # of sampling, one per token; None: the run's for all of them
+    temperatures: list[float] | None = None  # sampling temperature of each token; None: the run's for all tokens
     advantage: float = 1.0
     data_source: str = ""  # of the example
 

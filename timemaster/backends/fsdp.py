@@ -31,7 +31,7 @@ from timemaster.models.weights import check_weights
 from timemaster.tokens.batch import Batch, Collator
 from timemaster.types import Sample
 
-MicroBatches = Sequence[Sequence[Sample]]  # of this rank; with an empty one it only takes part in the collectives
+MicroBatches = Sequence[Sequence[Sample]]  # of this rank; for an empty one, the rank only takes part in the collectives
 STAND_IN = Sample(id="", token_ids=[0, 0], mask=[0, 1], media=[])  # the sample for empty micro-batches; never counted
 
 
@@ -76,7 +76,7 @@ class FsdpBackend:
             check_weights(cfg.path)
         model = self.family.model_class().from_pretrained(
             cfg.path,
-            dtype="auto",  # the stored one, as long as every rank holds the whole model
+            dtype="auto",  # the stored dtype, while every rank holds the whole model
             attn_implementation=attention(self.cfg, self.device.type),
         )
         if trained and cfg.enable_gradient_checkpointing:
@@ -98,7 +98,7 @@ class FsdpBackend:
         if frozen:
             # Buffers keep their dtype: rotary frequencies need it.
             for parameter in model.get_submodule(self.family.vision_tower).parameters():
-                parameter.data = parameter.data.to(self.dtype, copy=True)  # copied: a view would keep the whole file
+                parameter.data = parameter.data.to(self.dtype, copy=True)  # a view would keep the whole file
         return policy.to(self.device)
 
     def _shard(self, policy: Policy, trained: bool) -> None:
@@ -211,7 +211,7 @@ class FsdpBackend:
         return means(gathered)
 
     def offload(self) -> None:
-        """Move parameters, reference and optimizer state to host memory. Without effect when they are there.
+        """Move parameters, reference and optimizer state to host memory. Does nothing if they are there.
 
         No forward pass is possible until `onload`.
         """
@@ -224,7 +224,7 @@ class FsdpBackend:
         self.release()
 
     def onload(self) -> None:
-        """Move back what `offload` moved. Without effect when it is back: the driver repeats an interrupted switch."""
+        """Move back what `offload` moved. Does nothing if it is back: the driver repeats an interrupted switch."""
         if self._is_offloaded:
             self._host.restore(self._movable())
             self._is_offloaded = False
@@ -288,7 +288,7 @@ class FsdpBackend:
                 names.setdefault(owner, []).append(name.removeprefix("model."))
         if tied_head and self.policy.model.config.tie_word_embeddings:
             names[""].append(self.family.head)
-        return [(units[owner], own) for owner, own in names.items()]
+        return [(units[owner], own_names) for owner, own_names in names.items()]
 
     def parameter_table(self) -> dict[str, tuple[int, bool]]:
         """(number of parameters, trained) of each part of the model."""

@@ -1,4 +1,4 @@
-"""Copies of tensors in host memory, so that others can use their device memory.
+"""Copies of tensors in host memory, so that other processes can use their device memory.
 
 A tensor keeps its identity: only its storage is emptied and filled again. FSDP, the optimizer and views of the tensor
 need no change. Host buffers are allocated once, with the exact size (torch's own pinned allocator rounds up to a power

@@ -69,8 +69,8 @@ class Policy(nn.Module):
             chunk = slice(i, i + CHUNK_TOKENS)
             divisor: float | torch.Tensor = temperature
             if batch.temperatures is not None:
-                given = batch.temperatures[chunk]
-                divisor = torch.where(given > 0, given, temperature)[:, None]
+                per_token = batch.temperatures[chunk]
+                divisor = torch.where(per_token > 0, per_token, temperature)[:, None]
             args = (hidden[chunk], weight, batch.targets[chunk], divisor, train_entropy)
             parts.append(checkpoint(self._head, *args, use_reentrant=False))
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
@@ -99,7 +99,7 @@ class Policy(nn.Module):
             flat = flat.index_copy(0, batch.images.feature_at, features[batch.images.feature_index])
             embeds = flat.view_as(embeds)
         elif self._vision_is_sharded:
-            # A rank without images must join the collectives of the ranks that have some.
+            # A rank without images must join the collectives of the ranks that have images.
             blank = self._family.blank_image(self.model.config)
             features = self._features({name: tensor.to(self.banned.device) for name, tensor in blank.items()})
             embeds = embeds + 0.0 * features.sum().to(embeds.dtype)

@@ -1,4 +1,4 @@
-"""What the driver gives a trainer rank beside the settings. Does not import torch."""
+"""What the driver gives a trainer rank in addition to the settings. Does not import torch."""
 
 from __future__ import annotations
 

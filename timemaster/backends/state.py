@@ -1,7 +1,8 @@
 """What one trainer rank writes into a checkpoint's folder and reads from it.
 
-Which folder, whether it is whole and which older ones go is the driver's matter: timemaster/run/checkpoints.py, whose
-head shows the files. The sharded state is torch's distributed checkpoint, so the number of ranks may change on resume.
+The driver chooses the folder, checks that it is complete and removes older ones: see timemaster/run/checkpoints.py,
+which also lists the files. The sharded state is torch's distributed checkpoint, so the number of ranks may change on
+resume.
 """
 
 from __future__ import annotations

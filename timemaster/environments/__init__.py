@@ -1,4 +1,4 @@
-"""Environments answer the policy's turns: tools, code, further images. Each rollout has an object of its own.
+"""Environments answer the policy's turns: tools, code, further images. Each rollout has its own object.
 
     class Calculator:
         def step(self, turn: Turn) -> Reply: ...

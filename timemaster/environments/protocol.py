@@ -10,9 +10,9 @@ from timemaster.types import Example, InputError, Reply, Turn
 
 
 class Environment(Protocol):
-    """One object per rollout. Its steps run beside decoding: in a thread, or on an event loop when they are async.
+    """One object per rollout. Its steps run while sequences are decoded: in a thread, or, if async, on an event loop.
 
-    An exception of `step`, and a step that takes longer than the limit, is a failure of the infrastructure: the rollout
+    An exception in `step`, or a step that exceeds the time limit, is a failure of the infrastructure: the rollout
     ends and is not scored. Mistakes of the model belong in `Reply.error`.
     """
 
@@ -20,12 +20,12 @@ class Environment(Protocol):
         """Answer the turn that was just sampled. Called after every sampled turn that is not cut off."""
 
     def close(self) -> Awaitable[None] | None:
-        """Free what the rollout held. Called once, however the rollout ends; may come while a step still runs."""
+        """Free the rollout's resources. Called once, however the rollout ends, perhaps while a step still runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentSpec:
-    """What environment a task's rollouts have. Example: EnvironmentSpec(make=Calculator, stop=("</code>",))
+    """The environment of a task's rollouts. Example: EnvironmentSpec(make=Calculator, stop=("</code>",))
 
     Raises InputError when a number is out of range or a stop string is empty.
     """
@@ -34,9 +34,9 @@ class EnvironmentSpec:
     make: Callable[[Example], Environment | Awaitable[Environment]]
     stop: tuple[str, ...] = ()  # stop strings of sampled turns; a turn that ends with one is answered by `step`
     max_turns: int = 8  # sampled turns of a rollout
-    max_segment_tokens: int = 0  # of one sampled turn; 0: what data.max_response_length leaves
-    max_images: int = 0  # that replies may add to one rollout
-    timeout: float = 60.0  # seconds that making, a step or closing may take; 0: no limit
+    max_segment_tokens: int = 0  # in one sampled turn; 0: all that data.max_response_length leaves
+    max_images: int = 0  # images that replies may add to one rollout
+    timeout: float = 60.0  # seconds for each call of `make`, `step` and `close`; 0: no limit
 
     def __post_init__(self) -> None:
         for name in ("max_segment_tokens", "max_images", "timeout"):

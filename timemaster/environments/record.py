@@ -15,7 +15,7 @@ def environment_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Metrics of the rollouts that have an environment; empty when none has.
 
     environment/<name>       mean of a number, over the rollouts that report it
-    environment/errors       replies that name a mistake of the model
+    environment/errors       replies that report a mistake of the model
     environment/failures     rollouts that a failure of the infrastructure ended
     environment/turns_mean   sampled turns per rollout
     """

@@ -1,9 +1,9 @@
-"""What the library knows of a family of models: one record, chosen by the `model_type` in config.json.
+"""What the library knows about a family of models: one record, chosen by the `model_type` in config.json.
 
-Everything in which families of vision-language models differ is read from the record: classes, paths of modules, vision
-arithmetic, special tokens, names of weights, sizes. A new family is one file with a `Family` in it (what it shares with
-another family it takes from there), and one line: in FAMILIES, or in another package as an entry point, which every
-process of a run finds:
+The record holds everything in which families of vision-language models differ: classes, paths of modules, vision
+arithmetic, special tokens, names of weights, sizes. A new family needs one file with a `Family` (the file imports what
+it shares with another family) and one line. The line is in FAMILIES, or in another package as an entry point, which
+every process of a run finds:
 
     [project.entry-points."timemaster.families"]
     my_vl = "my_package.my_vl:FAMILY"
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # model_type in config.json -> import path of the record
 FAMILIES: dict[str, str] = {"qwen2_5_vl": "timemaster.models.qwen2_5_vl:FAMILY"}
-DEFAULT = "qwen2_5_vl"  # the family that reports made without a model count tokens for
+DEFAULT = "qwen2_5_vl"  # the family for token counts in reports without a model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class VisionSpec:
     """Vision facts of one model, and the pixel budget of the run."""
 
     family: Family = field(repr=False)
-    image_token_id: int  # stands once for every token of an image
+    image_token_id: int  # repeated for every token of an image
     video_token_id: int
     banned_token_ids: tuple[int, ...]  # never sampled: after one, the next forward pass would look for missing pixels
     patch_size: int  # pixels
@@ -48,7 +48,7 @@ class VisionSpec:
     tokens_per_second: float  # temporal positions per second of video
     min_pixels: int
     max_pixels: int
-    clock_dtype: str = "float32"  # the engine's dtype for the seconds of a video: that of its model
+    clock_dtype: str = "float32"  # the engine rounds the seconds of a video to this dtype, its model's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +62,10 @@ class ModelSizes:
     layers: int
     kv_width: int  # width of the keys of one token in one layer
     vocabulary: int
-    layer_bytes: float  # activations that one layer keeps of one token for its backward pass, in bfloat16
+    layer_bytes: float  # activations that one layer keeps per token for its backward pass, in bfloat16
     vision_hidden: int
     vision_depth: int
-    block_bytes: float  # activations that one vision block keeps of one patch for its backward pass, in bfloat16
+    block_bytes: float  # activations that one vision block keeps per patch for its backward pass, in bfloat16
     patches_per_token: int
     stored_bytes: int  # of one parameter in the model's folder
 
@@ -104,13 +104,13 @@ class Family:
     # (model, embeddings [B, T, hidden], positions [4, B, T]: in the text, then the three axes, attention mask [B, T] or
     # None) -> last hidden states [B, T, hidden]
     decode: Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-    # (token ids [B, T], spec) -> further inputs of transformers' `generate`, which makes positions of its own
+    # (token ids [B, T], spec) -> further inputs of transformers' `generate`, which makes its own positions
     generate_inputs: Callable[[torch.Tensor, VisionSpec], dict[str, torch.Tensor]]
 
     # Paths of modules.
     vision_tower: str  # what model.freeze_vision_tower freezes
-    vision_blocks: str  # list of modules of the vision tower, each sharded by itself
-    layers: str  # list of modules of the language model, each sharded by itself
+    vision_blocks: str  # list of modules of the vision tower, each sharded separately
+    layers: str  # list of modules of the language model, each sharded separately
     parts: Mapping[str, str]  # name in the table of parameters -> path; the table adds embeddings and head
     vllm_language_model: str  # in vLLM's model: the module with `lm_head` and `model.embed_tokens`
 
@@ -142,7 +142,7 @@ def supported() -> str:
 
 
 def default_family() -> Family:
-    """The family that is meant where no model is given."""
+    """The family that is used where no model is given."""
     return _load(FAMILIES[DEFAULT])
 
 

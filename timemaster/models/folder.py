@@ -54,7 +54,7 @@ def load_model_config(path: str, revision: str = "main") -> dict[str, Any]:
 
 
 def _check_hub_id(path: str) -> None:
-    """InputError when `path` is not a folder but looks like one: the hub is then not asked."""
+    """InputError when `path` is not a folder but looks like one. The hub gets no request then."""
     home = os.path.expanduser(path)
     if home != path and Path(home).is_dir():
         raise InputError(f"model.path={path!r}: the shell did not expand ~. Write {home!r}.")

@@ -1,6 +1,6 @@
-"""Vision arithmetic of families that resize an image to a grid of patches: Qwen2-VL and what came after it.
+"""Vision arithmetic of families that resize an image to a grid of patches: Qwen2-VL and its successors.
 
-Token counts follow from (height, width), so that over-long rows are found without reading pixels.
+Token counts follow from (height, width), so rows that are too long are found without reading pixels.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def second_per_grid(media: Media, spec: VisionSpec) -> float:
     """Seconds between two temporal patches of a video; 0.0 for an image, which has no clock.
 
     Rounded as vLLM does: the processor gives a float32 tensor, which is cast to the model's dtype. Without rounding,
-    positions differ where a product with the clock is nearly whole: at 24 frames per second and every fifth frame, for
-    instance.
+    positions differ where a product with the clock is almost a whole number, for example with every fifth frame at 24
+    frames per second.
     """
     if media.kind != "video":
         return 0.0

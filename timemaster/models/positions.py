@@ -2,7 +2,7 @@
 
 Text advances on all three axes (time, height, width) together. An image or video occupies a grid that starts at the
 next position, and the text after it continues one past the largest position of the grid. vLLM samples with the same
-positions. transformers has the same for still images and others for long videos, so the trainer never uses its own.
+positions. transformers has the same for still images but others for long videos, so the trainer does not use them.
 
 Source of the scheme: Qwen2-VL (https://arxiv.org/abs/2409.12191), section 2.1; the absolute clock of videos:
 Qwen2.5-VL (https://arxiv.org/abs/2502.13923), section 2.1.2.

@@ -27,7 +27,7 @@ def _tokenizer_class() -> Any:
 
 
 def processor_size(min_pixels: int, max_pixels: int) -> dict[str, int]:
-    """`size` of the image processor, whose names speak of edges but mean areas in pixels."""
+    """`size` of the image processor. The keys name edges, but the values are areas in pixels."""
     return {"shortest_edge": min_pixels, "longest_edge": max_pixels}
 
 
@@ -51,7 +51,7 @@ def vision(config: Mapping[str, Any], **given: Any) -> VisionSpec:
 def sizes(config: Mapping[str, Any]) -> ModelSizes:
     """Sizes from a config.json, in the published flat form or in transformers' nested one.
 
-    The activations were counted with torch's saved_tensors_hooks in bfloat16, of a token in a decoder layer and of a
+    The activations were counted with torch's saved_tensors_hooks in bfloat16: per token in a decoder layer, and per
     patch in a vision block.
     """
     text, tower = {**config, **config.get("text_config", {})}, config["vision_config"]

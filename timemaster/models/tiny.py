@@ -1,4 +1,4 @@
-"""The embedded default: a Qwen2.5-VL of about one million parameters, made here without any download.
+"""The embedded default: a Qwen2.5-VL of about one million parameters, generated without any download.
 
 It is an ordinary Hugging Face folder (config, safetensors, tokenizer, processor): plain transformers and plain vLLM
 load it. The architecture is the published one with small sizes. The weights are random, with a standard deviation that
@@ -129,7 +129,7 @@ def make_config(tokenizer: Any, hidden_size: int, num_layers: int) -> Any:
 
 
 def init_weights(model: Any, std: float, seed: int) -> None:
-    """Normal weights of the given std; norms are 1, biases 0. With std 0.02 so small a model does not learn."""
+    """Normal weights of the given std; norms are 1, biases 0. With std 0.02 a model this small does not learn."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What images cost a model in tokens, and their pixels for the forward pass.
+"""The number of tokens of an image, and its pixels for the forward pass.
 
 Pixels are decoded and processed once per content hash and kept in a small cache, so the rollouts of a group share them.
 """

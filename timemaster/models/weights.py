@@ -40,7 +40,7 @@ def weight_files(model: str) -> list[Path]:
     return files
 
 
-NEEDED = (  # a usable folder has one file of each line
+NEEDED = (  # a usable folder has at least one file of each line
     ("config.json",),
     ("tokenizer.json", "vocab.json"),
     ("tokenizer_config.json",),
@@ -105,7 +105,7 @@ def wanted_shapes(model: str) -> Shapes:
 
 
 def read_layers(model: str) -> Iterator[list[tuple[str, Any]]]:
-    """The weights of a folder in portions of (name in memory, tensor), for engines that run already.
+    """The weights of a folder in portions of (name in memory, tensor), for engines that already run.
 
     A tied head comes last, under its own name: some engines keep a copy of it.
     """
@@ -131,11 +131,11 @@ def compare_weights(source: str, found: Shapes, wanted: Shapes) -> None:
     """InputError unless `found`, the weights of `source`, are the `wanted` ones and no others."""
     _refuse(source, "lacks", sorted(wanted.keys() - found.keys()))
     _refuse(source, "has unexpected weights:", sorted(found.keys() - wanted.keys()))
-    other = [f"{name} {found[name]} for {shape}" for name, shape in wanted.items() if found[name] != shape]
-    _refuse(source, "has weights of unexpected shapes:", other)
+    mismatches = [f"{name} {found[name]} for {shape}" for name, shape in wanted.items() if found[name] != shape]
+    _refuse(source, "has weights of unexpected shapes:", mismatches)
 
 
 def _refuse(model: str, what: str, names: list[str]) -> None:
     if names:
-        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        raise InputError(f"{model} {what} {', '.join(names[:4])}{more}. Copy or save the whole model again.")
+        rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        raise InputError(f"{model} {what} {', '.join(names[:4])}{rest}. Copy or save the whole model again.")

@@ -47,7 +47,7 @@ class Engine(Protocol):
         """
 
     def step(self) -> list[tuple[str, list[Completion]]]:
-        """Decode a little. Returns the requests that are finished, by key. To be called while `busy`."""
+        """Decode a little. Returns the requests that are finished, by key. Call it while `busy`."""
 
     def busy(self) -> bool:
         """Whether any request is unfinished."""

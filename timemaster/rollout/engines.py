@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def resolve_engine(name: str) -> str:
-    """rollout.name as "vllm" or "hf"; `auto` falls back to hf with one clear line. InputError without vllm."""
+    """rollout.name as "vllm" or "hf"; `auto` falls back to hf with a warning. InputError if "vllm" is not installed."""
     have_vllm = importlib.util.find_spec("vllm") is not None
     if name == "auto":
         if not have_vllm:

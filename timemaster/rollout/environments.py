@@ -1,4 +1,4 @@
-"""Calling environments beside decoding: making them, their steps, closing them. See `timemaster.environments`.
+"""Calls environments while sequences are decoded: makes, steps and closes them. See `timemaster.environments`.
 
 Each kind of environment has its own threads and event loop; a call that takes longer than `EnvironmentSpec.timeout` is
 given up and its thread left behind.
@@ -25,7 +25,7 @@ from timemaster.types import Example, Part, Reply, Turn
 
 log = logging.getLogger(__name__)
 
-NUM_THREADS = 64  # of each kind of environment: as many plain steps run at once
+NUM_THREADS = 64  # of each kind of environment: as many steps that are not async run at once
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +36,7 @@ class OpenEnvironment:
     example: Example
     made: Environment | None = None
     is_closed: bool = False
-    lock: Lock = field(default_factory=Lock)  # of the two fields above
+    lock: Lock = field(default_factory=Lock)  # protects the two fields above
 
 
 class Environments:
@@ -45,62 +45,63 @@ class Environments:
     def __init__(self) -> None:
         self._callers: dict[int, tuple[EnvironmentSpec, Caller]] = {}  # by the id of their spec, which is kept alive
 
-    def step(self, one: OpenEnvironment, turn: Turn) -> Future[Reply]:
-        """The reply to `turn`, later. The Future has the exception of an environment that fails, or CallsStuck."""
-        if one.made is not None:
-            return self._step(one.spec, one.made, turn)
+    def step(self, opened: OpenEnvironment, turn: Turn) -> Future[Reply]:
+        """A Future of the reply to `turn`. It has the exception of an environment that fails, or CallsStuck."""
+        if opened.made is not None:
+            return self._step(opened.spec, opened.made, turn)
         answer: Future[Reply] = Future()
 
         def step(made: Future[Environment]) -> None:
             if error := made.exception():
                 answer.set_exception(error)
-            elif one.is_closed:  # nobody waits for the reply any more
+            elif opened.is_closed:  # nobody waits for the reply any more
                 answer.cancel()
             else:
-                self._step(one.spec, made.result(), turn).add_done_callback(tell)
+                self._step(opened.spec, made.result(), turn).add_done_callback(forward)
 
-        def tell(reply: Future[Reply]) -> None:
+        def forward(reply: Future[Reply]) -> None:
             if error := reply.exception():
                 answer.set_exception(error)
             else:
                 answer.set_result(reply.result())
 
-        self._call(one.spec, partial(one.spec.make, one.example), partial(self._keep, one)).add_done_callback(step)
+        make = partial(opened.spec.make, opened.example)
+        self._call(opened.spec, make, partial(self._keep, opened)).add_done_callback(step)
         return answer
 
-    def close(self, one: OpenEnvironment) -> Future[None]:
-        """Close the environment if it was made, later; one that is still being made is closed afterwards."""
-        with one.lock:
-            assert not one.is_closed
-            one.is_closed = True
-            made = one.made
+    def close(self, opened: OpenEnvironment) -> Future[None]:
+        """Begin to close the environment if it was made. If it is still being made, it is closed afterwards."""
+        with opened.lock:
+            assert not opened.is_closed
+            opened.is_closed = True
+            made = opened.made
         if made is None:
-            nothing: Future[None] = Future()
-            nothing.set_result(None)
-            return nothing
-        return self._close(one, made)
+            closed: Future[None] = Future()
+            closed.set_result(None)
+            return closed
+        return self._close(opened, made)
 
-    def _keep(self, one: OpenEnvironment, made: Environment) -> Environment:
-        """Called where making ends, also when it was given up by then."""
-        with one.lock:
-            one.made = made
-            is_late = one.is_closed
+    def _keep(self, opened: OpenEnvironment, made: Environment) -> Environment:
+        """Store the environment that was made. If its rollout has ended by then, close it."""
+        with opened.lock:
+            opened.made = made
+            is_late = opened.is_closed
         if is_late:
-            self._close(one, made)
+            self._close(opened, made)
         return made
 
-    def _close(self, one: OpenEnvironment, made: Environment) -> Future[None]:
-        def tell(done: Future[None]) -> None:
+    def _close(self, opened: OpenEnvironment, made: Environment) -> Future[None]:
+        def warn_if_failed(done: Future[None]) -> None:
             if error := done.exception():
-                log.warning("closing the %s of example %r failed: %s", _name(made), one.example.id, described(error))
+                log.warning("closing the %s of example %r failed: %s", _name(made), opened.example.id, described(error))
 
-        closed = self._call(one.spec, made.close, lambda _: None)
-        closed.add_done_callback(tell)
+        closed = self._call(opened.spec, made.close, lambda _: None)
+        closed.add_done_callback(warn_if_failed)
         return closed
 
     def _step(self, spec: EnvironmentSpec, made: Environment, turn: Turn) -> Future[Reply]:
-        own = replace(turn, token_ids=list(turn.token_ids))
-        return self._call(spec, partial(made.step, own), checked)
+        turn_copy = replace(turn, token_ids=list(turn.token_ids))
+        return self._call(spec, partial(made.step, turn_copy), checked)
 
     def _call(self, spec: EnvironmentSpec, fn: Callable[[], Any], read: Callable[[Any], Any]) -> Future[Any]:
         if id(spec) not in self._callers:

@@ -41,7 +41,7 @@ class Row:
 class RowSampler:
     """Samples the next token of every row with the row's own generator and temperature, and sees where rows end.
 
-    A logits processor for transformers' greedy search: it leaves each row the one token that was sampled.
+    A logits processor for transformers' greedy search: it leaves only the sampled token in each row.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class RowSampler:
             scores = warp(input_ids, scores)
         logprobs = scores.log_softmax(-1)
         noise = torch.ones_like(logprobs)
-        for row, own in zip(self.rows, noise, strict=True):
+        for row, row_noise in zip(self.rows, noise, strict=True):
             if row.sampling.temperature and not row.finish_reason:
-                own.exponential_(generator=row.generator)
+                row_noise.exponential_(generator=row.generator)
         # The largest p / Exp(1) is a sample of p.
         tokens = torch.where(greedy[:, None], logprobs, logprobs - noise.log()).argmax(-1)
         picked = logprobs.gather(-1, tokens[:, None])[:, 0].tolist()
@@ -88,7 +88,7 @@ class RowSampler:
     def _completed(self, row: Row) -> str:
         """The stop string that the last token completed, "" for none: the one that ends first, as in vLLM."""
         longest = max(map(len, row.sampling.stop))
-        tail = self._decode(row.token_ids[-4 * (longest + 1) :])  # a character is of at most 4 tokens
+        tail = self._decode(row.token_ids[-4 * (longest + 1) :])  # a character has at most 4 tokens
         ends = [(tail.index(stop) + len(stop), stop) for stop in row.sampling.stop if stop in tail]
         return min(ends, key=lambda end: end[0])[1] if ends else ""
 
@@ -98,7 +98,7 @@ class RowSampler:
 
 
 def warping(sampling: Sampling) -> tuple[int, float]:
-    """top_k (0: all tokens) and top_p by which tokens are left out; greedy sampling leaves out none."""
+    """top_k (0: all tokens) and top_p, which leave out tokens; greedy sampling leaves out none."""
     return (0, 1.0) if sampling.temperature == 0 else (max(sampling.top_k, 0), sampling.top_p)
 
 
@@ -145,7 +145,7 @@ class HfEngine:
         self._queue = [item for item in self._queue if item[0] not in keys]
 
     def step(self) -> list[tuple[str, list[Completion]]]:
-        """Answer one batch: the head of the queue and what follows with the same choice of tokens."""
+        """Answer one batch: the first request and those after it with the same top_k and top_p."""
         first = self._queue[0][2]
         batch: list[tuple[str, Prompt, Sampling]] = []
         num_rows = 0
@@ -159,8 +159,8 @@ class HfEngine:
         self._queue = self._queue[len(batch) :]
         rows = [[self._row(sampling, k) for k in range(sampling.n)] for _, _, sampling in batch]
         prompts = [prompt for (_, prompt, sampling) in batch for _ in range(sampling.n)]
-        self._generate(prompts, [row for own in rows for row in own], first)
-        return [(key, [row.completion() for row in own]) for (key, _, _), own in zip(batch, rows, strict=True)]
+        self._generate(prompts, [row for answers in rows for row in answers], first)
+        return [(key, [row.completion() for row in answers]) for (key, _, _), answers in zip(batch, rows, strict=True)]
 
     def _row(self, sampling: Sampling, answer: int) -> Row:
         generator = torch.Generator(self._spec.device)
@@ -172,7 +172,7 @@ class HfEngine:
 
     @torch.no_grad()
     def _generate(self, prompts: list[Prompt], rows: list[Row], shared: Sampling) -> None:
-        """Sample the rows, one for each prompt. `shared`: has the choice of tokens of all."""
+        """Sample the rows, one for each prompt. `shared`: its top_k and top_p are those of all rows."""
         pad = self._spec.stop_token_ids[0]
         longest = max(len(p.token_ids) for p in prompts)
         ids = torch.tensor([[pad] * (longest - len(p.token_ids)) + p.token_ids for p in prompts])
@@ -188,7 +188,7 @@ class HfEngine:
         self._model.generate(
             input_ids=ids.to(self._spec.device),
             attention_mask=attention.to(self._spec.device),
-            do_sample=False,  # of what the sampler leaves: one token
+            do_sample=False,  # the sampler leaves only one token
             max_new_tokens=max(row.sampling.max_tokens for row in rows),
             pad_token_id=pad,
             logits_processor=[sampler],

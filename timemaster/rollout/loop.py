@@ -1,6 +1,6 @@
 """From prompts to scored rollouts: the turn loop around an engine.
 
-Rewards and environments are called beside the decoding of other sequences. A rollout whose task has an environment goes
+Rewards and environments are called while other sequences are decoded. A rollout whose task has an environment goes
 on for several turns: replies (images included) are tokenised alone and appended, past tokens are never touched.
 Knows nothing of training, weights or Ray.
 """
@@ -62,7 +62,7 @@ class _Open:
     ended: dict[int, _Ended]  # by the number of the answer
 
     def is_complete(self) -> bool:
-        return len(self.ended) == len(self.answers) and all(one.is_settled() for one in self.ended.values())
+        return len(self.ended) == len(self.answers) and all(ended.is_settled() for ended in self.ended.values())
 
     def group(self) -> Group:
         """Raises what a reward raised."""
@@ -85,7 +85,7 @@ class RolloutLoop:
         self._environments = Environments()
         self._open: dict[int, _Open] = {}  # by the key of the request
         self._decoding: dict[str, list[Progress]] = {}  # by the engine's key
-        # What ended beside decoding: a reply (with its rollout), or a score or a closed environment (None).
+        # What finished outside the engine: a reply (with its rollout), or a score or a closed environment (None).
         self._arrived: SimpleQueue[Progress | None] = SimpleQueue()
 
     def add(self, request: Request) -> None:
@@ -108,7 +108,7 @@ class RolloutLoop:
         return sum(len(group.answers) - len(group.ended) for group in self._open.values())
 
     def advance(self, seconds: float | None = None) -> list[tuple[int, Group]]:
-        """Decode a little. The groups that are complete, every rollout scored, with the keys of their requests.
+        """Decode a little. Returns the complete groups, every rollout scored, with the keys of their requests.
 
         Waits only when nothing is left to decode, and for at most `seconds` (None: no limit): for a reply of an
         environment, or a score. Raises what a reward raises, and CallsStuck when too many steps of environments never
@@ -126,7 +126,7 @@ class RolloutLoop:
         with suppress(Empty):
             while True:
                 self._take_arrived(self._arrived.get_nowait())
-        complete = [key for key, one in self._open.items() if one.is_complete()]
+        complete = [key for key, group in self._open.items() if group.is_complete()]
         return [(key, self._open.pop(key).group()) for key in complete]
 
     def run(self, jobs: Sequence[tuple[Example, Prompt]], sampling: Sampling, version: int, seed: str) -> list[Group]:
@@ -144,7 +144,7 @@ class RolloutLoop:
     def abandon(self) -> None:
         """Drop everything that is open, after an error: requests are aborted, environments are closed."""
         self.engine.abort(list(self._decoding))
-        closing = [one.closed for group in self._open.values() for one in group.ended.values() if one.closed]
+        closing = [ended.closed for group in self._open.values() for ended in group.ended.values() if ended.closed]
         for group in self._open.values():
             for progress in group.answers:
                 if progress.environment and progress.answer not in group.ended:
@@ -199,7 +199,7 @@ class RolloutLoop:
         if closed:
             self._announce(closed, None)
 
-    def _announce(self, future: Future[Any], what: Progress | None) -> None:
+    def _announce(self, future: Future[Any], progress: Progress | None) -> None:
         """Have `advance` woken up when the future is done."""
         queue = self._arrived
-        future.add_done_callback(lambda _: queue.put(what))
+        future.add_done_callback(lambda _: queue.put(progress))

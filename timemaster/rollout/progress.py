@@ -32,12 +32,12 @@ class Request:
     prompt: Prompt
     sampling: Sampling  # `max_tokens`: of all sampled turns of a rollout together
     version: int  # of the weights, recorded for every sampled token
-    seed: str  # with the example's id, the answer's number and the turn it seeds the sampling, on any engine
+    seed: str  # seeds the sampling, with the example's id, the answer's number and the turn; the same on any engine
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Progress:
-    """One answer to a request in the making. Tokens that are in it never change."""
+    """One unfinished answer to a request. Tokens that were added never change."""
 
     request: Request
     answer: int  # its number among the answers to the request
@@ -51,11 +51,11 @@ class Progress:
     sampling: Sampling  # of the turn that is being sampled
     turns: list[Turn] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
-    reply: Future[Reply] | None = None  # of the environment to the last turn, while it is waited for
+    reply: Future[Reply] | None = None  # the environment's reply to the last turn, while it is awaited
 
     @classmethod
     def start(cls, request: Request, answer: int, sampling: Sampling, spec: EnvironmentSpec | None) -> Progress:
-        """The prompt alone. `sampling`: of the first turn of all answers to the request."""
+        """A rollout with only the prompt. `sampling`: for the first turn of all answers to the request."""
         size = len(request.prompt.token_ids)
         seed = None if sampling.seed is None else sampling.seed + answer
         return cls(
@@ -77,7 +77,7 @@ class Progress:
 
     @property
     def key(self) -> str:
-        """Of the request for the next turn to an engine."""
+        """Key of the engine's request for the next turn."""
         return f"{self.request.key}/{self.answer}/{self.num_sampled_turns}"
 
     def add_sampled(self, completion: Completion, renderer: Renderer) -> None:
@@ -103,7 +103,7 @@ class Progress:
         """Append the environment's reply if the rollout goes on, else record it without tokens.
 
         Returns why the rollout ends, one of FINISH_REASONS; "" when it goes on. Raises InputError when the reply cannot
-        be made tokens.
+        be tokenised.
         """
         assert self.environment is not None
         self.numbers |= reply.numbers
@@ -125,7 +125,7 @@ class Progress:
         return reason
 
     def _end_of(self, reply: Reply, num_images: int) -> str:
-        """Why the rollout ends with this reply, "" when nothing but the sequence's length could end it."""
+        """Why the rollout ends with this reply, "" when only the sequence's length could still end it."""
         assert self.environment is not None
         spec = self.environment.spec
         if reply.failure:
@@ -168,7 +168,7 @@ class Progress:
         self.temperatures += [self.sampling.temperature] * size
 
     def rollout(self, finish_reason: str, failure: str = "") -> Rollout:
-        """The finished rollout; one that failed has its score, which is unknown."""
+        """The finished rollout. If it failed, it has a score, which is unknown."""
         is_uniform = set(self.temperatures) == {self.request.sampling.temperature}
         unknown = Score(total=0.0, parts={}, error=failure, unknown=("environment",))
         return Rollout(

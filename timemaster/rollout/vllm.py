@@ -2,7 +2,7 @@
 
 In-process `LLM` (no second engine process), one request per prompt with `n` answers, log-probs of the policy that
 really sampled (`processed_logprobs`), vision tokens banned, weights through vLLM's weight-transfer interface.
-Run on CPU: everything with wire "object_store". Written after vLLM's documentation and not yet run on a GPU: wires
+Run on CPU: everything with wire "object_store". Written from vLLM's documentation and not yet run on a GPU: wires
 "ipc" and "nccl", sleep, tensor parallel.
 """
 
@@ -43,13 +43,13 @@ def without_odd_modules() -> Iterator[None]:
 
     When vLLM starts, it inspects the values of all modules and fails on such an object.
     """
-    held = {name: module for name, module in list(sys.modules.items()) if any(map(_is_odd, _values(module)))}
-    for name in held:
+    hidden = {name: module for name, module in list(sys.modules.items()) if any(map(_is_odd, _values(module)))}
+    for name in hidden:
         del sys.modules[name]
     try:
         yield
     finally:
-        sys.modules.update(held)
+        sys.modules.update(hidden)
 
 
 def _values(module: Any) -> list[Any]:
@@ -62,7 +62,7 @@ def _is_odd(value: Any) -> bool:
 
 
 def without_wildcards(path: str, link_folder: str) -> str:
-    """`path`, or a link to it in `link_folder` where it has *, ? or [: vLLM looks for weights by a glob pattern."""
+    """`path`, or a link to it in `link_folder` if it has *, ? or [, because vLLM finds weights by a glob pattern."""
     if not os.path.isdir(path) or glob.escape(path) == path:
         return path
     link = os.path.join(link_folder, "model")
@@ -98,7 +98,7 @@ class VllmEngine:
             max_num_batched_tokens=max(spec.max_num_batched_tokens, spec.max_model_len),
             enforce_eager=spec.enforce_eager or spec.device == "cpu",
             enable_chunked_prefill=spec.device
-            != "cpu",  # its CPU build cannot rewind the generator of a seeded request
+            != "cpu",  # vLLM's CPU build cannot rewind the generator of a seeded request
             limit_mm_per_prompt={"image": max(spec.max_images, 1), "video": 0},
             mm_processor_kwargs={"size": self._vision.family.processor_size(spec.min_pixels, spec.max_pixels)},
             mm_device_do_normalize=False,
@@ -130,7 +130,7 @@ class VllmEngine:
             seed=sampling.seed,
             stop_token_ids=self._spec.stop_token_ids,
             stop=list(sampling.stop),
-            include_stop_str_in_output=True,  # its tokens, too
+            include_stop_str_in_output=True,  # the tokens of the stop string, too
             logprobs=0,
             detokenize=bool(sampling.stop),
             skip_special_tokens=False,

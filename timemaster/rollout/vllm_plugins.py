@@ -1,7 +1,7 @@
 """What runs inside vLLM's own worker processes: the ban on vision tokens, and the wire that needs no GPU.
 
-vLLM imports this module in every worker because `worker_extension_cls` names a class of it; that import is where the
-wire must be registered, before the model loads.
+vLLM imports this module in every worker because `worker_extension_cls` names a class in it. The wire must be
+registered at this import, before the model loads.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class WorkerExtension:
 class BanVisionTokens(FirstRunnerProcessor, SecondRunnerProcessor):
     """Forbids sampling the vision tokens, in every request.
 
-    vLLM has two model runners, each with an interface of its own; the second is used where Triton works, on GPUs. This
+    vLLM has two model runners, each with its own interface; the second is used where Triton works, on GPUs. This
     class has both interfaces.
     """
 

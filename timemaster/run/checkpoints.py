@@ -1,7 +1,7 @@
 """Checkpoints on disk: the driver's side. What a trainer rank writes into one: timemaster/backends/state.py.
 
 A checkpoint is written under a temporary name, synced, then renamed. Older checkpoints are removed after that, and each
-is renamed before it is removed. So a kill at any moment leaves a newest checkpoint that loads, and every folder with a
+is renamed before it is removed. So after a kill at any moment, the newest checkpoint loads, and every folder with a
 checkpoint's name is complete: each file that was listed at the commit is there and has its size.
 
     global_step_<N>/state/          model and optimizer shards (torch.distributed.checkpoint)
@@ -55,7 +55,7 @@ def check_whole(folder: Path) -> None:
     missing = defects(folder)
     if missing:
         raise InputError(
-            f"{folder} is not complete: {_some(missing)}. Restore it, or remove the folder: then the run continues "
+            f"{folder} is not complete: {_listing(missing)}. Restore it, or remove the folder: then the run continues "
             "from the checkpoint before it."
         )
     if _listed(folder) is None:
@@ -69,7 +69,7 @@ def check_export(folder: Path) -> None:
         return
     missing = [defect for defect in defects(checkpoint) if defect.startswith(f"{folder.name}/")]
     if missing:
-        raise InputError(f"{folder} is not complete: {_some(missing)}. Restore it or choose another checkpoint.")
+        raise InputError(f"{folder} is not complete: {_listing(missing)}. Restore it or choose another checkpoint.")
 
 
 def defects(folder: Path) -> list[str]:
@@ -105,7 +105,7 @@ def _differences(folder: Path, files: Mapping[str, int | None]) -> list[str]:
 
 
 def read_state(folder: str | Path) -> dict[str, Any]:
-    """What `commit` was given as `state`."""
+    """The `state` that was given to `commit`."""
     state = json.loads(Path(folder, "trainer.json").read_text(encoding="utf-8"))
     return {name: value for name, value in state.items() if name != "files"}
 
@@ -146,8 +146,8 @@ def commit(folder: Path, state: dict[str, Any], files: dict[str, int], keep: int
     missing = _wait_for(folder, files)
     if missing:
         raise InputError(
-            f"{folder}: files that the trainer ranks wrote do not appear here: {_some(missing)}. Every node must see "
-            "the run's folder under the same path: put it on a shared disk (trainer.default_local_dir). Earlier "
+            f"{folder}: files that the trainer ranks wrote do not appear here: {_listing(missing)}. Every node must "
+            "see the run's folder under the same path: put it on a shared disk (trainer.default_local_dir). Earlier "
             "checkpoints are unchanged."
         )
     step = int(folder.name.rsplit("_", 1)[1])
@@ -167,7 +167,7 @@ def commit(folder: Path, state: dict[str, Any], files: dict[str, int], keep: int
 
 
 def _wait_for(folder: Path, files: dict[str, int]) -> list[str]:
-    """Which of `files` are not in `folder` after SECONDS_TO_APPEAR, in which a shared disk may still show them."""
+    """Which of `files` are not in `folder`. Waits up to SECONDS_TO_APPEAR: a shared disk may show them late."""
     until = time.monotonic() + SECONDS_TO_APPEAR
     while (missing := _differences(folder, files)) and time.monotonic() < until:
         time.sleep(0.5)
@@ -183,7 +183,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(renamed, ignore_errors=True)  # an evaluation may still read it; the next save tries again
 
 
-def _some(names: list[str]) -> str:
+def _listing(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 

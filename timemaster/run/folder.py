@@ -1,6 +1,6 @@
 """A run's folder and what it reports: config, metrics, rollouts, console, progress bar, checkpoints, signals.
 
-A training run locks its folder before it changes anything there, and until it ends.
+A training run locks its folder before it changes anything there. It keeps the lock until it ends.
 
 checkpoints/<project>/<experiment>/
     config.yaml  overrides.yaml  metrics.jsonl  tensorboard/  rollouts/step_<N>.jsonl  global_step_<N>/  eval/step_<N>/
@@ -54,25 +54,25 @@ class ResumePoint:
 
     checkpoint: str = ""  # its folder; "" for a new run
     step: int = 0  # the last step that is done
-    updates_done: int = 0  # optimizer updates up to there
+    updates_done: int = 0  # optimizer updates up to that step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
     """Which steps a run does. Example: StepPlan(num_rows=768, total=72, resume=ResumePoint())"""
 
-    num_rows: int  # that it trains on
+    num_rows: int  # rows that the run trains on
     total: int  # steps of the run, those before `resume` included
     resume: ResumePoint
 
 
 class Run:
-    """One run on disk and on the console. Use as a context. `stop_requested` becomes True on Ctrl-C and SIGTERM."""
+    """One run on disk and on the console. Use it in a `with`. `stop_requested` becomes True on Ctrl-C and SIGTERM."""
 
     def __init__(self, cfg: Config, mode: str) -> None:
         self.cfg, self.mode = cfg, mode
         self.folder = Path(run_dir(cfg))
-        self.identity: dict[str, Any] = {}  # what must not change when it is resumed; set by `resume_point`
+        self.identity: dict[str, Any] = {}  # what must not change when the run is resumed; set by `resume_point`
         self.steps_done = self.steps_saved = 0
         self.tasks = load_tasks(cfg.data.recipes)
         self.evaluations = evaluations_of(self.tasks)
@@ -129,13 +129,13 @@ class Run:
         log.info("%s", text)
 
     def plan_steps(self, order: Order, rows: Sequence[Example]) -> StepPlan:
-        """Which steps to do over `rows`. Raises as `resume_point`."""
+        """Which steps to do over `rows`. Raises what `resume_point` raises."""
         t = self.cfg.trainer
         total = t.total_training_steps or order.num_steps(t.total_epochs)
         return StepPlan(num_rows=order.num_rows, total=total, resume=self.resume_point(rows_identity(rows)))
 
     def plan_lines(self, plan: StepPlan) -> list[tuple[str, object]]:
-        """What the console tells of the plan before the first step: (name, value)."""
+        """What the console shows of the plan before the first step: (name, value)."""
         epochs = plan.num_rows / self.cfg.data.train_batch_size
         steps = f"{plan.resume.step} done, {plan.total} in all ({epochs:.1f} an epoch)"
         return [("run folder", self.folder), ("train rows", plan.num_rows), ("steps", steps)]
@@ -161,7 +161,7 @@ class Run:
         return point
 
     def _check_same(self, checkpoint: Path, rows: dict[str, Any]) -> ResumePoint:
-        """The point that a checkpoint was written at. Raises InputError when it is not of a run like this one."""
+        """The point where a checkpoint was written. Raises InputError when it is from a different run."""
         state = read_state(checkpoint)
         changed = _changes(state, self.identity)
         if not rows.keys() <= state.keys():
@@ -284,7 +284,7 @@ def save(run: Run, workers: Workers, step: int) -> None:
 
 @contextmanager
 def saved_when_judge_refuses(run: Run, workers: Workers) -> Iterator[None]:
-    """A judge that refuses for good ends the run. The steps that are done are saved before."""
+    """A judge that refuses permanently ends the run. The finished steps are saved first."""
     try:
         yield
     except ChatRefused:
@@ -305,7 +305,7 @@ def is_done(run: Run, plan: StepPlan) -> bool:
     return True
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk is full, the quota is, a file is at its size limit
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk or the quota is full, or a file is at its size limit
 
 
 @contextmanager
@@ -327,8 +327,8 @@ def full_disk(folder: Path) -> Iterator[None]:
 def write_config(folder: Path, cfg: Config) -> None:
     """Write all settings as config.yaml, and those of the command line, as they were typed, as overrides.yaml."""
     (folder / "config.yaml").write_text(yaml.safe_dump(asdict(cfg), sort_keys=False), encoding="utf-8")
-    given = yaml.safe_dump(overrides(), allow_unicode=True, width=math.inf)
-    (folder / "overrides.yaml").write_text(given, encoding="utf-8")
+    typed = yaml.safe_dump(overrides(), allow_unicode=True, width=math.inf)
+    (folder / "overrides.yaml").write_text(typed, encoding="utf-8")
 
 
 def _step_of(line: str) -> float:

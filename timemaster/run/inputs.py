@@ -80,15 +80,16 @@ def read_rows(
 ) -> list[tuple[Example, Rendered]]:
     """The rows of parquet files, rendered. Bad rows stop the run, or are skipped, counted and listed.
 
-    Bad is a row that cannot be read or rendered, an answer that the row's task cannot have, and, where rows are to
-    be `scored` by their task's rewards, a row without a task. A file without data_source is the only recipe's, if any.
+    A row is bad if it cannot be read or rendered, or if its task cannot have its answer. If rows are to be `scored` by
+    their task's rewards, a row without a task is bad, too. A file without data_source belongs to the only recipe, if
+    there is just one.
     """
     if not files:
         return []
     tasks = load_tasks(cfg.data.recipes)
     numeric = cfg.data.modality == "numeric"
-    only = next(iter(tasks)) if len(tasks) == 1 else ""
-    examples, bad = read_examples(files, cfg.data.on_bad_row, only, with_series=numeric)
+    only_source = next(iter(tasks)) if len(tasks) == 1 else ""
+    examples, bad = read_examples(files, cfg.data.on_bad_row, only_source, with_series=numeric)
     num_rows = len(examples)
     examples, wrong = with_task_answers(examples, tasks)
     if scored and not cfg.reward.path:
@@ -114,23 +115,23 @@ def read_rows(
 
 
 def _check_classes(before: Sequence[Example], after: Sequence[Example], tasks: Mapping[str, Task], why: str) -> None:
-    """InputError when rows that are left out are all there is of a class of their task."""
+    """InputError when all rows of a class of their task are left out."""
     counts = Counter((e.data_source, e.answer) for e in before if e.data_source in tasks)
-    gone = counts.keys() - {(e.data_source, e.answer) for e in after}
-    for source, answer in sorted(gone):
+    missing = counts.keys() - {(e.data_source, e.answer) for e in after}
+    for source, answer in sorted(missing):
         if answer in tasks[source].evaluation.choices:
             raise InputError(f"All {counts[source, answer]} rows of class {answer!r} of {source} {why}.")
 
 
 def in_numbers(cfg: Config, example: Example, tasks: Mapping[str, Task]) -> Example:
-    """The example with its series as text in the place of its plot."""
+    """The example with its series as text instead of its plot."""
     task = tasks.get(example.data_source)
     channels = task.plot.channels if isinstance(task, SeriesClassification) else ()
     return as_numbers(example, channels, numeric_style(cfg.data.numeric, task))
 
 
 def numeric_style(style: NumericConfig, task: Task | None) -> NumericConfig:
-    """`style`, with the task's decimals where it leaves them open."""
+    """`style`, with the task's decimals if it sets none."""
     if style.decimals is not None or not isinstance(task, SeriesClassification):
         return style
     return replace(style, decimals=task.decimals)
@@ -164,7 +165,7 @@ def load_samples(cfg: Config, files: list[str], renderer: Renderer, folder: Path
 
 
 def rows_identity(rows: Sequence[Example]) -> dict[str, object]:
-    """The number of training rows and digests of them: a resumed run finds out whether and how they changed.
+    """The number of training rows and their digests. They tell a resumed run whether and how the rows changed.
 
     `row_set` does not depend on the order of the rows. Each other digest covers one part of every row, in order.
     """

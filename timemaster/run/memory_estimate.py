@@ -114,15 +114,15 @@ def _working(cfg: Config, model: ModelSizes) -> float:
     tokens = max(tokens, cfg.data.max_prompt_length + cfg.data.max_response_length)
     layer, block = model.layer_bytes * width, model.block_bytes * width
     prompts = cfg.data.max_prompt_length / (cfg.data.max_prompt_length + cfg.data.max_response_length)
-    # At most: prompts that consist of image tokens.
+    # Upper bound: prompts that consist of image tokens only.
     patches = 0 if cfg.model.freeze_vision_tower else model.patches_per_token * tokens * prompts
     if cfg.model.enable_gradient_checkpointing:  # the input of every layer, and one layer that is computed again
         kept = tokens * (model.layers * 2 * h * width + layer)
         kept += patches * (model.vision_depth * 2 * model.vision_hidden * width + block)
     else:
         kept = tokens * model.layers * layer + patches * model.vision_depth * block
-    logits = 5 * 4 * HEAD_CHUNK_TOKENS * model.vocabulary  # float32: logits, scaled, without banned, two of gradients
-    gathered = (2 * width + 2 * width + 4) * model.root  # weights and their gradients, and float32 to be reduced
+    logits = 5 * 4 * HEAD_CHUNK_TOKENS * model.vocabulary  # float32: logits, scaled, without banned ones, two gradients
+    gathered = (2 * width + 2 * width + 4) * model.root  # weights, gradients, float32 gradients to be reduced
     return kept + logits + gathered
 
 
@@ -147,7 +147,7 @@ REMEDIES: tuple[dict[str, Any], ...] = (
 
 
 def remedies(cfg: Config, model: ModelSizes, job: str, gpu_gib: float) -> list[str]:
-    """Changes of settings with which the run fits by the estimate: of each kind the smallest."""
+    """Changes of settings with which the run fits by the estimate: the smallest of each kind."""
     fitting: dict[tuple[str, ...], str] = {}
     for change in REMEDIES:
         changed = with_settings(cfg, change)
@@ -183,8 +183,8 @@ def report(cfg: Config, config: Mapping[str, Any], job: str, gpu_gib: float) -> 
         )
     causes = ", ".join(f"{name} {gib:.1f}" for name, gib in needs.host.items())
     lines.append(f"host memory of a node: about {sum(needs.host.values()):.0f} ({causes})")
-    helps = remedies(cfg, model, job, gpu_gib) if not needs.fits(gpu_gib) else []
-    advice = f"What would fit: {'; or '.join(helps)}." if helps else "No single setting helps: more or larger GPUs."
+    changes = remedies(cfg, model, job, gpu_gib) if not needs.fits(gpu_gib) else []
+    advice = f"What would fit: {'; or '.join(changes)}." if changes else "No single setting helps: more or larger GPUs."
     why = needs.why_refused(gpu_gib)
     if why:
         raise InputError(f"{why}: this cannot fit. {advice}\n" + "\n".join(lines))

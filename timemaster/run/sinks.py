@@ -26,7 +26,7 @@ class Sink(Protocol):
 
 
 def make_sinks(cfg: Config, folder: Path) -> list[Sink]:
-    """The sinks that trainer.logger names. The console is none of them."""
+    """The sinks that trainer.logger names. The console is not a sink."""
     return [load(SINKS[name])(cfg, folder) for name in cfg.trainer.logger if name in SINKS]
 
 

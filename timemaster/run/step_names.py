@@ -19,5 +19,5 @@ def by_step(folder: Path, pattern: str) -> dict[int, Path]:
 
     Example: by_step(run, "global_step_*") == {5: run / "global_step_5", 10: run / "global_step_10"}
     """
-    found = {step: path for path in folder.glob(pattern) if (step := step_of(path)) is not None}
-    return dict(sorted(found.items()))
+    paths = {step: path for path in folder.glob(pattern) if (step := step_of(path)) is not None}
+    return dict(sorted(paths.items()))

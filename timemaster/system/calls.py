@@ -1,4 +1,4 @@
-"""Calling functions that users wrote: rewards, environments. They raise, exit, cancel, block or never end.
+"""Calling functions that users wrote: rewards, environments. They may raise, exit, cancel, block or never end.
 
 Every call has a result or an exception within its time limit. Plain functions run in threads, awaitables on one event
 loop; a loop that is blocked or closed is replaced.
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-GRACE = 60.0  # seconds after a call's time limit in which no thread of the process could run
-MAX_STUCK = 32  # threads that calls hold after their time limit; with one more the run ends
-NUM_SHOWN = 500  # characters of a failure
+GRACE = 60.0  # seconds after a call's time limit until a process whose threads cannot run is ended
+MAX_STUCK = 32  # threads that may be stuck in calls after their time limit; one more ends the run
+NUM_SHOWN = 500  # characters shown of a failure
 
 
 class CallsStuck(InputError):
-    """So many calls never end that no further ones can be made. The run ends."""
+    """Too many calls never end, so no further calls can be made. The run ends."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,23 +48,23 @@ class _Call:
 class Caller:
     """Calls functions in at most `num_threads` threads, started when needed, and on an event loop.
 
-    A call that takes longer than `timeout` seconds (0: no limit) fails; awaitables are then cancelled, threads left
-    behind and replaced. All threads are daemons. A call that lets no other thread run ends the process, GRACE seconds
-    later.
+    A call that takes longer than `timeout` seconds (0: no limit) fails: an awaitable is cancelled, a thread is left
+    behind and replaced. All threads are daemons. If a call keeps all other threads from running, the process ends GRACE
+    seconds after the limit.
     """
 
     def __init__(self, num_threads: int, timeout: float, kind: str, setting: str) -> None:
         """`kind`: what is called, for messages ("reward"). `setting`: where the limit is set ("reward.timeout")."""
         self._timeout, self._kind, self._limit = timeout, kind, f"{setting}={timeout:g} seconds"
         self._waiting: SimpleQueue[_Call | None] = SimpleQueue()
-        # Of all below and of the fields of calls. Reentrant: a coroutine that is collected as garbage settles its call.
+        # For all fields below and the fields of calls. Reentrant: garbage collection of a coroutine may settle a call.
         self._lock = RLock()
         self._running: set[_Call] = set()
         self._max_threads = num_threads
-        self._num_threads, self._num_stuck = 0, 0  # those that are stuck do not count as threads any more
-        self._num_calls = 0  # that run in a thread or wait for one; those that are stuck do not count
+        self._num_threads, self._num_stuck = 0, 0  # stuck threads do not count in _num_threads
+        self._num_calls = 0  # calls that run in a thread or wait for one, without stuck calls
         self._loop: asyncio.AbstractEventLoop | None = None  # made for the first awaitable
-        self._pinged: float | None = None  # when the loop was asked for a sign of life that has not come yet
+        self._pinged: float | None = None  # time of a ping that the loop has not answered yet
         self._closed = Event()
         if timeout:
             self._guard()
@@ -73,9 +73,10 @@ class Caller:
     def call(
         self, fn: Callable[[], Any], is_async: bool, read: Callable[[Any], T], has_limit: bool = True
     ) -> Future[T]:
-        """`read` of what `fn` gives, later; the Future has the exception of a call that fails, of any kind.
+        """A Future of `read(fn())`. If the call fails, the Future has the exception, of any kind.
 
-        An async `fn` is called on the event loop. `read` is called where the call ends, within its limit.
+        An async `fn` is called on the event loop. `read` runs in the thread or on the loop where the call
+        ends, within the call's limit.
         """
         call = _Call(fn, read, has_limit)
         with self._lock:
@@ -100,7 +101,7 @@ class Caller:
     # ---- threads
 
     def _change_calls(self, change: int) -> None:
-        """Count a call that comes or goes, and start a thread if too few are there."""
+        """Change the number of calls, and start a thread if there are too few."""
         with self._lock:
             self._num_calls += change
             if self._num_threads >= min(self._num_calls, self._max_threads):
@@ -114,12 +115,12 @@ class Caller:
             try:
                 result = call.fn()
                 if inspect.isawaitable(result):
-                    is_mine = self._move_to_loop(call, result)
+                    is_first = self._move_to_loop(call, result)
                 else:
-                    is_mine = self._settle(call, call.read(result))
+                    is_first = self._settle(call, call.read(result))
             except BaseException as error:
-                is_mine = self._fail(call, error)
-            if not is_mine:  # it was given up, and another thread has taken the place of this one
+                is_first = self._fail(call, error)
+            if not is_first:  # the call was given up, and another thread has replaced this one
                 with self._lock:
                     self._num_stuck -= 1
                 return
@@ -128,7 +129,7 @@ class Caller:
     # ---- the event loop
 
     def _move_to_loop(self, call: _Call, awaitable: Awaitable[Any] | None) -> bool:
-        """Await what a call gave, or call it on the loop. False when it has an outcome already."""
+        """Await what the call returned, or make the call on the loop. False if the call already has an outcome."""
         with self._lock:
             if call.is_settled:
                 return False
@@ -143,11 +144,11 @@ class Caller:
             task.add_done_callback(lambda _: self._fail(call, asyncio.CancelledError()))
 
         if not _post(loop, start):
-            self._lose(loop, "closed")
+            self._replace_loop(loop, "closed")
         return True
 
     async def _await(self, call: _Call, loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any] | None) -> None:
-        if call.is_settled or call.loop is not loop:  # the loop was blocked, and another one has taken its place
+        if call.is_settled or call.loop is not loop:  # the loop was blocked, and another loop has replaced it
             return
         call.began = call.began or time.monotonic()
         try:
@@ -159,7 +160,7 @@ class Caller:
             self._fail(call, error)
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run the event loop until it is replaced, though a reward stops it, or exits in a task of its own."""
+        """Run the event loop until it is replaced, even if the code of a user stops it or exits in a task."""
         asyncio.set_event_loop(loop)
         while self._loop is loop and not loop.is_closed():
             try:
@@ -167,25 +168,25 @@ class Caller:
             except BaseException as error:
                 logger.warning("a task that a %s left on the event loop raised %s", self._kind, described(error))
         if loop.is_closed():
-            self._lose(loop, "closed")
+            self._replace_loop(loop, "closed")
             return
         for task in asyncio.all_tasks(loop):
             task.cancel()
         loop.call_soon(loop.stop)
-        loop.run_forever()  # once more, for what is cancelled to end
+        loop.run_forever()  # once more, so that the cancelled tasks end
         loop.close()
 
-    def _lose(self, loop: asyncio.AbstractEventLoop, what: str) -> None:
-        """Go on with another event loop. Calls that had begun on this one fail, the others are made on the new one."""
+    def _replace_loop(self, loop: asyncio.AbstractEventLoop, state: str) -> None:
+        """Go on with a new event loop. Calls that have begun on this loop fail, the others are made on the new one."""
         with self._lock:
             if self._loop is loop:
                 self._loop = None
-            own = [call for call in list(self._running) if call.loop is loop]
-        for call in own:
+            affected = [call for call in list(self._running) if call.loop is loop]
+        for call in affected:
             if call.began is None:
                 self._move_to_loop(call, None)
             else:
-                why = f"the event loop, which all async {self._kind} calls share, was {what} by one of them"
+                why = f"the event loop, which all async {self._kind} calls share, was {state} by one of them"
                 self._fail(call, RuntimeError(why))
 
     # ---- limits
@@ -195,9 +196,9 @@ class Caller:
             self._guard()
             now = time.monotonic()
             with self._lock:
-                begun = [call for call in list(self._running) if call.has_limit and call.began is not None]
+                started = [call for call in list(self._running) if call.has_limit and call.began is not None]
                 loop, pinged = self._loop, self._pinged
-            for call in begun:
+            for call in started:
                 if now - (call.began or now) > self._timeout:
                     self._give_up(call)
             if loop is None:
@@ -206,14 +207,14 @@ class Caller:
                 self._pinged = now
                 _post(loop, self._pong)
             elif now - pinged > self._timeout:
-                self._lose(loop, f"blocked for more than {self._limit}")
+                self._replace_loop(loop, f"blocked for more than {self._limit}")
         faulthandler.cancel_dump_traceback_later()
 
     def _guard(self) -> None:
-        """End the process unless this is called again in time, which takes a thread that runs.
+        """End the process unless this is called again in time. Only a thread that can run is able to call it.
 
-        Some calls keep the interpreter to themselves, as a regular expression that backtracks for ever: then no thread
-        runs any more. The stacks of all go to stderr.
+        Some calls keep the interpreter lock, such as a regular expression that backtracks forever: then no other thread
+        runs any more. The stacks of all threads go to stderr.
         """
         faulthandler.dump_traceback_later(min(self._timeout + GRACE, TIMEOUT_MAX), exit=True, file=2)  # stderr
 
@@ -236,14 +237,14 @@ class Caller:
             _post(call.loop, call.task.cancel)
 
     def _settle(self, call: _Call, value: Any) -> bool:
-        """Whether this is the call's first outcome."""
+        """Give the call its result. Returns whether this is its first outcome."""
         is_first = self._end(call)
         if is_first:
             call.done.set_result(value)
         return is_first
 
     def _fail(self, call: _Call, error: BaseException) -> bool:
-        """Whether this is the call's first outcome."""
+        """Give the call its exception. Returns whether this is its first outcome."""
         is_first = self._end(call)
         if is_first:
             call.done.set_exception(error)
@@ -257,17 +258,17 @@ class Caller:
         return is_first
 
 
-def _post(loop: asyncio.AbstractEventLoop, what: Callable[[], Any]) -> bool:
-    """Have the loop's thread call `what`. False when the loop is closed."""
+def _post(loop: asyncio.AbstractEventLoop, callback: Callable[[], Any]) -> bool:
+    """Have the loop's thread call `callback`. False when the loop is closed."""
     try:
-        loop.call_soon_threadsafe(what)
+        loop.call_soon_threadsafe(callback)
     except RuntimeError:
         return False
     return True
 
 
 def described(error: BaseException) -> str:
-    """Kind and text of an exception of anybody's making."""
+    """Type and text of any exception, even if its text cannot be made."""
     try:
         return f"{type(error).__name__}: {error}"[:NUM_SHOWN]
     except BaseException:

@@ -38,11 +38,11 @@ _held: set[int] = set()
 
 @contextmanager
 def folder_lock(folder: str | Path, what: str) -> Iterator[None]:
-    """Hold the lock of `folder` for the time of the block. Creates the folder. `what` holds it: "a training run".
+    """Hold the lock of `folder` during the block. Creates the folder. `what` names the holder: "a training run".
 
     Raises InputError at once when another process holds it (with its host and pid), and when the folder cannot be
-    written. Take the lock before anything in the folder changes. The folder must not be renamed or replaced meanwhile;
-    if it is, lock another folder beside it.
+    written. Take the lock before anything in the folder changes. Do not rename or replace the folder meanwhile; if you
+    must, lock another folder beside it.
     """
     path = Path(folder) / NAME
     descriptor = _acquire(path, what)
@@ -148,10 +148,10 @@ def main() -> None:
     try:
         if not _lock(folder / NAME, descriptor, "a script"):
             raise InputError(f"{folder}: its last user has just ended. Start again.")
-        with ExitStack() as held:
+        with ExitStack() as locks:
             for path in sorted(folder.rglob(NAME)):
                 if path.parent != folder:
-                    held.enter_context(folder_lock(path.parent, "a script that empties it"))
+                    locks.enter_context(folder_lock(path.parent, "a script that empties it"))
             for path in folder.iterdir():
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)

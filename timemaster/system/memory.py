@@ -2,7 +2,7 @@
 
     python -m timemaster.system.memory PID FILE
 
-Sums proportional set sizes, in which a page that processes share counts once. On systems without them (macOS, Windows),
+Sums proportional set sizes: a page that processes share counts once. On systems without them (macOS, Windows),
 shared pages do not count, or count for every process. Writes the peak in GiB to FILE.
 """
 

@@ -1,7 +1,7 @@
 """Samples to tensors, packed or padded.
 
-Axes: B = rows, T = tokens of a row, N = trained tokens. Packed: one row holds all sequences, which restarting text
-positions keep apart. Padded: one row per sequence. The vision tower gets each image of a micro-batch once, even if
+Axes: B = rows, T = tokens of a row, N = trained tokens. Packed: one row holds all sequences; text positions
+restart at each of them. Padded: one row per sequence. The vision tower gets each image of a micro-batch once, even if
 several sequences show it.
 """
 
@@ -26,8 +26,8 @@ class Images:
     """The distinct images of a micro-batch, and where their features go."""
 
     inputs: dict[str, torch.Tensor]  # of the vision tower, as the family's `image_inputs` makes them
-    feature_index: torch.Tensor  # [image tokens of the batch] index of each one's feature among those of all images
-    feature_at: torch.Tensor  # [image tokens of the batch] flat positions
+    feature_index: torch.Tensor  # [image tokens of the batch] index of each token's feature among those of all images
+    feature_at: torch.Tensor  # [image tokens of the batch] flat positions of these tokens
 
     def to(self, device: torch.device) -> Images:
         """The same images on a device."""
@@ -48,7 +48,7 @@ class Batch:
     old_logprobs: torch.Tensor | None  # [N]
     ref_logprobs: torch.Tensor | None  # [N]
     advantages: torch.Tensor  # [N]
-    temperatures: torch.Tensor | None  # [N] sampling temperatures, 0.0: the run's; None: all are the run's
+    temperatures: torch.Tensor | None  # [N] sampling temperatures; 0.0 or None: the run's temperature
     counts: list[int]  # trained tokens of each sample; sums to N
 
     def to(self, device: torch.device) -> Batch:
@@ -107,12 +107,13 @@ class Collator:
         if not distinct:
             return None
         sizes = [num_tokens(item, self.spec) for item in distinct.values()]
-        first = dict(zip(distinct, [0, *accumulate(sizes[:-1])], strict=True))
+        first_feature = dict(zip(distinct, [0, *accumulate(sizes[:-1])], strict=True))
         feature_index, feature_at = [], []
         for sample, start in zip(samples, starts, strict=True):
             spans = find_spans(sample.token_ids, sample.media, self.spec)
             for item, (offset, length) in zip(sample.media, spans, strict=True):
-                feature_index.append(torch.arange(first[item.uid], first[item.uid] + length))
+                first = first_feature[item.uid]
+                feature_index.append(torch.arange(first, first + length))
                 feature_at.append(torch.arange(start + offset, start + offset + length))
         media = list(distinct.values())
         inputs = self.spec.family.image_inputs([self.pixels.get(item) for item in media], media, self.spec)

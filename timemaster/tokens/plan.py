@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from timemaster.config import Config, attention
 from timemaster.types import Sample
 
-DENSE_MASK_TOKENS = 4096  # for 3B, masked attention is a fifth of a layer's FLOPs here, nine tenths at 16,384
+DENSE_MASK_TOKENS = 4096  # masked attention is a fifth of a 3B model's layer FLOPs here, 9/10 at 16,384 tokens
 
 
 def micro_batch_tokens(cfg: Config, device: str) -> int:
     """The limit of tokens in one micro-batch, padding included. A longer sequence gets a micro-batch of its own.
 
-    On GPU every attention but flash-attn's needs a dense [T, T] mask for several sequences in one row, so T is kept
-    small; a sequence alone needs none.
+    On GPU, every attention except flash-attn needs a dense [T, T] mask for several sequences in one row, so T is kept
+    small. A single sequence needs no mask.
     """
     limit = cfg.actor.ppo_max_token_len_per_gpu
     masked = device == "cuda" and attention(cfg, device) != "flash_attention_2"

@@ -1,7 +1,7 @@
 """Messages to tokens: prompts for engines, samples for supervised training, and later turns of a rollout.
 
 Text is tokenised once. A later turn is tokenised alone and appended, so that sampled tokens never change. Knows nothing
-of rewards or engines, and of models only the tokenizer and the vision spec.
+of rewards or engines. Of a model it knows only the tokenizer and the vision spec.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ class Renderer:
         token_ids: list[int] = []
         mask: list[int] = []
         media: list[Media] = []
-        done = 0
+        num_done = 0  # messages that are in the sample
         for k, message in enumerate(example.messages):
             if message.role != "assistant":
                 continue
-            if done == 0:
+            if num_done == 0:
                 context = self.prompt(Example(id=example.id, messages=example.messages[:k], answer="", data_source=""))
                 context_ids, new_media = context.token_ids, context.media
             else:
-                context_ids, new_media = self.next_turn(example.messages[done:k], example.id)
+                context_ids, new_media = self.next_turn(example.messages[num_done:k], example.id)
             answer = [*self.encode("".join(part.text for part in message.parts)), self.end_of_turn]
             token_ids += context_ids + answer
             mask += [0] * len(context_ids) + [1] * len(answer)
             media += new_media
-            done = k + 1
-        if done == 0:
+            num_done = k + 1
+        if num_done == 0:
             raise InputError(f"row {example.id}: no assistant turn to learn from; SFT rows end with one.")
         return Sample(id=example.id, token_ids=token_ids, mask=mask, media=media, data_source=example.data_source)
 
@@ -74,7 +74,7 @@ class Renderer:
     def reply(self, reply: Reply, row: str) -> tuple[list[int], list[Media]]:
         """Tokens of an environment's reply: its messages as in `next_turn`, or its parts inside the assistant's turn.
 
-        What looks like a special token in a text is encoded as plain text: it may be output of code that the policy
+        Text that looks like a special token is encoded as plain text, because it may be output of code that the policy
         wrote.
         """
         texts = [part.text for part in parts_of(reply) if part.kind == "text"]

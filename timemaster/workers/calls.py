@@ -1,4 +1,4 @@
-"""Calls of actors: waiting for them, naming the process that failed, and updating engines through Ray."""
+"""Remote calls of actors: waiting for them, naming the process that failed, and updating engines through Ray."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def gather(calls: Sequence[Any], actors: Mapping[str, str]) -> list[Any]:
-    """The results of remote calls, in their order. Raises as `first_result`, at the first failure."""
+    """The results of remote calls, in their order. Raises what `first_result` raises, at the first failure."""
     results: dict[int, Any] = {}
     waiting = list(range(len(calls)))
     while waiting:
@@ -33,7 +33,7 @@ def first_result(calls: Sequence[Any], actors: Mapping[str, str]) -> tuple[int, 
     called = actors[ref.task_id().actor_id().hex()]
     try:
         return list(calls).index(ref), ray.get(ref)
-    except ray.exceptions.RayTaskError as error:  # Ray also raises this when the called process met a dead one
+    except ray.exceptions.RayTaskError as error:  # Ray also raises this when the called process found a dead process
         if isinstance(error.cause, InputError):
             raise type(error.cause)(str(error.cause)) from None
         if isinstance(error.cause, ray.exceptions.RayActorError):
@@ -66,7 +66,7 @@ class EngineClient:
         self.engines, self.tensor_parallel = engines, tensor_parallel
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Each engine's workers get ranks of their own in the NCCL group, after those of the engines before it."""
+        """Each engine's workers get their own ranks in the NCCL group, after those of the engines before it."""
         infos = [dict(init_info) for _ in self.engines]
         for k, info in enumerate(infos):
             if "rank_offset" in info:

@@ -16,7 +16,7 @@ from timemaster.types import Group
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """What a call of `EngineRank.advance` brings. Example: EngineReport(groups=[(3, Group(...))], num_unfinished=12)"""
+    """The result of `EngineRank.advance`. Example: EngineReport(groups=[(3, Group(...))], num_unfinished=12)"""
 
     groups: list[tuple[int, Group]]  # the groups completed by this call, each with the key of its request
     num_unfinished: int  # sequences that the engine still has to finish
@@ -51,7 +51,7 @@ class Dispatcher:
         return calls
 
     def next_call(self, engine: int, report: EngineReport) -> list[Request] | None:
-        """The oldest open call of `engine` brought `report`. Returns the requests of its next call, None for no call.
+        """The oldest open call of `engine` returned `report`. Returns the requests of its next call, None for no call.
 
         The list is empty when the engine still works and has no room, or no prompt is left.
         """

@@ -1,4 +1,4 @@
-"""The driver's handle on the processes of a run: trainer ranks and engines. Ray is imported in this room only.
+"""The driver's handle on the processes of a run: trainer ranks and engines. Ray is imported in this folder only.
 
 `TrainerRank` is one FSDP2 rank, `EngineRank` (timemaster/workers/engine.py) one rollout engine. Remote methods are
 called by name, so that grep finds each call. When a process dies or raises, the error names it and the cause.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class TrainerRank:
-    """The remote methods of one trainer rank. Methods that the backend has too are described there."""
+    """The remote methods of one trainer rank. For methods without a docstring, see the backend."""
 
     def __init__(self, cfg: Config, rank: int, device: str) -> None:
         self.cfg, self.rank, self.device = cfg, rank, device
@@ -63,7 +63,7 @@ class TrainerRank:
         return ray.get_runtime_context().get_node_id(), [str(gpu) for gpu in ray.get_gpu_ids()]
 
     def start(self, spec: TrainerSpec, address: tuple[str, int]) -> dict[str, tuple[int, bool]]:
-        """Join the other ranks at `address`, load the model, resume if asked to. Returns the table of parameters."""
+        """Join the other ranks at `address`, load the model, resume if `spec` says so. Returns the parameter table."""
         from timemaster.backends.fsdp import FsdpBackend, init_distributed
         from timemaster.backends.state import load_rank
 
@@ -140,7 +140,7 @@ class Workers:
     """The driver's handle on both pools. Colocated GPUs are used in turns: engines sleep while the trainer works."""
 
     def __init__(self, cfg: Config, engine: str, trainers: bool) -> None:
-        """Start Ray and the actors (`engine`: "vllm", "hf" or "" for none); they import while the driver reads on."""
+        """Start Ray and the actors (`engine`: "vllm", "hf" or "" for none). They import while the driver reads data."""
         self.cfg, self.device = cfg, start_ray(cfg)
         # A cluster that this run joined is not cleaned up by this run.
         self._reaper = None if cfg.trainer.ray_address else start_reaper(session_folder())
@@ -149,7 +149,7 @@ class Workers:
         self._turn = "engines"  # who may use shared GPUs: "engines", "trainer", or "changing" (neither of them yet)
         self._loaded_checksums: list[dict[str, str]] = []  # of each engine's weights as it loaded them
         self._probes: list[Prompt] = []
-        self._loaded_answers: list[list[list[int]]] = []  # to the probes, by engine, before its first sleep
+        self._loaded_answers: list[list[list[int]]] = []  # each engine's answers to the probes before its first sleep
         self.updates_done, self._updates_sent = 0, 0
         self.checkpoint_bytes = 0  # estimate of what a checkpoint takes on disk
         self.engines: list[Any] = []
@@ -166,9 +166,9 @@ class Workers:
     def start(
         self, spec: EngineSpec | None, training: TrainerSpec | None, probes: Sequence[Prompt] = ()
     ) -> dict[str, tuple[int, bool]]:
-        """Start the engines and the trainer ranks, as far as they were placed.
+        """Start the engines and the trainer ranks that were placed.
 
-        Engines that drop their weights in sleep answer the `probes`, and again after the first push of weights.
+        Engines that drop their weights in sleep answer the `probes` now and again after the first push of weights.
         Returns the table of parameters of the trained model, {} without trainers.
         """
         started = [e.start.remote(spec, len(self.engines)) for e in self.engines]
@@ -207,26 +207,26 @@ class Workers:
         """Answer and score prompts on all engines. Yields (position in `rows`, group) as each group is complete.
 
         Engines are given prompts as they have room; results do not depend on which engine answers which prompt. At the
-        first failure, and when the caller stops early, all engines give up what is open.
+        first failure, and when the caller stops early, all engines give up their open requests.
         """
         self._engines_turn()
         requests = [
             Request(key=i, example=row.example, prompt=row.prompt, sampling=sampling, version=version, seed=seed)
             for i, row in enumerate(rows)
         ]
-        # As many sequences again as an engine decodes at once: it always has the next ones at hand.
+        # Twice what an engine decodes at once, so that it always has the next sequences at hand.
         dispatcher = Dispatcher(requests, len(self.engines), capacity=2 * self.cfg.rollout.max_num_seqs)
         calls: list[deque[Any]] = [deque() for _ in self.engines]  # open calls of each engine, oldest first
         try:
             for k, share in dispatcher.first_calls():
                 calls[k].append(self.engines[k].advance.remote(share))
             while working := [k for k, open_calls in enumerate(calls) if open_calls]:
-                first, report = first_result([calls[k][0] for k in working], self._names)
-                engine = working[first]
+                position, report = first_result([calls[k][0] for k in working], self._names)
+                engine = working[position]
                 calls[engine].popleft()
-                following = dispatcher.next_call(engine, report)
-                if following is not None:
-                    calls[engine].append(self.engines[engine].advance.remote(following))
+                next_requests = dispatcher.next_call(engine, report)
+                if next_requests is not None:
+                    calls[engine].append(self.engines[engine].advance.remote(next_requests))
                 yield from report.groups
         finally:
             if any(calls):
@@ -256,7 +256,7 @@ class Workers:
         return self._get([t.update.remote(micros, count) for t, micros in self._shares(samples)])[0]
 
     def update_sft(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """One supervised optimizer step. Returns as `update`."""
+        """One supervised optimizer step. Returns what `update` returns."""
         self.updates_done += 1
         self._trainer_turn()
         count = _num_trained_tokens(samples)
@@ -307,9 +307,9 @@ class Workers:
         return min(self._get([t.gpu_gib.remote() for t in self.trainers]))
 
     def peak_memory(self) -> dict[str, float]:
-        """memory/gib: the sum over all actors of each one's peak resident memory. memory/gpu_gib: of the fullest GPU.
+        """memory/gib: sum of the peak resident memory of all actors. memory/gpu_gib: peak memory of the fullest GPU.
 
-        The latter counts what the trainer allocated: an engine's share of a GPU is a setting.
+        memory/gpu_gib counts what the trainer allocated: an engine's share of a GPU is a setting.
         """
         ranks = self._get([t.peak_memory.remote() for t in self.trainers])
         host = sum(gib for gib, _ in ranks) + sum(self._get([e.peak_memory.remote() for e in self.engines]))
@@ -329,10 +329,10 @@ class Workers:
     # ---- turns on shared GPUs: each verb first asks for its turn. Without shared GPUs nothing happens.
 
     def _trainer_turn(self) -> None:
-        """Give the GPUs to the trainer: engines sleep, and what waited in host memory comes back."""
+        """Give the GPUs to the trainer: engines sleep, and offloaded tensors come back from host memory."""
         if not self.shares_gpus or self._turn == "trainer":
             return
-        self._turn = "changing"  # until all of it is done: an interrupted change is begun again
+        self._turn = "changing"  # until the change is complete: an interrupted change starts again
         self._get([e.sleep.remote() for e in self.engines])
         if self.cfg.actor.offload:
             self._get([t.onload.remote() for t in self.trainers])
@@ -355,7 +355,7 @@ class Workers:
             self._get([e.wake.remote(["weights"]) for e in self.engines])
 
     def _wake_caches(self) -> None:
-        if self.shares_gpus:  # the trainer frees its memory first: the caches take all that the engine was promised
+        if self.shares_gpus:  # the trainer frees its memory first: the caches take the rest of the engine's share
             if self.cfg.actor.offload:
                 self._get([t.offload.remote() for t in self.trainers])
             else:
@@ -364,7 +364,7 @@ class Workers:
             self._turn = "engines"
 
     def _probe_answers(self) -> list[list[list[int]]]:
-        """Each engine's greedy answers to the probes; [] unless sleep drops the weights, which calls for this check."""
+        """Each engine's greedy answers to the probes; [] unless sleep drops the weights: only then they are needed."""
         if not self.shares_gpus or self.cfg.rollout.sleep_level != 2:
             return []
         return self._get([e.greedy.remote(self._probes) for e in self.engines])

@@ -24,7 +24,7 @@ from timemaster.types import InputError
 log = logging.getLogger(__name__)
 # The path of a socket has 107 bytes, of which Ray's /ray/session_<time>_<pid>/sockets/plasma_store takes up to 70.
 MAX_TEMP_DIR = 37
-WAIT_SECONDS = 60  # for GPUs: another run may be about to give them back
+WAIT_SECONDS = 60  # for GPUs: another run may be about to release them
 
 
 def start_ray(cfg: Config) -> str:
@@ -58,7 +58,7 @@ def prepare_for_ray() -> None:
     """Provide what Ray needs on this machine. Raises InputError when that is not possible.
 
     Where TMPDIR (or RAY_TMPDIR) cannot hold Ray's sockets, all processes of the run use /tmp instead. Where the home
-    folder cannot be written, the token by which the processes of a cluster know each other is made for this run alone.
+    folder cannot be written, the token by which the processes of a cluster know each other is made for this run only.
     """
     for path in (sys.executable, ray.__file__):
         if re.search(r"['\\]", path) and " " not in path:  # Ray quotes only paths with a blank
@@ -73,7 +73,7 @@ def prepare_for_ray() -> None:
             "%s=%s: Ray needs the absolute path of a folder that can be written, at most %d bytes long (paths of "
             "sockets are short); /tmp is used instead", name, given, MAX_TEMP_DIR,
         )  # fmt: skip
-        os.environ[name], tempfile.tempdir = "/tmp", None  # None: determined again
+        os.environ[name], tempfile.tempdir = "/tmp", None  # None: tempfile chooses again
     if not _holds_sockets(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"):
         raise InputError(
             "/tmp cannot be written: set TMPDIR to a folder that can be written, with a short path such as /scratch."
@@ -106,8 +106,8 @@ def place_trainers(cfg: Config, device: str, rank_class: type) -> list[Any]:
     actor = ray.remote(rank_class)
     if device == "cpu":
         return [actor.options(num_cpus=0).remote(cfg, rank, device) for rank in range(ranks)]
-    asked = f"trainer.nnodes={cfg.trainer.nnodes} x trainer.n_gpus_per_node={per_node}"
-    group = reserve_gpus([per_node] * cfg.trainer.nnodes, "STRICT_SPREAD", asked)
+    settings = f"trainer.nnodes={cfg.trainer.nnodes} x trainer.n_gpus_per_node={per_node}"
+    group = reserve_gpus([per_node] * cfg.trainer.nnodes, "STRICT_SPREAD", settings)
     places = [PlacementGroupSchedulingStrategy(group, rank // per_node) for rank in range(ranks)]
     return [
         actor.options(num_gpus=1, num_cpus=0, scheduling_strategy=place).remote(cfg, rank, device)
@@ -127,8 +127,8 @@ def place_engines(
         return [actor.options(num_cpus=0).remote(cfg, name, device, 1) for _ in range(max(cfg.rollout.num_engines, 1))]
     if cfg.rollout.placement == "separate" or not trainers:
         count = cfg.rollout.num_engines or max(world_size(cfg) // tp, 1)
-        asked = f"{count} engines (rollout.num_engines) x rollout.tensor_model_parallel_size={tp}"
-        group = reserve_gpus([tp] * count, "PACK", asked)
+        settings = f"{count} engines (rollout.num_engines) x rollout.tensor_model_parallel_size={tp}"
+        group = reserve_gpus([tp] * count, "PACK", settings)
         sharers = max(int(max(gpus_of_nodes())) // tp, 1)
         return [
             actor.options(
@@ -145,14 +145,14 @@ def place_engines(
     actors = []
     for node, gpus in places:
         env = {"env_vars": {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
-        stay = NodeAffinitySchedulingStrategy(node, soft=False)
-        options = {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": stay, "runtime_env": env}
+        on_node = NodeAffinitySchedulingStrategy(node, soft=False)
+        options = {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": on_node, "runtime_env": env}
         actors.append(actor.options(**options).remote(cfg, name, device, cfg.trainer.n_gpus_per_node // tp))
     return actors
 
 
-def reserve_gpus(bundles: list[int], strategy: str, asked: str) -> PlacementGroup:
-    """Reserve GPUs. `bundles`: numbers of GPUs, each on one node. `asked`: the settings that ask for them, for errors.
+def reserve_gpus(bundles: list[int], strategy: str, settings: str) -> PlacementGroup:
+    """Reserve GPUs. `bundles`: numbers of GPUs, each on one node. `settings`: those that ask for them, for errors.
 
     Raises InputError, which says what the cluster has, when the GPUs are not free within WAIT_SECONDS.
     """
@@ -161,10 +161,10 @@ def reserve_gpus(bundles: list[int], strategy: str, asked: str) -> PlacementGrou
         remove_placement_group(group)
         nodes = "another node" if strategy == "STRICT_SPREAD" else "one node"
         raise InputError(
-            f"{asked} asks for {len(bundles)} times {bundles[0]} GPU(s), each time on {nodes}. After {WAIT_SECONDS} s "
-            f"{ray.available_resources().get('GPU', 0):.0f} GPUs are free in the Ray cluster, whose nodes have "
-            f"{', '.join(f'{num:.0f}' for num in gpus_of_nodes())} in all. Lower these settings, start more nodes with "
-            "`ray start`, or end what holds the GPUs."
+            f"{settings} asks for {len(bundles)} times {bundles[0]} GPU(s), each time on {nodes}. After "
+            f"{WAIT_SECONDS} s {ray.available_resources().get('GPU', 0):.0f} GPUs are free in the Ray cluster, whose "
+            f"nodes have {', '.join(f'{num:.0f}' for num in gpus_of_nodes())} in all. Lower these settings, start more "
+            "nodes with `ray start`, or end what holds the GPUs."
         )
     return group
 

@@ -4,8 +4,8 @@
 
 Ray's own processes end with their driver, however it dies. Some of their children do not end: the agents of the
 dashboard and of runtime environments, and processes that an actor started. The folder of the Ray session stays, too.
-This program waits until its parent, the run, is dead, gives Ray a moment, then ends the processes that are left of
-exactly that session and removes its folder. A run that ends normally stops this program before.
+This program waits until its parent, the run, is dead, gives Ray a moment, then ends the remaining processes of
+exactly that session and removes its folder. A run that ends normally stops this program first.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def processes_of(driver: int, session: Path) -> set[psutil.Process]:
 
 
 def end(processes: set[psutil.Process], session: Path) -> None:
-    """End those of `processes` that are left and remove the folder. psutil notices when a process id is used again."""
-    _, left = psutil.wait_procs(processes, timeout=SECONDS_TO_END)
-    for process in left:
+    """End those of `processes` that still run and remove the folder. psutil notices when a process id is used again."""
+    _, alive = psutil.wait_procs(processes, timeout=SECONDS_TO_END)
+    for process in alive:
         try:
             process.kill()
         except psutil.NoSuchProcess:
