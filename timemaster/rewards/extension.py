@@ -38,7 +38,7 @@ GENERIC = re.compile(
 )
 GENERIC_CAP = 0.4
 TAGS = ("think", "class", "extension")  # the blocks of an answer, in this order
-JUDGED = {"reasoning": "think", "decision": "class", "extension": "extension"}  # the judge's names for them
+JUDGED = {"reasoning": "think", "decision": "class", "extension": "extension"}  # the judge's name of a block -> its tag
 
 
 def extension(
