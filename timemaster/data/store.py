@@ -150,7 +150,7 @@ def report_bad_rows(
 
 
 def bad_row(example: Example, reason: str) -> BadRow:
-    """Return the row that `example` was read from, marked as one that cannot be used."""
+    """Return the row that `example` was read from, as a BadRow with this reason."""
     name, _, number = example.id.rpartition(":")
     return BadRow(str(example.extra.get("file", name)), int(example.extra.get("row", number)), reason)
 

@@ -75,5 +75,5 @@ def meaning_of(item: Field[Any]) -> str:
 
 
 def rule_of(item: Field[Any]) -> Rule[Any] | None:
-    """The rule of a field that was made by `setting`, None where every value of its type is allowed."""
+    """The rule of a field that was made by `setting`; None if every value of its type is allowed."""
     return item.metadata["rule"]

@@ -1,4 +1,4 @@
-"""The soft reward: the run's judge (judge.*) grades the text in `<extension>`, the answer's advice beyond its decision.
+"""The soft reward: the run's judge (judge.*) grades the text in `<extension>`: advice in addition to the decision.
 
 RewardPart("accuracy", 0.9, accuracy(LABELS)),
 RewardPart("format", 0.1, format_tags(TAGS)),

@@ -16,7 +16,7 @@ class Outcome:
 
     value: float = 0.0
     more: Mapping[str, float] = field(default_factory=dict)  # further numbers that the reward returned, by name
-    unknown: str = ""  # why the value could not be determined, by a judge for instance
+    unknown: str = ""  # why the value could not be determined, for instance by a judge
     failure: BaseException | None = None  # what was raised, or a TimeoutError
 
 

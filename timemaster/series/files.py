@@ -1,7 +1,7 @@
 """Prepares files for their readers: encodings, zip files, and the variants of `.ts` and `.arff` files.
 
 Knows nothing about series: the values of a `.ts` or `.arff` row stay text here. Raises InputError for a file that
-cannot be prepared, and warns of everything that is left out.
+cannot be prepared, and warns of everything that it leaves out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from timemaster.types import InputError
 
 logger = logging.getLogger(__name__)
 
-NUM_LISTED = 5  # names that a message lists
+NUM_LISTED = 5  # names that a message lists at most
 MAX_NESTED = 3  # levels of zip files in zip files
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 OTHER_TMPDIR = "choose another folder for temporary files: TMPDIR=DIR"

@@ -35,10 +35,10 @@ class PlotStyle:
     title: str = ""
     x_label: str = ""
     y_label: str = ""
-    channels: tuple[str, ...] = ()  # names of the lines, for a legend in the upper right corner; (): no legend
+    channels: tuple[str, ...] = ()  # names of the lines, shown as a legend in the upper right corner; (): no legend
     axes: bool = True  # False: bare lines without frame, ticks and text, not cropped
     y_range: tuple[float, float] | None = None  # of the y axis, the same for every series; None: fitted to each series
-    rows: bool = False  # bare lines only: each channel in a row of its own, zero in the middle, one scale for all rows
+    rows: bool = False  # bare lines only: each channel in its own row, zero in the middle, one scale for all rows
     width: int = 600  # pixels, before cropping
     height: int = 250  # pixels, before cropping
     line_width: float = 2.0  # points (1/72 inch, at 100 pixels per inch)
@@ -140,7 +140,7 @@ class _Canvas:
                 self.axes.plot(range(length), [0.0] * length, linewidth=style.line_width, animated=True)[0]
                 for _ in range(num_channels)
             ]
-            self.over: list[Any] = [*self.lines]  # artists that are drawn for each series, in this order
+            self.over: list[Any] = [*self.lines]  # artists to draw for each series, in this order
             if style.channels:
                 # Not matplotlib's "best" place, which depends on the values and would differ between series.
                 legend = self.axes.legend(self.lines, style.channels, loc="upper right", fontsize=style.tick_size)
