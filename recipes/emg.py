@@ -13,8 +13,8 @@ Sources, downloaded from PhysioNet or given as `--source DIR` (or a zip):
   https://figshare.com/ndownloader/articles/19930250/versions/1, which the published figures seem to use. This host
   sometimes refuses scripts: use a browser;
 - EMG_TRAIN.ts, EMG_TEST.ts (122 and 41 windows);
-- the UCR archive's `NerveDamage` (.ts, .arff), which we did not have. Its classes are read by name; a file with numbers
-  instead is refused, because their order is not known.
+- the UCR archive's `NerveDamage` (.ts, .arff), which was not available to us. Its classes are read by name; a file with
+  numbers instead is refused, because their order is not known.
 
 In the files of TF-C, class 1 is myopathy and class 2 neuropathy. Another copy in circulation has the two names swapped.
 The median peak-to-peak values of 0.06, 0.10 and 0.33 mV for classes 0, 1 and 2 support the order used here, because

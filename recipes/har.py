@@ -1,4 +1,4 @@
-"""HAR: what is a person doing who carries a phone at the waist?
+"""HAR: what is a person who carries a phone at the waist doing?
 
 UCI HAR, "Human Activity Recognition Using Smartphones" (CC BY 4.0): 30 volunteers, six activities, 50 Hz, windows of
 128 readings (2.56 seconds) that overlap by half. This recipe uses the three axes of the body's acceleration, in units
@@ -99,6 +99,6 @@ TASK = SeriesClassification(
     plot=PlotStyle(title="HAR singles", x_label="Timestamp", y_label="Body Linear Acceleration", channels=CHANNELS),
     small_plot=replace(SMALL_PLOT, rows=True),  # the tiny model learns them sooner than lines that cross
     rewards=(RewardPart("accuracy", 0.9, accuracy(LABELS)), RewardPart("format", 0.1, format_strict)),
-    decimals=3,  # sitting, standing and lying differ in the third
+    decimals=3,  # sitting, standing and lying differ in the third decimal
     explain=explain,
 )

@@ -49,7 +49,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: SeriesClassification) -> str:
-    """The hour of the lowest demand, and the hours of the highest demand before 18 hours and from then on."""
+    """The hour of the lowest demand, and the hours of the highest demand before 18 hours and from 18 hours on."""
     values = series.values[0]
     low = min(range(LENGTH), key=values.__getitem__)
     first, second = max(range(18), key=values.__getitem__), max(range(18, LENGTH), key=values.__getitem__)

@@ -6,11 +6,11 @@ Hz. In train.csv, label 1 means that there is a call; **here RightWhale is class
 never map these labels by number. The values are shares of full scale; the pressure of the sound is not known.
 
 Kaggle requires a login, so nothing is downloaded. Get whale_data.zip and give it, or its folder, as `--source`. Or use
-the copy in the UCR archive, `RightWhaleCalls` (.ts, .arff or zip), which needs no login and has a split of its own. We
-did not have it: its classes are read by name, and a file with numbers instead is refused. Kaggle's own test clips have
-no labels, so NUM_CLIPS of the 30,000 training clips are drawn and split with a fixed seed, and classes keep their
-shares. (All clips need more than 4 GiB as numbers; the published split and its sizes are not known.) Three of four
-clips have no call: the answer NoWhale is right for 76.6 % of them.
+the copy in the UCR archive, `RightWhaleCalls` (.ts, .arff or zip), which needs no login and has a split of its own.
+This copy was not available to us: its classes are read by name, and a file with numbers instead is refused. Kaggle's
+own test clips have no labels, so NUM_CLIPS of the 30,000 training clips are drawn and split with a fixed seed, and
+classes keep their shares. (All clips need more than 4 GiB as numbers; the published split and its sizes are not known.)
+Three of four clips have no call: the answer NoWhale is right for 76.6 % of them.
 
     bash example/data_preprocess/rcw.sh --source whale_data.zip    # or RightWhaleCalls.zip
 """
@@ -67,10 +67,10 @@ def _read(folder: Path, source: Path) -> dict[str, list[Series]]:
     table = find(folder, "train.csv")
     archive = find(folder, f"{ARCHIVE}_TRAIN.ts") or find(folder, f"{ARCHIVE}_TRAIN.arff")
     if archive and not table:
-        test = NUM_CLIPS // 10
-        found = read_splits(archive.parent, ARCHIVE, {label: label for label in LABELS})
-        most = {"train": NUM_CLIPS - test, "test": test}
-        return {split: numbered(at_most(series, most[split])) for split, series in found.items()}
+        num_test = NUM_CLIPS // 10
+        splits = read_splits(archive.parent, ARCHIVE, {label: label for label in LABELS})
+        limits = {"train": NUM_CLIPS - num_test, "test": num_test}
+        return {split: numbered(at_most(series, limits[split])) for split, series in splits.items()}
     if table is None:
         raise InputError(f"{source}: contains neither train.csv nor {ARCHIVE}_TRAIN.ts. Give Kaggle's whale_data.zip.")
     return _read_clips(folder, table)

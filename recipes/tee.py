@@ -57,7 +57,7 @@ def load(source: Path | None) -> dict[str, list[Series]]:
 
 
 def explain(series: Series, task: SeriesClassification) -> str:
-    """The position of the highest peak, how often and how long the event is high; with axes, also levels."""
+    """The peak's position, how often and how long the event is high; with axes, also the means of its three thirds."""
     values = series.values[0]
     rest, top = median(values), max(values)
     is_high = [value > (rest + top) / 2 for value in values]

@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(name: str, arguments: Sequence[str]) -> None:
-    """Call the program of a subcommand. Its exit code is the command's."""
+    """Call the program of a subcommand. Its exit code becomes that of the command."""
     command = COMMANDS[name]
     here = str(Path.cwd())
     if here not in sys.path:  # a reward or recipe in the current directory is importable, as with `python -m`

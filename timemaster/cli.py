@@ -47,23 +47,24 @@ def schema(section: Any) -> Any:
 
     Hydra's types have neither `str | list[str]` nor `object`; `read_settings` checks what they let through.
     """
-    types, instead = get_type_hints(section), {list[str]: Any, dict[str, object]: dict[str, Any]}
-    made: list[tuple[str, Any, Any]] = []
+    types, hydra_types = get_type_hints(section), {list[str]: Any, dict[str, object]: dict[str, Any]}
+    new_fields: list[tuple[str, Any, Any]] = []
     for item in fields(section):
         kind = types[item.name]
         if is_dataclass(kind):
             nested = schema(kind)
-            made.append((item.name, nested, field(default_factory=nested)))
+            new_fields.append((item.name, nested, field(default_factory=nested)))
         else:
-            same = field(default=item.default, default_factory=item.default_factory)
-            made.append((item.name, instead.get(kind, kind), same))
-    return make_dataclass(section.__name__, made, kw_only=True)
+            copied = field(default=item.default, default_factory=item.default_factory)
+            new_fields.append((item.name, hydra_types.get(kind, kind), copied))
+    return make_dataclass(section.__name__, new_fields, kw_only=True)
 
 
 def read_settings(section: type[Section], values: Mapping[str, Any], prefix: str = "") -> Section:
     """The settings that Hydra composed as a `section`: a Config, or a part of one whose keys start with `prefix`.
 
-    Raises InputError for a setting that does not exist, and for a text or list of texts that is something else.
+    Raises InputError for a setting that does not exist, and for a value that is neither a text nor a list of texts
+    where one of these is needed.
     """
     types, read = get_type_hints(section), dict(values)
     for name, value in values.items():

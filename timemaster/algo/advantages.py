@@ -40,7 +40,7 @@ def without_unknown(known: list[bool]) -> list[bool]:
 
 
 def complete_only(known: list[bool]) -> list[bool]:
-    """Train on a group whose scores are all known, and on no rollout of any other."""
+    """Train on all rollouts of a group if all their scores are known, else on none of them."""
     return [all(known)] * len(known)
 
 
@@ -59,9 +59,9 @@ class AlgorithmConfig:
 def group_advantages(group: Group, cfg: AlgorithmConfig, on_unknown: str) -> list[float | None]:
     """The advantage of each rollout of a group, None for a rollout that is not trained on.
 
-    A rollout whose environment failed is not trained on, and does not count in its group. Nor is a rollout that has a
-    part which a judge could not score: `on_unknown` says whether that excludes the rollout alone ("rollout") or its
-    whole group ("group"). Mean and standard deviation are those of the rollouts that are trained on.
+    A rollout whose environment failed is not trained on, and does not count in its group. A rollout with a part that a
+    judge could not score is not trained on, either: `on_unknown` says whether this excludes the rollout alone
+    ("rollout") or its whole group ("group"). Mean and standard deviation are those of the rollouts that are trained on.
     """
     finished = [i for i, rollout in enumerate(group.rollouts) if not rollout.failure]
     known = [(score := group.rollouts[i].score) is not None and not score.unknown for i in finished]

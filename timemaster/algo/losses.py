@@ -2,7 +2,7 @@
 
 Axes: N = trained tokens of one micro-batch. Every loss is a sum over N divided by the number of trained tokens of the
 whole mini-batch on all ranks. So the gradients do not depend on how a mini-batch is split into micro-batches, packed or
-distributed. Metrics are returned per token [N]; the backend adds them up, in all and by data source.
+distributed. Metrics are returned per token [N]; the backend adds them up, in total and by data source.
 
 To add a policy loss: write a function like `ppo_clip`, add a line to `POLICY_LOSSES`, and a field to `LossConfig` for
 each coefficient that it reads. `--help`, the checks and the trainer follow from these. Tensor methods instead of torch
@@ -69,9 +69,9 @@ def k3(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
 def _k3_of(log_ratio: torch.Tensor) -> torch.Tensor:
     """exp(d) - 1 - d of a log-ratio d, which is clamped to +-20. Never negative.
 
-    expm1 instead of exp(d) - 1, which cancels: at |d| = 1e-4 its rounding error of 6e-8 exceeds the result, d^2 / 2 =
-    5e-9. The second clamp is needed since expm1(d) may be off by a unit in the last place, which is more than d^2 / 2
-    where |d| < 1e-7.
+    expm1 replaces exp(d) - 1, which loses digits: at |d| = 1e-4 its rounding error of 6e-8 exceeds the result,
+    d^2 / 2 = 5e-9. The second clamp is needed since expm1(d) may be off by a unit in the last place, which is more
+    than d^2 / 2 where |d| < 1e-7.
     """
     d = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return (d.expm1() - d).clamp(min=0.0)
@@ -98,7 +98,7 @@ class LossConfig:
 
 
 def policy_loss(x: LossInputs, cfg: LossConfig, denominator: float) -> LossResult:
-    """Policy loss - entropy_coeff * entropy + kl_loss_coef * KL to the reference, summed over N, over `denominator`.
+    """Policy loss - entropy_coeff * entropy + kl_loss_coef * KL to the reference: the sum over N / `denominator`.
 
     Returns the loss (a scalar with gradient) and metrics [N] without gradient.
     """
@@ -116,12 +116,12 @@ def policy_loss(x: LossInputs, cfg: LossConfig, denominator: float) -> LossResul
 
 
 def sft_loss(x: LossInputs, denominator: float) -> LossResult:
-    """Negative log-likelihood of the demonstration's tokens, summed over N, over `denominator`."""
+    """Negative log-likelihood of the demonstration's tokens, summed over N and divided by `denominator`."""
     per_token = -x.logprobs
     return per_token.sum() / denominator, {"loss": per_token.detach(), "entropy": x.entropy.detach()}
 
 
 def difference(logprobs: torch.Tensor, old_logprobs: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Metrics [N] of d = trainer's log-prob - engine's: |d|, k3 of d, and |d| again, of which the maximum is kept."""
+    """Metrics [N] of d = trainer's log-prob - engine's: |d|, k3 of d, and |d| again, to keep its maximum."""
     d = logprobs.detach() - old_logprobs
     return {"logprob_diff": d.abs(), "logprob_diff_k3": _k3_of(d), "logprob_diff_max": d.abs()}

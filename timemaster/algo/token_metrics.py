@@ -22,8 +22,8 @@ def add_up(
     example = next(iter(metrics.values()))
     zero = torch.zeros((), device=example.device)
     for source in set(sources):
-        of_source = torch.tensor([name == source for name in sources])
-        selected = of_source.repeat_interleave(torch.tensor(counts)).to(example.device)
+        is_source = torch.tensor([name == source for name in sources])
+        selected = is_source.repeat_interleave(torch.tensor(counts)).to(example.device)
         for name, values in (dict(metrics) | {"": torch.ones_like(example)}).items():
             key, added = f"{name}@{source}", values.float().where(selected, zero)
             old = totals.get(key, zero)
@@ -31,9 +31,9 @@ def add_up(
 
 
 def means(totals: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """From the totals of each rank: means over all tokens by name, and over those of a data source by name@data_source.
+    """Means of the totals of all ranks: "name" over all tokens, "name@data_source" over the tokens of a data source.
 
-    Of a metric in _max it is the largest value.
+    A metric whose name ends in _max keeps its largest value instead.
     """
     values: dict[str, list[float]] = defaultdict(list)
     for key, value in (item for of_rank in totals for item in of_rank.items()):

@@ -55,7 +55,7 @@ def _require(cfg: Config, key: str, ok: bool, allowed: str, advice: str) -> None
 
 
 def _floats(value: Any) -> Iterator[float]:
-    """The floats of a value, those in a list or dict included."""
+    """The floats of a value, including those in a list or dict."""
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
     yield from (item for item in items if isinstance(item, float))
 
@@ -106,5 +106,5 @@ def _check_grpo(cfg: Config) -> None:
 
 
 def _divisor(number: int, near: int) -> int:
-    """The divisor of `number` that is closest to `near`, the larger of two that are equally close."""
+    """The divisor of `number` that is closest to `near`; if two are equally close, the larger one."""
     return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: (abs(d - near), -d))

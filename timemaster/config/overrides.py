@@ -13,5 +13,5 @@ def set_overrides(arguments: Sequence[str]) -> None:
 
 
 def overrides() -> list[str]:
-    """The settings of the command line as they were typed; [] where no command line started this process."""
+    """The settings of the command line as they were typed; [] if this process was not started by a command line."""
     return list(_given)

@@ -1,7 +1,7 @@
-"""Names that settings choose from, where the code behind a name stands in a room above `config`.
+"""Names that settings choose from, for code in packages that import `config`.
 
-A room reads its own table: config does not import engines or sinks. Losses, KL terms, advantages and schedules have
-their registries in `algo`, which stands below.
+These packages load the code of a name, so config does not import engines or sinks. Losses, KL terms, advantages and
+schedules have their registries in `algo`, which config imports.
 """
 
 from __future__ import annotations
@@ -22,6 +22,6 @@ ON_ERROR = ("raise", "zero")
 
 
 def load(path: str) -> Any:
-    """What an import path of a registry names. Example: load("timemaster.run.sinks:TensorBoard")"""
+    """The object that an import path of a registry names. Example: load("timemaster.run.sinks:TensorBoard")"""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -26,7 +26,7 @@ def resolve(given: Config, mode: Mode) -> Config:
     data.recipes, judge.model = _not_empty(data.recipes), _not_empty(judge.model)
     data.train_files, data.val_files = _not_empty(data.train_files), _not_empty(data.val_files)
     data.test_files, cfg.eval.checkpoint = _not_empty(data.test_files), _not_empty(cfg.eval.checkpoint)
-    cfg.eval.blank_images = cfg.eval.blank_images.lower()  # True and TRUE are Hydra's, too
+    cfg.eval.blank_images = cfg.eval.blank_images.lower()  # Hydra also accepts True and TRUE
     check_settings(cfg, mode)
     data.train_files, data.val_files = _absolute(data.train_files), _absolute(data.val_files)
     data.test_files = _absolute(data.test_files)

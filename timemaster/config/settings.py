@@ -1,7 +1,7 @@
 """Every setting with its type, default, meaning and rule. Nothing here imports anything heavy.
 
-Each is written once, here or, for what a loss, an advantage or a schedule reads, beside it in `timemaster/algo/`.
-Names are verl's wherever the setting means the same. `checks` adds the rules that concern several settings.
+Each setting is written once: here, or in `timemaster/algo/` if a loss, an advantage or a schedule reads it. A setting
+that means the same in verl has verl's name. `checks` adds the rules that concern several settings.
 """
 
 from __future__ import annotations
@@ -339,8 +339,8 @@ def attention(cfg: Config, device: str) -> str:
     """transformers' name of the trainer's attention. flash-attn supports half precision only."""
     if cfg.model.attn_implementation != "auto":
         return cfg.model.attn_implementation
-    fits = device == "cuda" and compute_dtype(cfg, device) != "float32"
-    return "flash_attention_2" if fits and importlib.util.find_spec("flash_attn") else "sdpa"
+    is_half_on_gpu = device == "cuda" and compute_dtype(cfg, device) != "float32"
+    return "flash_attention_2" if is_half_on_gpu and importlib.util.find_spec("flash_attn") else "sdpa"
 
 
 def run_dir(cfg: Config) -> str:

@@ -137,7 +137,7 @@ def read_messages(prompt: Any, images: Sequence[Any], videos: Sequence[Any], fol
     if not all(isinstance(turn, Mapping) and turn.get("role") in ROLES for turn in turns):
         raise InputError(f"the prompt must be text or a list of messages, each with a role of {', '.join(ROLES)}")
     messages = [(turn["role"], _parts(turn.get("content"), turn["role"], folder)) for turn in turns]
-    parts = [part for _, some in messages for part in some]
+    parts = [part for _, contents in messages for part in contents]
     if not any(part.text.strip() for part in parts):
         raise InputError("empty prompt")
     if messages[0][0] == "assistant":
@@ -154,8 +154,8 @@ def read_messages(prompt: Any, images: Sequence[Any], videos: Sequence[Any], fol
             )
     rest = {kind: iter(items) for kind, items in media.items()}
     return [
-        Message(role, [p if p.kind == "text" or p.media else Part(p.kind, media=next(rest[p.kind])) for p in some])
-        for role, some in messages
+        Message(role, [p if p.kind == "text" or p.media else Part(p.kind, media=next(rest[p.kind])) for p in contents])
+        for role, contents in messages
     ]
 
 
@@ -213,7 +213,7 @@ def image_media(item: Any, folder: Path) -> Media:
         check_size(media.height, media.width)
     except InputError as error:
         raise InputError(f"an image has {error}") from error
-    except Exception as error:  # Pillow raises many kinds for a damaged file
+    except Exception as error:  # Pillow raises many types of exceptions for a damaged file
         raise InputError(f"corrupt image ({len(data)} bytes): {error}") from error
     return media if path is None else replace(media, data=None, path=str(path))
 

@@ -28,7 +28,7 @@ from timemaster.types import Example, InputError
 
 logger = logging.getLogger(__name__)
 
-ROWS_PER_GROUP = 256  # rows of a row group that is written
+ROWS_PER_GROUP = 256  # rows in each row group that `write_rows` writes
 # Limits for reading: few rows at once, because an Arrow list of images cannot exceed 2 GiB; and few bytes at once,
 # because otherwise a whole row group would be held in memory.
 ROWS_AT_ONCE, BYTES_AT_ONCE = 32, 1 << 20
@@ -78,7 +78,7 @@ def plot_row(
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write `rows` (of `plot_row`) to a parquet file, which is complete or does not change."""
+    """Write `rows` (of `plot_row`) to a parquet file. If writing fails, the file does not change."""
     if not rows:
         raise InputError(f"{path}: no rows to write.")
     values = pa.list_(pa.float64())
@@ -140,8 +140,8 @@ def report_bad_rows(
     if not bad:
         return
     listed = "".join(f"\n  {row}" for row in bad[:NUM_LISTED])
-    more = f"\n  and {len(bad) - NUM_LISTED} more" if len(bad) > NUM_LISTED else ""
-    message = f"{len(bad)} of {num_rows} rows cannot be used:{listed}{more}"
+    rest = f"\n  and {len(bad) - NUM_LISTED} more" if len(bad) > NUM_LISTED else ""
+    message = f"{len(bad)} of {num_rows} rows cannot be used:{listed}{rest}"
     if len(bad) == num_rows:
         raise InputError(f"{message}\nNo row is left: correct the file.")
     if on_bad_row == "raise":
@@ -150,13 +150,13 @@ def report_bad_rows(
 
 
 def bad_row(example: Example, reason: str) -> BadRow:
-    """Return the row that `example` was read from, marked as one that cannot be used."""
+    """Return the row that `example` was read from, as a BadRow with this reason."""
     name, _, number = example.id.rpartition(":")
     return BadRow(str(example.extra.get("file", name)), int(example.extra.get("row", number)), reason)
 
 
 def count_rows(files: Sequence[str]) -> int:
-    """Count the rows of all `files`, usable or not. Reads only the footers; raises InputError as `read_examples`."""
+    """Count the rows of all `files`, usable or not. Reads only the footers; raises InputError like `read_examples`."""
     return sum(_open(file).metadata.num_rows for file in files)
 
 
@@ -194,9 +194,9 @@ def take_rows(file: str | Path, numbers: Sequence[int], columns: Sequence[str]) 
     """Return the rows of a parquet file with the given `numbers`: at least one, counted from 0, in ascending order."""
     parts, start = [], 0
     for batch in open_parquet(file).iter_batches(ROWS_AT_ONCE, columns=list(columns)):
-        inside = numbers[bisect_left(numbers, start) : bisect_left(numbers, start + len(batch))]
-        if inside:
-            parts.append(batch.take(pa.array([number - start for number in inside])))
+        in_batch = numbers[bisect_left(numbers, start) : bisect_left(numbers, start + len(batch))]
+        if in_batch:
+            parts.append(batch.take(pa.array([number - start for number in in_batch])))
         start += len(batch)
     return pa.Table.from_batches(parts)
 
@@ -213,11 +213,11 @@ def _open(file: str) -> pq.ParquetFile:
 
 
 def _unique_names(files: Sequence[str]) -> list[str]:
-    """Return the shortest path endings that differ from each other: file names, or with one or more folders before."""
+    """Return the shortest path endings that differ from each other: file names, with parent folders where needed."""
     paths = [Path(file).resolve().parts for file in files]
-    twice = [file for file, count in Counter(paths).items() if count > 1]
-    if twice:
-        raise InputError(f"Data file {str(Path(*twice[0]))!r} is given twice.")
+    repeated = [file for file, count in Counter(paths).items() if count > 1]
+    if repeated:
+        raise InputError(f"Data file {str(Path(*repeated[0]))!r} is given twice.")
     length = 1
     while len({path[-length:] for path in paths}) < len(paths):
         length += 1

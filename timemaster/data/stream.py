@@ -44,10 +44,11 @@ class Stream:
             self._epoch, self._order = 0, self._shuffled(0)
         while self._epoch < epoch:
             self._epoch += 1
-            num_used = self._epoch * self.num_rows % self.batch_size  # rows of the batch that crosses the epochs
+            # The batch that crosses the end of the previous epoch has this many rows of it.
+            num_used = self._epoch * self.num_rows % self.batch_size
             used = self._order[len(self._order) - num_used :] if num_used else []
-            late = set(used)
-            self._order = [row for row in self._shuffled(self._epoch) if row not in late] + used
+            used_set = set(used)
+            self._order = [row for row in self._shuffled(self._epoch) if row not in used_set] + used
         return self._order[place]
 
     def _shuffled(self, epoch: int) -> list[int]:
@@ -66,16 +67,16 @@ class Mixture:
         Shares are rounded to whole rows by the largest-remainder method. Raises InputError if a source has rows but no
         weight or a weight but no rows, and if a share is rounded to 0 rows or to more rows than the source has.
         """
-        self.num_rows, self.batch_size, self._whole = stream.num_rows, stream.batch_size, stream
-        found = sorted(set(sources))
-        if set(weights) != set(found) or min(weights.values()) <= 0:
+        self.num_rows, self.batch_size, self._stream = stream.num_rows, stream.batch_size, stream
+        names = sorted(set(sources))
+        if set(weights) != set(names) or min(weights.values()) <= 0:
             raise InputError(
-                f"data.mixture gives weights to {dict(weights)}; the rows are of {found}. Give each of these a weight "
+                f"data.mixture gives weights to {dict(weights)}; the rows are of {names}. Give each of these a weight "
                 "greater than 0, and no other."
             )
-        exact = {name: weights[name] / sum(weights.values()) * self.batch_size for name in found}
+        exact = {name: weights[name] / sum(weights.values()) * self.batch_size for name in names}
         self.counts = {name: int(share) for name, share in exact.items()}
-        by_remainder = sorted(found, key=lambda name: (self.counts[name] - exact[name], name))
+        by_remainder = sorted(names, key=lambda name: (self.counts[name] - exact[name], name))
         for name in by_remainder[: self.batch_size - sum(self.counts.values())]:
             self.counts[name] += 1
         if not all(self.counts.values()):
@@ -83,7 +84,7 @@ class Mixture:
                 f"data.mixture: of data.train_batch_size={self.batch_size} rows, the sources get {self.counts}; each "
                 "needs one. Raise the batch size or the smallest weight."
             )
-        self._rows = {name: [i for i, source in enumerate(sources) if source == name] for name in found}
+        self._rows = {name: [i for i, source in enumerate(sources) if source == name] for name in names}
         for name, rows in self._rows.items():
             if len(rows) < self.counts[name]:
                 raise InputError(
@@ -91,18 +92,18 @@ class Mixture:
                     f"rows, but has only {len(rows)} usable ones: lower its weight or the batch size, or add rows."
                 )
         self._parts = {
-            name: Stream(len(self._rows[name]), self.counts[name], stream.seed, stream.shuffle) for name in found
+            name: Stream(len(self._rows[name]), self.counts[name], stream.seed, stream.shuffle) for name in names
         }
 
     def batch(self, step: int) -> list[int]:
         """Return the row indices of a step, counted from 0, with the sources shuffled together."""
         rows = [self._rows[name][i] for name, part in self._parts.items() for i in part.batch(step)]
-        random.Random(f"{self._whole.seed}/mixture/{step}").shuffle(rows)
+        random.Random(f"{self._stream.seed}/mixture/{step}").shuffle(rows)
         return rows
 
     def num_steps(self, epochs: int) -> int:
         """Return how many steps take as many rows as `epochs` passes over all sources."""
-        return self._whole.num_steps(epochs)
+        return self._stream.num_steps(epochs)
 
 
 Order = Stream | Mixture

@@ -22,7 +22,7 @@ class Rule(Generic[Checked]):
 
     describe: Callable[[], str]  # completes the sentence "must be …"; a function, since a registry may grow
     holds: Callable[[Checked], bool]
-    advice: str = ""  # a sentence for whoever broke the rule
+    advice: str = ""  # a further sentence of the error message
 
 
 def rule(description: str, holds: Callable[[Checked], bool], advice: str = "") -> Rule[Checked]:
@@ -60,13 +60,13 @@ def setting(default: Value, meaning: str, rule: Rule[Value] | None = None) -> Va
 
     Declared to return the type of its default, as `dataclasses.field` is. Lists and dicts are copied for each instance.
     """
-    about: dict[str, Any] = {"meaning": meaning, "rule": rule}
-    made: Any
+    metadata: dict[str, Any] = {"meaning": meaning, "rule": rule}
+    result: Any
     if isinstance(default, list | dict):
-        made = field(default_factory=lambda: copy.copy(default), metadata=about)
+        result = field(default_factory=lambda: copy.copy(default), metadata=metadata)
     else:
-        made = field(default=default, metadata=about)
-    return made
+        result = field(default=default, metadata=metadata)
+    return result
 
 
 def meaning_of(item: Field[Any]) -> str:
@@ -75,5 +75,5 @@ def meaning_of(item: Field[Any]) -> str:
 
 
 def rule_of(item: Field[Any]) -> Rule[Any] | None:
-    """The rule of a field that was made by `setting`, None where every value of its type is allowed."""
+    """The rule of a field that was made by `setting`; None if every value of its type is allowed."""
     return item.metadata["rule"]

@@ -1,4 +1,4 @@
-"""Models as judges: asking an OpenAI-compatible endpoint and grading by rubric. Only here is openai imported."""
+"""Models as judges: calls to an OpenAI-compatible endpoint, and grading by rubric. Only this package imports openai."""
 
 from timemaster.judge.chat import BudgetSpent, Chat, ChatRefused, ChatReply, Endpoint
 from timemaster.judge.grading import Judge, Judgement, Rubric, read_verdict, set_judge, the_judge

@@ -1,4 +1,4 @@
-"""Asking an OpenAI-compatible chat model, for judges, traces and comparisons: within a budget, with a cache.
+"""Calls an OpenAI-compatible chat model for judges, traces and comparisons, within a budget and with a cache.
 
 The async client of the `openai` package sends the requests, retries with growing pauses, and obeys Retry-After headers.
 This module adds the limit on concurrent calls, the time limit over all retries, and the checks of the reply's body.
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 OPENAI = "https://api.openai.com/v1"
 MAX_FAILURES = 100  # consecutive calls that fail after all retries; then the run ends
-NUM_TRIES = 2  # requests, when the caller's check rejects the reply
-LONGEST_PAUSE = 120.0  # seconds between retries; a longer Retry-After ends them
+NUM_TRIES = 2  # requests at most, when the caller's check rejects a reply
+LONGEST_PAUSE = 120.0  # seconds between retries; a longer Retry-After ends the retries
 NUM_SHOWN = 300  # characters of a server's message that are shown
 
 
@@ -59,7 +59,7 @@ class ChatReply:
 
 
 class ChatRefused(InputError):
-    """No call can succeed until the user changes the key, address, model or budget. It ends the run, never scores 0."""
+    """No call can succeed until the user changes the key, address, model or budget. Ends the run; never scores 0."""
 
 
 class BudgetSpent(ChatRefused):
@@ -101,14 +101,14 @@ class Chat:
     """
 
     def __init__(self, endpoint: Endpoint, budget: Budget, store: Store, account: str, concurrency: int) -> None:
-        import openai  # noqa: F401 - takes a second, for which no call should wait
+        import openai  # noqa: F401 - takes a second, so import it before the first call
 
         _check_url(endpoint)
         try:
-            _Connection(endpoint, concurrency, lambda: None)  # finds a wrong setting now
+            _Connection(endpoint, concurrency, lambda: None)  # a trial, to find wrong settings now
         except ChatRefused:
             raise
-        except Exception as error:  # by the client's libraries: a bad proxy or certificate file, or socksio is missing
+        except Exception as error:  # of the client's libraries: a bad proxy or certificate file, or socksio is missing
             advice = " Install it: uv pip install socksio." if isinstance(error, ImportError) else ""
             raise ChatRefused(
                 f"cannot set up a connection to {endpoint.address}{_by_proxy(endpoint)}: {error!r}.{advice}"
@@ -124,10 +124,10 @@ class Chat:
     ) -> ChatReply:  # fmt: skip
         """The model's reply to `messages` (in OpenAI's form). `options` are further fields such as response_format.
 
-        A request that was answered before is answered from the cache, unless `fresh`; one that equals a request in
-        flight shares its reply. `check` returns "" for a useful reply, else what is wrong: then the request is repeated
-        once. A call that fails after all retries, or is rejected twice, returns a ChatReply with `error`, which is not
-        cached.
+        A request that was answered before is answered from the cache, unless `fresh`. A request that equals one in
+        flight shares its reply. `check` returns "" for a useful reply, and otherwise what is wrong with it; then the
+        request is repeated once. A call that fails after all retries, or is rejected twice, returns a ChatReply with
+        `error`, which is not cached.
         Raises BudgetSpent, and ChatRefused when the server refuses key, address or model, or when MAX_FAILURES
         consecutive calls have failed.
         """
@@ -136,9 +136,9 @@ class Chat:
         body |= options | dict(e.extra_body)
         body = {name: value for name, value in body.items() if value is not None}
         key = hashlib.sha256(json.dumps([e.address, body], sort_keys=True).encode()).hexdigest()
-        kept = None if fresh else self.store.get(key)
-        if kept is not None:
-            return ChatReply(text=kept)
+        cached = None if fresh else self.store.get(key)
+        if cached is not None:
+            return ChatReply(text=cached)
         connection = self._connection()
         if key not in connection.pending:
             connection.pending[key] = asyncio.create_task(self._call(connection, key, body, check))
@@ -148,7 +148,7 @@ class Chat:
     def _connection(self) -> _Connection:
         loop = asyncio.get_running_loop()
         if loop not in self._connections:  # a connection cannot be used in another event loop
-            self._connections = {one: own for one, own in self._connections.items() if not one.is_closed()}
+            self._connections = {other: c for other, c in self._connections.items() if not other.is_closed()}
             self._connections[loop] = _Connection(
                 self.endpoint, self.concurrency, lambda: self.store.count(self.account)
             )
@@ -171,7 +171,7 @@ class Chat:
             return reply
         reply = ChatReply(error=reply.error or why)
         self._failed += 1
-        if self._failed == 1:  # the caller counts further ones
+        if self._failed == 1:  # the caller counts further failures
             logger.warning("%s gave no answer: %s", self.endpoint.model, reply.error)
         if self._failed >= MAX_FAILURES:
             raise ChatRefused(
@@ -211,7 +211,7 @@ class Chat:
             return ChatReply(error=f"no complete answer within {limit:.0f} seconds")
         except (ValueError, RecursionError) as error:
             return ChatReply(error=f"the body is not JSON: {error}"[:NUM_SHOWN])
-        # usage missing: assume the maximum
+        # without usage in the body, assume the maximum
         tokens_in, tokens_out = _usage(content) or (len(json.dumps(body)) // 4, e.max_tokens)
         cost = tokens_in * self.budget.price_in + tokens_out * self.budget.price_out
         self.store.pay(self.account, cost / 1e6)
@@ -219,7 +219,7 @@ class Chat:
 
 
 def _check_url(endpoint: Endpoint) -> None:
-    """ChatRefused for a malformed address, which would otherwise fail in every call like a network error."""
+    """Raise ChatRefused for a malformed address, which would otherwise fail in every call like a network error."""
     url, name = endpoint.address, "base_url" if endpoint.base_url else "$OPENAI_BASE_URL"
     try:
         parts = urlsplit(url)
@@ -235,7 +235,7 @@ def _check_url(endpoint: Endpoint) -> None:
 def _header(variable: str) -> str:
     """An environment variable that is sent as a header, without white space around it (key files end with a newline).
 
-    "" when it is not set. ChatRefused when a header cannot contain it.
+    "" when it is not set. Raises ChatRefused when a header cannot contain it.
     """
     value = os.environ.get(variable, "").strip()
     bad = next((i for i, mark in enumerate(value) if not " " <= mark <= "~"), None)
@@ -251,18 +251,18 @@ def _header(variable: str) -> str:
 def _by_proxy(endpoint: Endpoint) -> str:
     """For messages: the proxy of the environment that the call goes through; "" without one."""
     parts = urlsplit(endpoint.address)
-    found = getproxies().get(parts.scheme) or getproxies().get("all")
-    if not found or proxy_bypass(parts.hostname or ""):
+    proxy = getproxies().get(parts.scheme) or getproxies().get("all")
+    if not proxy or proxy_bypass(parts.hostname or ""):
         return ""
-    shown = found.rpartition("@")[2]  # without a password
+    shown = proxy.rpartition("@")[2]  # without a password
     return f" through the proxy {shown} (NO_PROXY={parts.hostname} avoids it)"
 
 
 def _usage(content: Any) -> tuple[int, int] | None:
     """(tokens sent, tokens received) as the body reports them; None when it does not."""
     usage = content.get("usage") if isinstance(content, dict) else None
-    found = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
-    counts = [n for n in found if isinstance(n, int) and n >= 0]
+    values = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
+    counts = [n for n in values if isinstance(n, int) and n >= 0]
     return (counts[0], counts[1]) if len(counts) == 2 else None
 
 

@@ -23,7 +23,8 @@ from timemaster.types import Example, Media, Message, Part
 MAX_GRADE = 10  # a judge gives whole numbers from 0 to this
 NUM_SEARCHED = 20_000  # characters; longer replies are not searched for a JSON object
 FENCE = re.compile(r"```(?:json)?\s*\Z", re.IGNORECASE)  # the opening line of a JSON block
-ESCAPED = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "<>[]"})  # JSON's own syntax uses none of them here
+# The documents contain no lists, so their JSON syntax needs none of these characters.
+ESCAPED = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "<>[]"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Judge:
 def quote(document: Mapping[str, Any]) -> str:
     """The document as JSON without the characters that special tokens of chat templates are made of."""
     text = json.dumps(document, ensure_ascii=False).translate(ESCAPED)
-    return text.encode(errors="backslashreplace").decode()  # half a surrogate pair, as JSON writes it
+    return text.encode(errors="backslashreplace").decode()  # writes half a surrogate pair as a JSON escape
 
 
 def question_of(example: Example) -> str:
@@ -114,15 +115,16 @@ def question_of(example: Example) -> str:
 
 def images_of(example: Example) -> list[bytes]:
     """The encoded images of an example, in order."""
-    found = [part.media for m in example.messages for part in m.parts if part.media and part.media.kind == "image"]
-    return [encoded(media) for media in found]
+    images = [part.media for m in example.messages for part in m.parts if part.media and part.media.kind == "image"]
+    return [encoded(media) for media in images]
 
 
 def schema(rubric: Rubric) -> dict[str, Any]:
     """The JSON schema of a verdict."""
-    one = {"type": "integer", "minimum": 0, "maximum": MAX_GRADE}
+    grade = {"type": "integer", "minimum": 0, "maximum": MAX_GRADE}
     names = list(rubric.criteria)
-    return {"type": "object", "properties": dict.fromkeys(names, one), "required": names, "additionalProperties": False}
+    properties = dict.fromkeys(names, grade)
+    return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
 
 
 TRIAL = Rubric("an answer to a question about a plot", {"clarity": "is easy to follow", "depth": "gives reasons"})
@@ -151,8 +153,8 @@ def read_verdict(text: str, rubric: Rubric) -> Judgement:
     if not isinstance(verdict, dict) or verdict.keys() != rubric.criteria.keys():
         return Judgement(None, f"other keys than {', '.join(rubric.criteria)}: {text[:80]!r}")
     for name, grade in verdict.items():
-        whole = isinstance(grade, int | float) and not isinstance(grade, bool) and grade in range(MAX_GRADE + 1)
-        if not whole:
+        is_whole = isinstance(grade, int | float) and not isinstance(grade, bool) and grade in range(MAX_GRADE + 1)
+        if not is_whole:
             return Judgement(None, f"{name} is {grade!r:.80}; whole numbers from 0 to {MAX_GRADE} are allowed")
     return Judgement(fmean(verdict.values()) / MAX_GRADE)
 
@@ -179,7 +181,7 @@ def _objects(text: str) -> list[tuple[int, int]]:
         try:
             _, end = json.JSONDecoder().raw_decode(text, begin)
             spans.append((begin, end))
-        except ValueError:  # a brace of the prose
+        except ValueError:  # this brace belongs to the prose
             end = begin + 1
         begin = text.find("{", end)
     return spans
@@ -202,7 +204,7 @@ def set_judge(judge: Judge | None) -> None:
 
 
 def the_judge() -> Judge:
-    """The judge of this process. ChatRefused without one."""
+    """The judge of this process. Raises ChatRefused if none is set."""
     if not _JUDGES:
         raise ChatRefused("this recipe's rewards ask a judge: set judge.model (and judge.base_url, judge.api_key_env)")
     return _JUDGES[0]

@@ -70,9 +70,9 @@ def chats_from(j: JudgeConfig, store: Store, account: str, concurrency: int = 0)
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("give a JSON object")
-    return found
+    return value

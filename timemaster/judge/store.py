@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS spent (account TEXT PRIMARY KEY, calls INTEGER NOT NU
 class Budget:
     """The limits of one account in a cache file; 0 means no limit.
 
-    Calls in flight may exceed them: `max_calls` by their retries, `max_cost` by their cost. The cost of failed calls is
+    The retries of calls in flight may exceed `max_calls`, and their cost `max_cost`. The cost of failed calls is
     unknown and not counted. Raises InputError for a cost limit without prices, which would limit nothing.
     """
 

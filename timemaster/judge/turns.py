@@ -11,7 +11,7 @@ from timemaster.types import InputError, Media, Message
 
 
 def chat_turn(message: Message) -> dict[str, Any]:
-    """A message in OpenAI's form, including its pictures. InputError for a video."""
+    """A message in OpenAI's form, including its pictures. Raises InputError for a video."""
     content = []
     for part in message.parts:
         if part.media is None:

@@ -27,7 +27,7 @@ WEB_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEB
 
 
 def check_size(height: int, width: int) -> None:
-    """InputError for an image without pixels, or with an aspect ratio over 200: image processors refuse it."""
+    """Raise InputError for an image without pixels or with an aspect ratio over 200: image processors refuse it."""
     if min(height, width) < 1 or max(height, width) > 200 * min(height, width):
         raise InputError(f"{width} x {height} pixels: the sides must be positive and differ at most 200-fold")
 
@@ -50,8 +50,8 @@ def as_seen(image: Image.Image) -> Image.Image:
 
     It is rotated by its EXIF orientation, and transparency is composited on white. Samples of more than 8 bits are
     scaled by their depth, floating-point samples by their range. Colour profiles are not applied: the published models
-    were trained without them. `image` itself is modified, too. Raises InputError for several frames, and for NaN or
-    infinite samples.
+    were trained without them. `image` itself is modified, too. Raises InputError for an image with several frames,
+    and for NaN or infinite samples.
     """
     from PIL import Image, ImageCms, ImageOps
 
@@ -62,7 +62,7 @@ def as_seen(image: Image.Image) -> Image.Image:
         image = _in_8_bits(image)
     elif image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        exact = ImageCms.Flags.NOOPTIMIZE  # else bright and dark shades are off by up to 4 of 255
+        exact = ImageCms.Flags.NOOPTIMIZE  # without it, bright and dark shades are off by up to 4 of 255
         return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB", flags=exact)  # type: ignore[return-value]
     if not image.has_transparency_data:
         return image.convert("RGB")
@@ -73,7 +73,7 @@ def as_seen(image: Image.Image) -> Image.Image:
 
 
 def check_still(image: Image.Image) -> None:
-    """InputError for an animation or several pages: all frames but the first would be lost silently."""
+    """Raise InputError for an animation or several pages: all frames but the first would be lost silently."""
     # The further frames of an MPO (a camera's JPEG) show the same scene: a preview, or the other half of a stereo pair.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         num_frames = image.n_frames  # type: ignore[attr-defined]
@@ -119,7 +119,7 @@ def _is_unsigned(tags: Mapping[int, Any]) -> bool:
 
 
 def _black_and_white(image: Image.Image, samples: np.ndarray, tags: Mapping[int, Any]) -> tuple[float, float]:
-    """The sample values of black and of white. InputError for NaN or infinite samples."""
+    """The sample values of black and of white. Raises InputError for NaN or infinite samples."""
     import numpy as np
 
     low, high = samples.min(), samples.max()
@@ -162,7 +162,8 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 def web_image(data: bytes) -> tuple[str, bytes]:
     """(media type, bytes) of an encoded image for browsers and for vision models behind an HTTP API.
 
-    The bytes are the given ones if clients accept their format and show what `as_seen` gives; else a PNG of that.
+    The bytes are `data` if clients accept its format and show it as `as_seen` does. Otherwise they are a PNG of the
+    image that `as_seen` returns.
     """
     from PIL import Image
 

@@ -6,7 +6,7 @@
     RewardPart("accuracy", 0.9, accuracy(LABELS)),
     RewardPart("short", 0.1, short, only_if="accuracy"),
 
-`reward_part` has all forms that a function may have, verl's among them. Knows nothing about engines or datasets.
+`reward_part` lists all forms that a function may have, including verl's. Knows nothing about engines or datasets.
 """
 
 from timemaster.rewards.extension import extension

@@ -1,4 +1,4 @@
-"""The soft reward: the run's judge (judge.*) grades the text in `<extension>`, the answer's advice beyond its decision.
+"""The soft reward: the run's judge (judge.*) grades the text in `<extension>`: advice in addition to the decision.
 
 RewardPart("accuracy", 0.9, accuracy(LABELS)),
 RewardPart("format", 0.1, format_tags(TAGS)),
@@ -38,7 +38,7 @@ GENERIC = re.compile(
 )
 GENERIC_CAP = 0.4
 TAGS = ("think", "class", "extension")  # the blocks of an answer, in this order
-JUDGED = {"reasoning": "think", "decision": "class", "extension": "extension"}  # the judge's names for them
+JUDGED = {"reasoning": "think", "decision": "class", "extension": "extension"}  # the judge's name of a block -> its tag
 
 
 def extension(

@@ -1,4 +1,4 @@
-"""Scoring the rollouts of one prompt as they are finished: each part is called as soon as what it needs is there."""
+"""Scores the rollouts of one prompt as they finish. Each part is called as soon as everything it needs is known."""
 
 from __future__ import annotations
 
@@ -48,33 +48,33 @@ class GroupScoring:
         self._caller, self._parts, self._example, self._to_score = caller, parts, example, to_score
         self._in_order = [(part, signature_of(part.fn)) for part in in_order(parts)]
         self._scores: list[Future[Score | None]] = [Future() for _ in range(num_rollouts)]
-        self._news: deque[Callable[[], None]] = deque()  # changes that have arrived, to be made under the lock
-        self._lock = Lock()  # guards all below
+        self._changes: deque[Callable[[], None]] = deque()  # changes that have arrived, to be made under the lock
+        self._lock = Lock()  # guards the attributes below
         self._num_missing = num_rollouts
         self._rollouts: dict[int, Rollout] = {}  # those that are scored
         self._outcomes: list[dict[str, Outcome]] = [{} for _ in range(num_rollouts)]  # of one rollout, by part
-        self._begun: set[tuple[str, int]] = set()  # part and rollout: called, or settled without a call
+        self._begun: set[tuple[str, int]] = set()  # (part, rollout): called, or known without a call
 
     def add(self, index: int, rollout: Rollout) -> Future[Score | None]:
         """Start to score rollout number `index` of the group. The Future gives None for a rollout with `failure`."""
-        self._arrive(partial(self._take, index, rollout))
+        self._apply(partial(self._take, index, rollout))
         return self._scores[index]
 
-    def _arrive(self, change: Callable[[], None]) -> None:
-        """Make a change, then all calls that it allows. When another thread is at work here, it makes the change.
+    def _apply(self, change: Callable[[], None]) -> None:
+        """Make a change, then start all calls that it allows. If another thread is already here, it does both.
 
-        No thread waits for the lock: a coroutine that is collected as garbage ends its call in any thread at any time,
-        also in one that holds the lock.
+        No thread waits for the lock: a coroutine that is garbage-collected ends its call in any thread at any time,
+        even in a thread that holds the lock.
         """
-        self._news.append(change)
-        while self._news and self._lock.acquire(blocking=False):
+        self._changes.append(change)
+        while self._changes and self._lock.acquire(blocking=False):
             try:
-                while self._news:
-                    self._news.popleft()()
+                while self._changes:
+                    self._changes.popleft()()
                 for call in self._due_calls():
                     self._start(call)
                 self._publish()
-            except BaseException as error:  # else it would be lost in the thread of a call
+            except BaseException as error:  # otherwise it would be lost in the thread of a call
                 for score in self._scores:
                     if not score.done():
                         score.set_exception(error)
@@ -99,14 +99,14 @@ class GroupScoring:
                 self._scores[i].set_exception(error)
 
     def _due_calls(self) -> list[_Call]:
-        """The calls that can be made now. A part that needs no call, by its condition, gets its outcome here."""
+        """The calls that can be made now. A part whose conditions make a call needless gets its outcome here."""
         calls: list[_Call] = []
         for part, signature in self._in_order:
             if signature.needs_group and self._num_missing:
                 continue
-            left = [i for i in sorted(self._rollouts) if (part.name, i) not in self._begun]
-            ready = [i for i in left if all(name in self._outcomes[i] for name in part.dependencies)]
-            if signature.is_batched and len(ready) < len(left):
+            not_begun = [i for i in sorted(self._rollouts) if (part.name, i) not in self._begun]
+            ready = [i for i in not_begun if all(name in self._outcomes[i] for name in part.dependencies)]
+            if signature.is_batched and len(ready) < len(not_begun):
                 continue
             due = []
             for i in ready:
@@ -127,13 +127,13 @@ class GroupScoring:
         wants_images = "images" in signature.keywords
         future = self._caller.call(
             self._bound(call),
-            # Pictures are decoded in the call, which would block the event loop; what a thread's call returns is
-            # awaited there, too.
+            # A call with images decodes them, which would block the event loop, so it runs in a thread. An awaitable
+            # that it returns is still awaited on the loop.
             is_async=inspect.iscoroutinefunction(fn) and not wants_images,
             read=partial(outcomes_of, num_rollouts=len(call.indices)) if signature.is_batched else _single_outcome,
             has_limit=not call.part.asks_judge,
         )
-        future.add_done_callback(lambda done: self._arrive(partial(self._finish, call, done)))
+        future.add_done_callback(lambda done: self._apply(partial(self._finish, call, done)))
 
     def _finish(self, call: _Call, done: Future[list[Outcome]]) -> None:
         failure = done.exception()  # of all rollouts of the call
@@ -144,24 +144,24 @@ class GroupScoring:
     def _bound(self, call: _Call) -> Callable[[], Any]:
         """The part's function with its arguments. They are copies, so that a reward can change nothing for others."""
         signature = call.signature
-        own = [self._rollouts[i] for i in call.indices]
+        rollouts = [self._rollouts[i] for i in call.indices]
         keywords: dict[str, Any] = {}
         if "tokens" in signature.keywords:
-            keywords["tokens"] = [_sampled_tokens(rollout) for rollout in own]
+            keywords["tokens"] = [_sampled_tokens(rollout) for rollout in rollouts]
         if "parts" in signature.keywords:
             names = call.part.dependencies
             keywords["parts"] = [{name: self._outcomes[i][name].value for name in names} for i in call.indices]
         if not signature.is_batched:
-            keywords = {name: of_each[0] for name, of_each in keywords.items()}
+            keywords = {name: values[0] for name, values in keywords.items()}
         if "group" in signature.keywords:
             keywords["group"] = [copy_of_rollout(self._rollouts[i]) for i in sorted(self._rollouts)]
-        copies = [copy_of_rollout(rollout) for rollout in own]
+        copies = [copy_of_rollout(rollout) for rollout in rollouts]
         bound = partial(
             call.part.fn, copies if signature.is_batched else copies[0], copy_of_example(self._example), **keywords
         )
         if "images" not in signature.keywords:
             return bound
-        return partial(_call_with_images, bound, [rollout.media for rollout in own], signature.is_batched)
+        return partial(_call_with_images, bound, [rollout.media for rollout in rollouts], signature.is_batched)
 
 
 def _single_outcome(result: Any) -> list[Outcome]:
@@ -173,13 +173,13 @@ def _sampled_tokens(rollout: Rollout) -> list[int]:
 
 
 def _call_with_images(fn: Callable[..., Any], media: Sequence[Sequence[Media]], is_batched: bool) -> Any:
-    images = [[load_image(one) for one in own if one.kind == "image"] for own in media]
+    images = [[load_image(item) for item in of_rollout if item.kind == "image"] for of_rollout in media]
     return fn(images=images if is_batched else images[0])
 
 
 def _outcome_without_call(part: RewardPart, known: Mapping[str, Outcome]) -> Outcome | None:
-    """The outcome of a part that is not called: 0.0 when a condition is false, unknown when a dependency is unknown.
-    None when it has to be called. A dependency that failed counts as 0.0.
+    """The outcome of a part that need not be called: 0.0 when a condition is false, unknown when a dependency is
+    unknown. None when the part has to be called. A dependency that failed counts as 0.0.
     """
     if any(not known[name].unknown and known[name].value <= 0 for name in part.conditions):
         return Outcome(value=0.0)
@@ -207,7 +207,7 @@ def copy_of_example(example: Example) -> Example:
 def _copy(value: Any) -> Any:
     # Not copy.deepcopy: it takes three times as long for a series of numbers.
     if isinstance(value, dict):
-        return {key: _copy(one) for key, one in value.items()}
+        return {key: _copy(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_copy(one) if isinstance(one, list | dict) else one for one in value]
+        return [_copy(item) if isinstance(item, list | dict) else item for item in value]
     return value

@@ -61,11 +61,12 @@ def _import_file(path: Path) -> ModuleType:
 
 @contextmanager
 def _neighbours_first(folder: Path) -> Iterator[None]:
-    """Inside this context imports find the modules of `folder` first, as in a script that lies in it.
+    """Inside this context, imports find the modules of `folder` first, as in a script in that folder.
 
-    Afterwards the folder stays at the end of the search path, for imports inside functions. When another module has the
-    same name as a neighbour (an installed module, or one beside another reward), the name means the other module again.
-    Such a neighbour must be imported at the top of the file. Loaded modules of the standard library are never replaced.
+    Afterwards the folder stays at the end of the search path, for imports inside functions. If another module (an
+    installed one, or one beside another reward) has the same name as a neighbour, the name then means that other module
+    again. So such a neighbour must be imported at the top of the file. Loaded modules of the standard library are never
+    replaced.
     """
     names = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     clashing = {name for name in names - sys.stdlib_module_names if not _is_neighbour(name, folder)}
@@ -102,5 +103,5 @@ def _leads_to(top: str, folder: Path) -> bool:
 
 
 def _lies_in(file: str | None, top: str, folder: Path) -> bool:
-    beside = (folder / f"{top}.py", folder / top / "__init__.py")
-    return bool(file) and Path(str(file)).resolve() in [path.resolve() for path in beside]
+    candidates = (folder / f"{top}.py", folder / top / "__init__.py")
+    return bool(file) and Path(str(file)).resolve() in [path.resolve() for path in candidates]

@@ -16,12 +16,12 @@ class Outcome:
 
     value: float = 0.0
     more: Mapping[str, float] = field(default_factory=dict)  # further numbers that the reward returned, by name
-    unknown: str = ""  # why the value could not be determined, by a judge for instance
+    unknown: str = ""  # why the value could not be determined, for instance by a judge
     failure: BaseException | None = None  # what was raised, or a TimeoutError
 
 
 def outcome_of(result: Any) -> Outcome:
-    """What a reward returned, as numbers. Raises ValueError for anything else, and what the user's objects raise."""
+    """What a reward returned, as numbers. Raises ValueError for anything else, and any error of the user's objects."""
     if not isinstance(result, Mapping):
         return Outcome(value=_number(result, result))
     if "score" not in result:
@@ -36,8 +36,8 @@ def outcome_of(result: Any) -> Outcome:
 
 
 def outcomes_of(result: Any, num_rollouts: int) -> list[Outcome]:
-    """What a batched reward returned: one value per rollout. Raises ValueError unless there are as many as rollouts. A
-    value that is no number is a failure of its rollout alone.
+    """What a batched reward returned: one value per rollout. Raises ValueError for another number of values.
+    A value that is not a number is a failure of its rollout alone.
     """
     if isinstance(result, str | Mapping) or not (hasattr(result, "__len__") and hasattr(result, "__iter__")):
         raise ValueError(f"a list of {num_rollouts} values is expected, one per rollout, got {result!r:.200}")
@@ -62,11 +62,11 @@ def _number(value: Any, result: Any) -> float:
 
 
 def finite(value: Any) -> float | None:
-    """`value` as a float; None when it is no number, several, or not finite."""
+    """`value` as a float; None unless it is one finite number."""
     if not isinstance(value, SupportsFloat):
         return None
     try:
         number = float(value)
-    except Exception:  # the user's value, of any library: an array of several numbers, an int beyond all floats
+    except Exception:  # the user's value, of any library: an array of several numbers, an int too large for a float
         return None
     return number if math.isfinite(number) else None

@@ -23,8 +23,8 @@ def predict_label(text: str, labels: Sequence[str]) -> str | None:
     """The label that `text` chooses, spelled as in `labels`; None when it chooses none or more than one.
 
     The reasoning is removed first: `<think>…</think>`, or everything from `<think>` on when it is not closed. A label
-    that is only considered there is not an answer. The rest must contain exactly one `<class>` and one `</class>`, with
-    one of the labels between them; `label_key` compares labels.
+    that occurs only there is not an answer. The rest must contain exactly one `<class>` and one `</class>`, with one of
+    the labels between them; `label_key` compares labels.
     """
     outside = THOUGHT.sub(CUT, text)
     if outside.count("<class>") != 1 or outside.count("</class>") != 1:

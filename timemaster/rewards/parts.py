@@ -18,7 +18,7 @@ TAGS = ("think", "class")
 
 
 def format_strict(rollout: Rollout, example: Example) -> float:
-    """1.0 when the text is one think block, then one class block, neither of them empty, and else only whitespace.
+    """1.0 when the text is one think block, then one class block, neither of them empty, and whitespace otherwise.
 
     The class block may contain any word: `accuracy` tells whether it is the right one.
     Source: the format reward of the TimeMaster paper (arXiv 2506.13705).

@@ -1,11 +1,11 @@
-"""What a reward part is: its function, its weight, and what it needs before it can be called; and the checks of these.
+"""A reward part: its function, its weight, what it needs before it can be called, and the checks of all these.
 
 A function takes `(rollout, example)` and returns one value. A batched function takes `(group, example)`, where `group`
 is a list of rollouts, and returns one value per rollout. verl's form `(data_source, solution_str, ground_truth,
-extra_info)` is wrapped by `as_reward`. A function gets more when it has a parameter of one of these names:
+extra_info)` is wrapped by `as_reward`. A function gets further arguments if it has parameters with these names:
 
     group   all rollouts of the prompt, in order; the call then waits until the last of them is finished
-    images  the decoded pictures of the rollout, in order: those of the prompt, then those that arrived midway
+    images  the decoded pictures of the rollout, in order: those of the prompt, then those of later turns
     tokens  the token ids that the policy sampled
     parts   the values of the parts named in `only_if` and `needs`, by name
 
@@ -26,8 +26,8 @@ from timemaster.types import Example, InputError, Rollout
 
 # A reward is a number, or a dict with "score" and further numbers.
 Reward = float | Mapping[str, Any]
-# It returns a reward (a batched one: a list of them), or an awaitable that gives it. The module's docstring has the
-# parameters.
+# A function returns a reward (a batched function: a list of rewards), or an awaitable of it. The module's docstring
+# lists the parameters.
 RewardFn = Callable[..., Reward | Sequence[Reward] | Awaitable[Reward] | Awaitable[Sequence[Reward]]]
 
 KEYWORDS = ("group", "images", "tokens", "parts")
@@ -102,7 +102,7 @@ def as_reward(fn: Callable[..., Any]) -> RewardFn:
     """`fn` itself when it takes (rollout, example) or (group, example); wrapped when it is in verl's form.
 
     verl's form is recognised by its parameter names: `solution_str` and `ground_truth`, and, where it takes them,
-    `data_source` and `extra_info`. Raises InputError for any other signature, such as one with an argument more.
+    `data_source` and `extra_info`. Raises InputError for any other signature, such as one with a further argument.
     """
     parameters = _parameters(fn)
     if not {"solution_str", "ground_truth"} <= parameters.keys():
@@ -113,9 +113,9 @@ def as_reward(fn: Callable[..., Any]) -> RewardFn:
     _check_call(fn, **dict.fromkeys(["solution_str", "ground_truth", *wanted]))
 
     def arguments(rollout: Rollout, example: Example) -> dict[str, Any]:
-        more = {"data_source": example.data_source, "extra_info": example.extra}
+        further = {"data_source": example.data_source, "extra_info": example.extra}
         truth = example.answer if example.truth is None else example.truth
-        return {"solution_str": rollout.text, "ground_truth": truth} | {n: more[n] for n in wanted}
+        return {"solution_str": rollout.text, "ground_truth": truth} | {n: further[n] for n in wanted}
 
     async def judged(rollout: Rollout, example: Example) -> Any:
         return await fn(**arguments(rollout, example))
@@ -127,8 +127,8 @@ def as_reward(fn: Callable[..., Any]) -> RewardFn:
 
 
 def check_parts(parts: Sequence[RewardPart]) -> None:
-    """InputError unless every part has a name of its own for the log, a finite weight, a signature that can be called,
-    and dependencies that exist and form no circle.
+    """Raise InputError unless every part has its own name for the log, a finite weight, a signature that can be
+    called, and dependencies that exist and form no circle.
     """
     names = [part.name for part in parts]
     for part in parts:
@@ -149,7 +149,7 @@ def check_parts(parts: Sequence[RewardPart]) -> None:
 
 
 def in_order(parts: Sequence[RewardPart]) -> list[RewardPart]:
-    """The parts, each behind those it depends on. InputError for a dependency that is missing, and for a circle."""
+    """The parts, each after those it depends on. Raises InputError for a missing dependency and for a circle."""
     by_name = {part.name: part for part in parts}
     for part in parts:
         missing = [name for name in part.dependencies if name not in by_name]
@@ -175,7 +175,7 @@ def _is_positional(parameter: inspect.Parameter) -> bool:
 
 
 def _check_call(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    """InputError unless `fn` takes these arguments and needs no others."""
+    """Raise InputError unless `fn` takes these arguments and needs no others."""
     parameters = _parameters(fn)
     try:
         inspect.Signature(list(parameters.values())).bind(*args, **kwargs)

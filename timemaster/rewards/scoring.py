@@ -1,4 +1,4 @@
-"""From reward parts to scores: a `Scorer` calls the parts, weighs what they return and sums it."""
+"""From reward parts to scores: a `Scorer` calls the parts and returns the weighted sum of their values."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def score(rollout: Rollout, example: Example, parts: Sequence[RewardPart], on_er
     """The score of one rollout, waited for without a limit: for scripts and tests. A run scores with a `Scorer`."""
     scorer = Scorer(lambda _: parts, on_error, num_threads=len(parts))
     try:
-        found = scorer.submit(rollout, example).result()
+        result = scorer.submit(rollout, example).result()
     finally:
         scorer.close()
-    if found is None:
+    if result is None:
         raise InputError(f"the rollout of {example.id!r} has failed and cannot be scored: {rollout.failure}")
-    return found
+    return result
 
 
 class Scorer:
-    """Scores rollouts beside other work.
+    """Scores rollouts in the background.
 
     Parts run at the same time: plain functions in `num_threads` threads, `async` ones (a judge) on one event loop, and
     any awaitable that a part returns is awaited on that loop, too. `timeout`: see `Caller`. Parts that ask a judge have
@@ -57,13 +57,13 @@ class Scorer:
         `Score.unknown`.
 
         These are errors: a part raises, exits or is cancelled; it takes too long; it returns NaN, infinity or no
-        number; a batched part returns another number of values than rollouts. With on_error="raise" an error is an
+        number; a batched part does not return one value per rollout. With on_error="raise" an error is an
         InputError that names example, part and cause. With "zero" the part counts 0.0, and `Score.error` has the cause.
         ChatRefused (by a judge: key, address, budget) and CallsStuck are raised in both cases, because every later
-        rollout would meet them, too.
+        rollout would fail in the same way.
 
-        A part with `only_if` is 0.0, without being called, when one of these parts is not above 0. A part is unknown
-        when one that it depends on is unknown. A dependency with an error counts as 0.0.
+        A part with `only_if` is 0.0, without being called, when one of the parts named there is not above 0. A part is
+        unknown when a part that it depends on is unknown. A dependency with an error counts as 0.0.
 
         Every call gets copies of rollout and example, so that a reward can change neither. Raises InputError at once
         for an example without rewards, and for parts with dependencies that cannot be met.
@@ -77,7 +77,7 @@ class Scorer:
         return self.start_group(example, 1).add(0, rollout)
 
     def close(self) -> None:
-        """End its threads."""
+        """End the threads."""
         self._caller.close()
 
 
@@ -94,7 +94,7 @@ def total_of(parts: Sequence[RewardPart], outcomes: Sequence[Outcome], example: 
             continue
         if outcome.failure is not None:
             message = f"reward part {part.name!r} failed on example {example.id!r}: {described(outcome.failure)}"
-            _raise_what_ends_a_run(outcome.failure, message)
+            _raise_if_it_ends_the_run(outcome.failure, message)
             if on_error == "raise":
                 raise InputError(message[0].upper() + message[1:]) from outcome.failure
             errors.append(message)
@@ -109,11 +109,11 @@ def total_of(parts: Sequence[RewardPart], outcomes: Sequence[Outcome], example: 
     return Score(total=total, parts=values, error="; ".join(errors), unknown=tuple(unknown))
 
 
-def _raise_what_ends_a_run(failure: BaseException, message: str) -> None:
+def _raise_if_it_ends_the_run(failure: BaseException, message: str) -> None:
     if isinstance(failure, CallsStuck):
         raise CallsStuck(message[0].upper() + message[1:])
     if isinstance(failure, ChatRefused):
         raise failure
     if isinstance(failure, BaseExceptionGroup):  # of tasks that a reward awaits together
-        for one in failure.exceptions:
-            _raise_what_ends_a_run(one, message)
+        for inner in failure.exceptions:
+            _raise_if_it_ends_the_run(inner, message)

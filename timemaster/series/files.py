@@ -1,7 +1,7 @@
 """Prepares files for their readers: encodings, zip files, and the variants of `.ts` and `.arff` files.
 
 Knows nothing about series: the values of a `.ts` or `.arff` row stay text here. Raises InputError for a file that
-cannot be prepared, and warns of everything that is left out.
+cannot be prepared, and warns of everything that it leaves out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from timemaster.types import InputError
 
 logger = logging.getLogger(__name__)
 
-NUM_LISTED = 5  # names that a message lists
+NUM_LISTED = 5  # names that a message lists at most
 MAX_NESTED = 3  # levels of zip files in zip files
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 OTHER_TMPDIR = "choose another folder for temporary files: TMPDIR=DIR"
@@ -38,8 +38,8 @@ ARFF_ATTRIBUTE = re.compile(r"""@attribute\s+(?:'[^']*'|"[^"]*"|\S+)\s*(?P<type>
 
 def listed(names: Sequence[str]) -> str:
     """The first names and the number of the others. Example: a, b, c, d, e, and 3 more"""
-    more = f", and {len(names) - NUM_LISTED} more" if len(names) > NUM_LISTED else ""
-    return ", ".join(names[:NUM_LISTED]) + more
+    rest = f", and {len(names) - NUM_LISTED} more" if len(names) > NUM_LISTED else ""
+    return ", ".join(names[:NUM_LISTED]) + rest
 
 
 def report_left_out(what: str, names: Sequence[str], why: str) -> None:
@@ -64,7 +64,7 @@ def writing(path: Path | str, otherwise: str) -> Iterator[None]:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new folder for the time of the block."""
+    """A new folder, which is deleted at the end of the block."""
     with writing("The folder for temporary files", OTHER_TMPDIR):
         folder = tempfile.TemporaryDirectory()
     with folder as name:
@@ -98,7 +98,7 @@ def _read_bytes(path: Path) -> bytes:
 
 @contextmanager
 def unpacked(archives: Sequence[Path]) -> Iterator[Path]:
-    """A folder with the content of zip files, for the time of the block. Each zip file has a folder of its own there.
+    """A folder with the content of zip files, each in a subfolder. The folder is deleted at the end of the block.
 
     Zip files in zip files are unpacked, too. Files that macOS adds (`__MACOSX/`, `.DS_Store`) are left out. Raises
     InputError for a file that is damaged, encrypted or empty, has a compression that Python does not know, or contains
@@ -158,10 +158,10 @@ def _members(content: zipfile.ZipFile, shown: str) -> list[zipfile.ZipInfo]:
         members.append(member)
     if not any(not member.is_dir() for member in members):
         raise InputError(f"{shown}: is an empty zip file. Download it again, or give the folder with the files.")
-    twice = [name for name, count in Counter(member.filename for member in members).items() if count > 1]
-    if twice:
+    repeated = [name for name, count in Counter(member.filename for member in members).items() if count > 1]
+    if repeated:
         logger.warning(
-            "%s: contains %d files twice or more; the last one is used: %s", shown, len(twice), listed(twice)
+            "%s: contains %d files twice or more; the last one is used: %s", shown, len(repeated), listed(repeated)
         )
     return members
 
@@ -172,12 +172,12 @@ def _members(content: zipfile.ZipFile, shown: str) -> list[zipfile.ZipInfo]:
 def clean_ts(path: Path) -> tuple[str, list[str]]:
     """The text of a `.ts` file in the form that sktime reads, and the class of each row as the file spells it.
 
-    Accepts comments anywhere, tags in any case and with any blanks, and classes in quotes. In the returned text every
-    class is 0, and line numbers are those of the file. Raises InputError for a file or a row without a class.
+    Accepts comments anywhere, tags in any case, any number of blanks, and classes in quotes. In the returned text,
+    every class is 0, and line numbers do not change. Raises InputError for a file or a row without a class.
     """
-    lines, first = _lines(path)
+    lines, first_row = _lines(path)
     is_timed = False
-    for number, line in enumerate(lines[:first]):
+    for number, line in enumerate(lines[:first_row]):
         words = line.split()
         tag, value = (words[0].lower(), " ".join(words[1:2]).lower()) if words else ("", "")
         if tag == "@targetlabel" or (tag == "@classlabel" and value == "false"):
@@ -185,7 +185,7 @@ def clean_ts(path: Path) -> tuple[str, list[str]]:
         is_timed |= tag == "@timestamps" and value == "true"
         lines[number] = "@classLabel true 0" if tag == "@classlabel" else " ".join(words)
     classes = []
-    for number, line in enumerate(lines[first:], start=first):
+    for number, line in enumerate(lines[first_row:], start=first_row):
         if not line:
             continue
         values, colon, name = line.rpartition(":")
@@ -198,8 +198,8 @@ def clean_ts(path: Path) -> tuple[str, list[str]]:
 
 def clean_arff(path: Path) -> tuple[str, list[str]]:
     """The text of an `.arff` file in the form that sktime reads, and the class of each row. See `clean_ts`."""
-    lines, first = _lines(path)
-    types = [found["type"] for line in lines[:first] if (found := ARFF_ATTRIBUTE.fullmatch(line))]
+    lines, first_row = _lines(path)
+    types = [match["type"] for line in lines[:first_row] if (match := ARFF_ATTRIBUTE.fullmatch(line))]
     nominal = [number for number, kind in enumerate(types, start=1) if kind.startswith("{")]
     if nominal and nominal != [len(types)]:
         raise InputError(
@@ -210,17 +210,17 @@ def clean_arff(path: Path) -> tuple[str, list[str]]:
     row = ARFF_CHANNELS if is_relational else ARFF_ROW
     expected = "'values\\nvalues',class" if is_relational else "values,class"
     classes = []
-    for number, line in enumerate(lines[first:], start=first):
+    for number, line in enumerate(lines[first_row:], start=first_row):
         if not line:
             continue
-        found = None if line.startswith("{") else row.fullmatch(line)
-        if not found or not found["label"]:
+        match = None if line.startswith("{") else row.fullmatch(line)
+        if not match or not match["label"]:
             sparse = " Sparse rows, {index value, ...}, are not read." if line.startswith("{") else ""
             raise InputError(f"{path}, line {number + 1}: not of the form {expected}.{sparse}")
-        values, size = found["values"], found["values"].count(",") + 1
+        values, size = match["values"], match["values"].count(",") + 1
         if not is_relational and types and size != len(types) - 1:
             raise InputError(f"{path}, line {number + 1}: {size} values and a class; the header has {len(types)}.")
-        classes.append(_unquoted(found["label"]))
+        classes.append(_unquoted(match["label"]))
         lines[number] = f"'{values}',0" if is_relational else f"{values},0"
     return "\n".join(lines), classes
 
@@ -241,15 +241,15 @@ def _lines(path: Path) -> tuple[list[str], int]:
     # Comments are removed before decoding, because they are often in another encoding.
     texts = [b"" if line.startswith((b"#", b"%")) else line for line in raw]
     lines = [decoded(line, f"{path}, line {number}") for number, line in enumerate(texts, start=1)]
-    first = next((number for number, line in enumerate(lines, start=1) if line.lower() == "@data"), 0)
-    if not first:
+    first_row = next((number for number, line in enumerate(lines, start=1) if line.lower() == "@data"), 0)
+    if not first_row:
         raise InputError(f"{path}: not a readable {path.suffix} file: no line @data.")
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}: {line[:40]!r}"
-        if number < first and line and not line.startswith("@"):
+        if number < first_row and line and not line.startswith("@"):
             raise InputError(f"{where} stands before @data; expected a tag (@...) or a comment.")
-        if number > first and line.startswith("@"):
+        if number > first_row and line.startswith("@"):
             raise InputError(f"{where} is a tag after @data. If two files were joined, give them one by one.")
-    if not any(lines[first:]):
+    if not any(lines[first_row:]):
         raise InputError(f"{path}: no series after @data.")
-    return lines, first
+    return lines, first_row

@@ -3,7 +3,8 @@
 Plots look like matplotlib's default with `tight_layout()` and `bbox_inches="tight"`, as in the published data. A new
 figure for every series would take about 150 ms. Between two series of one length only the lines and the y axis
 differ, and the layout depends on the series only through the sizes of a few texts of the y axis (`_Canvas._key`). So
-matplotlib lays out and draws the rest once for each such key; for further series, the pixels are restored.
+matplotlib computes the layout and draws the rest once for each such key. For further series, the stored pixels are
+copied back.
 
 matplotlib is imported when the first plot is drawn.
 """
@@ -24,7 +25,7 @@ from timemaster.types import InputError
 DPI = 100
 MIN_PARALLEL = 400  # below this many plots, starting processes costs more than it saves
 CHUNK = 16  # plots that a worker takes at a time
-MAX_LAYOUTS = 64  # kept for each figure; each holds pixels
+MAX_LAYOUTS = 64  # layouts kept for each figure; each holds the figure's pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +35,10 @@ class PlotStyle:
     title: str = ""
     x_label: str = ""
     y_label: str = ""
-    channels: tuple[str, ...] = ()  # names of the lines, for a legend in the upper right corner; (): no legend
+    channels: tuple[str, ...] = ()  # names of the lines, shown as a legend in the upper right corner; (): no legend
     axes: bool = True  # False: bare lines without frame, ticks and text, not cropped
     y_range: tuple[float, float] | None = None  # of the y axis, the same for every series; None: fitted to each series
-    rows: bool = False  # bare lines only: each channel in a row of its own, zero in the middle, one scale for all rows
+    rows: bool = False  # bare lines only: each channel in its own row, zero in the middle, one scale for all rows
     width: int = 600  # pixels, before cropping
     height: int = 250  # pixels, before cropping
     line_width: float = 2.0  # points (1/72 inch, at 100 pixels per inch)
@@ -86,7 +87,7 @@ def draw_many(series: Sequence[Series], style: PlotStyle, num_workers: int = 0) 
     bar = partial(tqdm, total=len(series), desc="plots", unit="plot", disable=None)
     if num_workers == 1 or len(series) < MIN_PARALLEL:
         return [draw_png(item, style) for item in bar(series)]
-    # Not plain fork, because this process may have threads (pyarrow's, tqdm's). The server imports matplotlib once.
+    # Plain fork is unsafe: this process may have threads (pyarrow's, tqdm's). The fork server imports matplotlib once.
     available = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in available else "spawn")
     if "forkserver" in available:
@@ -102,7 +103,7 @@ def _canvas(style: PlotStyle, num_channels: int, length: int) -> _Canvas:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What all series of one key share. Lengths are pixels from the lower left corner."""
+    """The parts of a plot that all series with the same key share. Positions are pixels from the lower left corner."""
 
     sides: dict[str, float]  # of the axes, as fractions of the figure
     background: Any  # the figure's pixels without lines, legend and y axis
@@ -113,7 +114,7 @@ class _Layout:
 
 
 def _in_rows(values: list[list[float]]) -> list[list[float]]:
-    """The channels shifted so that each has a row, 2 high, around its middle. The first channel is on top."""
+    """The channels, scaled and shifted so that each fills a row of height 2. The first channel is on top."""
     largest = max(abs(value) for channel in values for value in channel) or 1.0
     return [
         [v / largest + 2 * row for v in channel] for row, channel in zip(range(len(values))[::-1], values, strict=True)
@@ -139,7 +140,7 @@ class _Canvas:
                 self.axes.plot(range(length), [0.0] * length, linewidth=style.line_width, animated=True)[0]
                 for _ in range(num_channels)
             ]
-            self.over: list[Any] = [*self.lines]  # artists that are drawn for each series, in this order
+            self.over: list[Any] = [*self.lines]  # artists to draw for each series, in this order
             if style.channels:
                 # Not matplotlib's "best" place, which depends on the values and would differ between series.
                 legend = self.axes.legend(self.lines, style.channels, loc="upper right", fontsize=style.tick_size)
@@ -150,7 +151,7 @@ class _Canvas:
             else:
                 self.axes.set_axis_off()
                 self.figure.subplots_adjust(left=0.0, right=1.0, bottom=0.0, top=1.0)
-        self.start = self._sides()
+        self.default_sides = self._sides()
 
     def draw(self, values: list[list[float]]) -> bytes:
         for line, channel in zip(self.lines, _in_rows(values) if self.style.rows else values, strict=True):
@@ -190,9 +191,9 @@ class _Canvas:
         axis.set_animated(True)
 
     def _layout(self) -> _Layout:
-        """The layout for the current y limits. Moves the axes to their places in it."""
+        """The layout for the current y limits. Also moves the axes to their places in this layout."""
         # matplotlib computes the layout with the ticks of its default sides; afterwards, the ticks may differ.
-        self.figure.subplots_adjust(**self.start)
+        self.figure.subplots_adjust(**self.default_sides)
         key = self._key() if self.style.axes else ()
         if key not in self.layouts:
             if len(self.layouts) == MAX_LAYOUTS:
@@ -210,7 +211,7 @@ class _Canvas:
         return self.layouts[key]
 
     def _key(self) -> tuple[float, ...]:
-        """What the layout depends on, in pixels: three sizes of text, and how far tick labels reach above the axes."""
+        """What the layout depends on, in pixels: three text sizes, and how far tick labels reach above the axes."""
         tick_width = self._place_y_label()
         # The text "1e-6" or "+1e3" above the axis is beside the title. If they would touch, the title moves up.
         offset = self._text_size(self.axes.yaxis.get_major_formatter().get_offset(), offset=True)

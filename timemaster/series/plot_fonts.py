@@ -18,21 +18,21 @@ def fonts_for(texts: Iterable[str]) -> list[Any]:
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
-    own = font_manager.findfont("DejaVu Sans")
+    default_file = font_manager.findfont("DejaVu Sans")
     installed = font_manager.fontManager.ttflist
     upright = [
-        one for one in installed if one.style == "normal" and one.weight == 400 and "Last Resort" not in one.name
+        font for font in installed if font.style == "normal" and font.weight == 400 and "Last Resort" not in font.name
     ]
-    upright.sort(key=lambda one: (one.fname != own, one.fname))
-    wanted = {letter for text in texts for letter in text if letter.isprintable() and not letter.isspace()}
+    upright.sort(key=lambda font: (font.fname != default_file, font.fname))
+    missing = {letter for text in texts for letter in text if letter.isprintable() and not letter.isspace()}
     chosen: list[Any] = []
     for font in upright:
-        held = wanted & {chr(code) for code in FT2Font(font.fname, face_index=font.index).get_charmap()}
-        if held or not chosen:
+        covered = missing & {chr(code) for code in FT2Font(font.fname, face_index=font.index).get_charmap()}
+        if covered or not chosen:
             chosen.append(font)
-            wanted -= held
-        if not wanted:
+            missing -= covered
+        if not missing:
             return chosen
-    some = "".join(sorted(wanted)[:20])
+    some = "".join(sorted(missing)[:20])
     log.warning("no installed font has %s: a box is drawn instead. Debian and Ubuntu: apt-get install fonts-noto", some)
     return chosen

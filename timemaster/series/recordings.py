@@ -28,16 +28,16 @@ logger = logging.getLogger(__name__)
 
 PHYSIONET = "https://physionet.org/files"
 TFC_FILES = {"train": "train.pt", "validation": "val.pt", "test": "test.pt"}
-SEED = 1  # of the draw in `at_most`
+SEED = 1  # of the random draw in `at_most`
 SOUND = re.compile(r"\.aif[fc]?", re.IGNORECASE)
-CODE_NAMES = ("_reconstruct", "scalar")  # functions that a pickled numpy array refers to, besides its types
+CODE_NAMES = ("_reconstruct", "scalar")  # functions that a pickled numpy array refers to, in addition to its types
 
 
 @contextmanager
 def opened(source: Path, *names: str) -> Iterator[Path]:
-    """`source` as a folder, for the time of the block. Zip files, and zip files in them, are unpacked for this time.
+    """`source` as a folder. Zip files, and zip files in them, are unpacked; this copy is deleted after the block.
 
-    If `source` is a folder with zip files, as downloaded, they are unpacked, unless a file in the folder matches one of
+    If `source` is a folder with downloaded zip files, they are unpacked unless a file in the folder matches one of
     `names`. Raises InputError when `source` does not exist.
     """
     if not source.exists():
@@ -53,30 +53,30 @@ def opened(source: Path, *names: str) -> Iterator[Path]:
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """The first file named `name` in `folder` or below it; None without one. A warning lists the others."""
-    found = sorted(path for path in folder.rglob(name) if path.is_file())
-    if not found:
+    """The first file named `name` in `folder` or below it; None if there is none. A warning lists the others."""
+    paths = sorted(path for path in folder.rglob(name) if path.is_file())
+    if not paths:
         return None
-    report_left_out(f"files called {name}", [str(path) for path in found[1:]], f"{found[0]} is read")
-    return found[0]
+    report_left_out(f"files called {name}", [str(path) for path in paths[1:]], f"{paths[0]} is read")
+    return paths[0]
 
 
 def at_most(series: Sequence[Series], most: int) -> list[Series]:
-    """At most `most` of the series, drawn with a fixed seed. Classes keep their shares, and at least one series each.
+    """At most `most` of the series, drawn with a fixed seed. Each class keeps its share and at least one series.
 
     Raises InputError when `most` is less than the number of classes.
     """
     if len(series) <= most:
         return list(series)
     chosen = choose_stratified(series, most, SEED)
-    of_class: dict[str, list[int]] = defaultdict(list)
+    by_class: dict[str, list[int]] = defaultdict(list)
     for position, item in enumerate(series):
-        of_class[item.label].append(position)
-    if most < len(of_class):
-        raise InputError(f"{most} series cannot hold {len(of_class)} classes: {', '.join(sorted(of_class))}.")
-    for positions in of_class.values():
+        by_class[item.label].append(position)
+    if most < len(by_class):
+        raise InputError(f"{most} series cannot hold {len(by_class)} classes: {', '.join(sorted(by_class))}.")
+    for positions in by_class.values():
         if not chosen.intersection(positions):  # its share is less than one series
-            largest = max(of_class.values(), key=lambda others: len(chosen.intersection(others)))
+            largest = max(by_class.values(), key=lambda others: len(chosen.intersection(others)))
             chosen.remove(max(chosen.intersection(largest)))
             chosen.add(positions[0])
     logger.info("%d of %d series are used; the classes keep their shares", most, len(series))
@@ -188,35 +188,36 @@ def read_reference(path: Path, class_names: Mapping[str, str]) -> dict[str, str]
 
 
 def _as_index(path: Path, rows: Sequence[tuple[int, str, str]]) -> dict[str, str]:
-    """Name -> label of an index file's (line, name, label). InputError without rows, and for a name with two labels."""
+    """Name -> label from rows (line, name, label). Raises InputError if there are none, or if a name has two labels."""
     if not rows:
         raise InputError(f"{path}: has no rows. Download it again.")
-    first: dict[str, tuple[int, str]] = {}
+    seen: dict[str, tuple[int, str]] = {}
     repeated = []
     for number, name, label in rows:
-        before, known = first.setdefault(name, (number, label))
-        if known != label:
+        first_line, first_label = seen.setdefault(name, (number, label))
+        if first_label != label:
             raise InputError(
-                f"{path}: {name} is {known!r} in line {before} and {label!r} in line {number}. Remove one of them."
+                f"{path}: {name} is {first_label!r} in line {first_line} and {label!r} in line {number}. "
+                "Remove one of them."
             )
-        if before != number:
+        if first_line != number:
             repeated.append(name)
     report_left_out(f"repeated lines of {path}", repeated, "each name counts once")
-    return {name: label for name, (_, label) in first.items()}
+    return {name: label for name, (_, label) in seen.items()}
 
 
 def windows(values: Sequence[float], length: int) -> Iterator[list[float]]:
-    """Consecutive windows of `length` readings without overlap. The rest at the end is dropped."""
+    """Consecutive windows of `length` readings without overlap. Readings left over at the end are dropped."""
     for start in range(0, len(values) - length + 1, length):
         yield list(values[start : start + length])
 
 
 def find_records(folder: Path) -> dict[str, Path]:
-    """PhysioNet records in `folder` or below it: name -> path without suffix. Of equal names, the least nested one."""
+    """PhysioNet records in `folder` or below it: name -> path without suffix; of several, the least nested one."""
     paths = sorted(folder.rglob("*.hea"), key=lambda path: (len(path.parts), path))
     nearest: dict[str, Path] = {}
-    again = [str(path) for path in paths if nearest.setdefault(path.stem, path) != path]
-    report_left_out("records", again, "files of the same names are less nested")
+    duplicates = [str(path) for path in paths if nearest.setdefault(path.stem, path) != path]
+    report_left_out("records", duplicates, "files of the same names are less nested")
     return {name: path.with_suffix("") for name, path in nearest.items()}
 
 
@@ -233,16 +234,16 @@ def plan_records(labels: Mapping[str, str], records: Mapping[str, Path], length:
     planned = {record: plan_windows(records[record], label, length) for record, label in labels.items()}
     why = f"shorter than a window of {length} readings"
     report_left_out("records", [record for record, cut in planned.items() if not cut], why)
-    gone = set(labels.values()) - {item.label for cut in planned.values() for item in cut}
-    if gone:
-        raise InputError(f"No record of {', '.join(sorted(gone))} is left: all are {why}.")
+    empty_classes = set(labels.values()) - {item.label for cut in planned.values() for item in cut}
+    if empty_classes:
+        raise InputError(f"No record of {', '.join(sorted(empty_classes))} is left: all are {why}.")
     return {record: cut for record, cut in planned.items() if cut}
 
 
 def plan_windows(record: Path, label: str, length: int) -> list[Series]:
     """Consecutive windows of a PhysioNet record, without overlap and without values. The rest at the end is dropped."""
     size = _wfdb("rdheader", record).sig_len
-    if size is None:  # the header does not have to say
+    if size is None:  # the header may leave it out
         size = _wfdb("rdrecord", record).sig_len
     elif size == 0:  # some readers take 0 for unknown, others for empty
         raise InputError(f"{record}.hea says 0 readings: write their number, or leave the field out.")
@@ -266,7 +267,7 @@ def fill_windows(planned: Sequence[Series], records: Mapping[str, Path], rate: f
 
 
 def read_record(path: Path, rate: float, unit: str = "mV") -> list[float]:
-    """The first signal of a PhysioNet record in `unit`. `path` has no suffix; the `.hea` file and its data are there.
+    """The first signal of a PhysioNet record in `unit`. `path` is its `.hea` file without the suffix.
 
     Raises InputError when the record cannot be read, has gaps or another unit, or was not sampled at `rate` Hz. A
     warning lists further signals.
@@ -300,8 +301,8 @@ def _wfdb(function: str, path: Path) -> Any:
 def read_tfc(folder: Path, class_names: Mapping[int, str], most: Mapping[str, int]) -> dict[str, list[Series]]:
     """The splits of a TF-C set: train.pt, val.pt (optional) and test.pt. `most`: split -> largest number of series."""
     train = find(folder, TFC_FILES["train"])
-    near = train.parent if train else folder  # another set may be in a neighbouring folder
-    paths = {split: path for split, name in TFC_FILES.items() if (path := find(near, name))}
+    set_folder = train.parent if train else folder  # another set may be in a neighbouring folder
+    paths = {split: path for split, name in TFC_FILES.items() if (path := find(set_folder, name))}
     if not {"train", "test"} <= paths.keys():
         raise InputError(f"{folder}: has {', '.join(p.name for p in paths.values())}; train.pt and test.pt are needed.")
     return {split: read_pt(path, class_names, most.get(split, 0)) for split, path in paths.items()}
@@ -340,9 +341,9 @@ def _numpy_globals() -> list[Any]:
     import numpy as np
 
     types = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
-    codes = [getattr(np._core.multiarray, name) for name in CODE_NAMES]  # type: ignore[attr-defined]
-    old = [(code, f"numpy.core.multiarray.{name}") for code, name in zip(codes, CODE_NAMES, strict=True)]
-    return [np.ndarray, np.dtype, *types, *codes, *old]
+    functions = [getattr(np._core.multiarray, name) for name in CODE_NAMES]  # type: ignore[attr-defined]
+    old_names = [(fn, f"numpy.core.multiarray.{name}") for fn, name in zip(functions, CODE_NAMES, strict=True)]
+    return [np.ndarray, np.dtype, *types, *functions, *old_names]
 
 
 # ---- sound clips
@@ -368,8 +369,8 @@ def find_clips(folder: Path, planned: Sequence[Series]) -> dict[str, Path]:
     found = sorted((p for p in folder.rglob("*") if SOUND.fullmatch(p.suffix)), key=lambda p: (len(p.parts), p))
     wanted = dict.fromkeys(item.meta["clip"] for item in planned)
     nearest: dict[str, Path] = {}
-    again = [str(p) for p in found if p.name in wanted and nearest.setdefault(p.name, p) != p]
-    report_left_out("clips", again, "files of the same names are less nested")
+    duplicates = [str(p) for p in found if p.name in wanted and nearest.setdefault(p.name, p) != p]
+    report_left_out("clips", duplicates, "files of the same names are less nested")
     report_left_out("clips", [p.name for p in found if p.name not in wanted], "the table has no label for them")
     report_left_out("lines of the table", [name for name in wanted if name not in nearest], "their clips are missing")
     return nearest
@@ -388,11 +389,11 @@ def fill_clips(planned: Sequence[Series], paths: Mapping[str, Path], rate: int, 
         if path is None:
             raise InputError(f"No clip {item.meta['clip']!r}; the table lists it. Put it back, or remove its line.")
         try:
-            values, found = soundfile.read(path, dtype="float64", always_2d=True)
+            values, found_rate = soundfile.read(path, dtype="float64", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise InputError(f"{path}: not a readable sound file: {error}") from error
-        if found != rate or values.shape != (length, 1):
-            shown = f"{len(values)} readings at {found} Hz in {values.shape[1]} channel(s)"
+        if found_rate != rate or values.shape != (length, 1):
+            shown = f"{len(values)} readings at {found_rate} Hz in {values.shape[1]} channel(s)"
             raise InputError(f"{path}: {shown}; expected {length} at {rate} Hz in 1.")
         filled.append(replace(item, values=[values[:, 0].tolist()]))
     return filled

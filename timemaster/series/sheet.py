@@ -23,9 +23,9 @@ def contact_sheet(title: str, plots: Mapping[str, Sequence[bytes]]) -> bytes:
     column = max(image.width for images in rows.values() for image in images)
     heights = {label: max(image.height for image in images) for label, images in rows.items()}
     title_font, heading_fonts = _font(title, TITLE), {label: _font(label, HEADING) for label in rows}
-    named = [title_font.getlength(title), *(heading_fonts[label].getlength(label) for label in rows)]
-    width = GAP + max(num_columns * (column + GAP), round(max(named)) + GAP)
-    height = TITLE + 2 * GAP + sum(HEADING + 2 * GAP + tall for tall in heights.values())
+    text_widths = [title_font.getlength(title), *(heading_fonts[label].getlength(label) for label in rows)]
+    width = GAP + max(num_columns * (column + GAP), round(max(text_widths)) + GAP)
+    height = TITLE + 2 * GAP + sum(HEADING + 2 * GAP + row_height for row_height in heights.values())
     sheet = Image.new("RGB", (width, height), (244, 244, 244))
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, GAP), title, fill="black", font=title_font)
@@ -47,7 +47,7 @@ def _font(text: str, size: int) -> Any:
 
     if text.isascii():
         return ImageFont.load_default(size)
-    font = fonts_for([text])[-1]  # the one with the rarest letters, which usually has Latin letters, too
+    font = fonts_for([text])[-1]  # it has the rarest letters, and usually Latin letters, too
     return ImageFont.truetype(font.fname, size, index=font.index)
 
 

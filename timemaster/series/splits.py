@@ -154,12 +154,12 @@ def _read_folder(folder: Path, name: str, class_names: Mapping[str, str], shown:
 
 
 def _find(folder: Path, stem: str) -> Path | None:
-    """The file `stem` with a known suffix in `folder` or below it. Of several, the least nested one."""
+    """The file `stem` with a known suffix in `folder` or below it; the least nested one if there are several."""
     for suffix in (".ts", ".arff"):
-        found = sorted(folder.rglob(stem + suffix), key=lambda path: (len(path.parts), path))
-        if found:
-            report_left_out(f"files called {found[0].name}", [str(p) for p in found[1:]], f"{found[0]} is read")
-            return found[0]
+        paths = sorted(folder.rglob(stem + suffix), key=lambda path: (len(path.parts), path))
+        if paths:
+            report_left_out(f"files called {paths[0].name}", [str(p) for p in paths[1:]], f"{paths[0]} is read")
+            return paths[0]
     return None
 
 
@@ -262,9 +262,9 @@ def check_splits(splits: Mapping[str, Sequence[Series]], num_rows: Mapping[str, 
 def check_digest(splits: Mapping[str, Sequence[Series]], expected: str) -> None:
     """Warn if labels, values or their order differ from the data that the recipe was checked with.
 
-    This is no error, because a host may write the same numbers with other digits. `check_splits` refuses other sets.
-    The sha256 is that of the parsed values, rounded to four decimals. So it is the same for `.ts` and `.arff` files
-    with equal values, whatever their header and compression.
+    A difference is not an error, because a host may write the same numbers with other digits. `check_splits` refuses
+    other sets. The sha256 is computed from the parsed values, rounded to four decimals. So it is the same for `.ts`
+    and `.arff` files with equal values, even if their headers or their compression differ.
     """
     digest = hashlib.sha256()
     for split in sorted(splits):
@@ -281,9 +281,9 @@ def check_digest(splits: Mapping[str, Sequence[Series]], expected: str) -> None:
 
 
 def stratified_split(series: Sequence[Series], first_size: int, seed: int) -> tuple[list[Series], list[Series]]:
-    """Two parts, the first with exactly `first_size` series. In each part, classes have their shares of the whole.
+    """Two parts, the first with exactly `first_size` series. Each class has the same share of both.
 
-    The same seed gives the same parts. The order is kept. Raises InputError when a part would be empty.
+    The same seed gives the same parts. Both parts keep the order. Raises InputError when a part would be empty.
     """
     chosen = choose_stratified(series, first_size, seed)
     return [s for i, s in enumerate(series) if i in chosen], [s for i, s in enumerate(series) if i not in chosen]
@@ -308,8 +308,8 @@ def choose_groups(series: Sequence[Series], size: int, seed: int) -> set[int]:
     """The positions of whole groups (`meta["group"]`) with about `size` series; the rest keeps series of every class.
 
     Tries NUM_ORDERS seeded orders of the groups and takes groups greedily in each. The result nearest to `size` wins;
-    of equally near ones, the one with the most classes. Raises InputError when a series has no group, and when every
-    group holds the last series of a class.
+    if several are equally near, the one with the most classes. Raises InputError when a series has no group, and
+    when every group holds the last series of a class.
     """
     members: dict[Any, list[int]] = defaultdict(list)
     for position, item in enumerate(series):
@@ -321,32 +321,32 @@ def choose_groups(series: Sequence[Series], size: int, seed: int) -> set[int]:
     classes = {group: Counter(series[i].label for i in positions) for group, positions in members.items()}
     total = Counter(item.label for item in series)
     rng, order = random.Random(seed), list(members)
-    cuts = []
+    candidates = []
     for _ in range(NUM_ORDERS):
         rng.shuffle(order)
         if taken := _fill(order, classes, total, size):
             num_rows, num_classes = sum(len(members[g]) for g in taken), len(set().union(*(classes[g] for g in taken)))
-            cuts.append((abs(num_rows - size), -num_classes, taken))
-            if cuts[-1][:2] == (0, -len(total)):
+            candidates.append((abs(num_rows - size), -num_classes, taken))
+            if candidates[-1][:2] == (0, -len(total)):
                 break
-    if not cuts:
+    if not candidates:
         raise InputError(
             f"None of the {len(members)} groups can be taken from the {len(series)} series: each holds the last series "
             "of a class. Leave meta['group'] out, or return a validation split from `load`."
         )
-    _, _, taken = min(cuts, key=lambda cut: cut[:2])
+    _, _, taken = min(candidates, key=lambda candidate: candidate[:2])
     return {position for group in taken for position in members[group]}
 
 
 def _fill(order: Sequence[Any], classes: Mapping[Any, Counter[str]], total: Counter[str], size: int) -> list[Any]:
-    """Take groups in order, except those that lead away from `size` or hold the last series of a class in `total`."""
-    left, num_rows = total.copy(), 0
+    """Take groups in order. Skip a group that leads away from `size` or holds the last remaining series of a class."""
+    remaining, num_rows = total.copy(), 0
     taken: list[Any] = []
     for group in order:
         counts = classes[group]
-        nearer = abs(num_rows + counts.total() - size) < abs(num_rows - size)
-        if (nearer or not taken) and all(left[label] > count for label, count in counts.items()):
-            left.subtract(counts)
+        is_nearer = abs(num_rows + counts.total() - size) < abs(num_rows - size)
+        if (is_nearer or not taken) and all(remaining[label] > count for label, count in counts.items()):
+            remaining.subtract(counts)
             num_rows += counts.total()
             taken.append(group)
     return taken
