@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from timemaster.cli import literal, read_settings, schema
 from timemaster.config import ActorConfig, AlgorithmConfig, Config
 from timemaster.config.help import help_text, typed
 from timemaster.config.keys import all_settings, get, with_settings
-from timemaster.config.registries import ENGINES, SINKS, load
+from timemaster.config.registries import ENGINES, SINKS
 from timemaster.config.resolve import resolve
 from timemaster.fields import above, setting
 from timemaster.run.folder import write_config
@@ -279,7 +280,7 @@ def test_an_advantage_with_a_coefficient_is_one_function_one_line_and_one_field(
 
 @pytest.mark.parametrize("path", [*ENGINES.values(), *SINKS.values()])
 def test_registries_name_classes_that_exist(path: str) -> None:
-    assert isinstance(load(path), type)
+    assert isinstance(resolve_name(path), type)
 
 
 def dotted(node: ast.AST) -> str:

@@ -17,10 +17,10 @@ filtering of rows must start fast.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from timemaster.types import InputError, Media
@@ -128,7 +128,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
     known = FAMILIES if kind in FAMILIES else known_families()
     if kind not in known:
         raise InputError(f"a model of type {kind} is not supported: supported are {supported()}.")
-    return _load(known[kind])
+    return resolve_name(known[kind])
 
 
 def known_families() -> dict[str, str]:
@@ -138,14 +138,9 @@ def known_families() -> dict[str, str]:
 
 def supported() -> str:
     """Names of all families, for messages. Example: "Qwen2.5-VL (qwen2_5_vl)" """
-    return ", ".join(f"{_load(path).name} ({kind})" for kind, path in sorted(known_families().items()))
+    return ", ".join(f"{resolve_name(path).name} ({kind})" for kind, path in sorted(known_families().items()))
 
 
 def default_family() -> Family:
     """The family that is used where no model is given."""
-    return _load(FAMILIES[DEFAULT])
-
-
-def _load(path: str) -> Family:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return resolve_name(FAMILIES[DEFAULT])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from pkgutil import resolve_name
 
-from timemaster.config.registries import ENGINES, load
+from timemaster.config.registries import ENGINES
 from timemaster.rollout.engine import Engine, EngineSpec
 from timemaster.types import InputError
 
@@ -37,9 +38,9 @@ def preload(name: str, device: str) -> None:
             import vllm.v1.worker.cpu_worker
         else:
             import vllm  # noqa: F401
-    load(ENGINES[name])
+    resolve_name(ENGINES[name])
 
 
 def make_engine(name: str, spec: EngineSpec) -> Engine:
     """Start the engine that `ENGINES` has under `name`."""
-    return load(ENGINES[name])(spec)
+    return resolve_name(ENGINES[name])(spec)

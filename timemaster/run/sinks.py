@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Protocol
 
 from timemaster.config import Config
-from timemaster.config.registries import SINKS, load
+from timemaster.config.registries import SINKS
 from timemaster.system.files import replacing
 from timemaster.types import InputError
 
@@ -27,7 +28,7 @@ class Sink(Protocol):
 
 def make_sinks(cfg: Config, folder: Path) -> list[Sink]:
     """The sinks that trainer.logger names. The console is not a sink."""
-    return [load(SINKS[name])(cfg, folder) for name in cfg.trainer.logger if name in SINKS]
+    return [resolve_name(SINKS[name])(cfg, folder) for name in cfg.trainer.logger if name in SINKS]
 
 
 class TensorBoard:
